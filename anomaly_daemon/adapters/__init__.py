@@ -1,0 +1,1 @@
+"""The edge: Kafka, the embedded SQLite log, files, checkpoint stores."""

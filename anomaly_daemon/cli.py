@@ -1,0 +1,68 @@
+"""Verbs and exit codes: 0 done, 1 failed while running, 2 usage or settings. `--help` imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomaly_daemon import __version__
+from anomaly_daemon.domain.errors import AnomalyDaemonError, RefuseToStart
+
+VERBS = {
+    "check": "validate settings, model, topics and device; change nothing",
+    "train": "fit scaling and weights on a range and write the artifact",
+    "run": "the service",
+    "incidents": "list or follow what was published",
+    "load": "write files into a topic of either log",
+    "dump": "write a topic into a file",
+    "simulate": "produce labelled synthetic sensors or transactions",
+    "demo": "all of it on the embedded log in a temporary folder",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code. Expected errors become one message, never a traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    verb = next((word for word in arguments if word in VERBS), None)
+    parser = _parser(verb)
+    options = parser.parse_args(arguments)
+    if options.verb is None:
+        parser.print_help()
+        return 2
+    try:
+        return int(options.run(options))
+    except RefuseToStart as error:
+        print(f"anomaly-daemon {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except AnomalyDaemonError as error:
+        print(f"anomaly-daemon {options.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    """All verbs by name; only the one asked for is imported and given its arguments."""
+    parser = argparse.ArgumentParser(prog="anomaly-daemon", description="Anomaly detection on Kafka, with recurrent state per entity.")
+    parser.add_argument("--version", action="version", version=f"anomaly-daemon {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for name, line in VERBS.items():
+        sub = verbs.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
+        if name == verb:
+            command = importlib.import_module(f"anomaly_daemon.commands.{name}")
+            _add_common(sub)
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.run)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", metavar="FILE", type=Path, action="append", default=[], help="settings file; repeatable, later ones win")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help="one setting, such as threshold.z=5; repeatable")
+    parser.add_argument("--log-format", choices=("auto", "console", "json"), default=None, help="how the daemon's own log lines look")

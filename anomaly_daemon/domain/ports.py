@@ -1,0 +1,114 @@
+"""The seams: what the pipeline asks of the outside, each with one contract suite that every adapter runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from anomaly_daemon.domain.records import Batch, BatchOutput, Bounds, Checkpoint, Message, Offset, Partition
+
+
+class Source(Protocol):
+    """Where records come from, in offset order per partition."""
+
+    def poll(self, timeout_s: float) -> Batch:
+        """Wait up to `timeout_s` for records or partition changes; an empty batch when there are none.
+
+        A partition that a change touches brings no record in the same batch, and none later until `seek`.
+        Raises LogUnavailable when the log does not answer.
+        """
+        ...
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """The next offset that the group has to process; where it never committed, the start by settings, resolved to a number."""
+        ...
+
+    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
+        """What each partition retains now."""
+        ...
+
+    def seek(self, partition: Partition, offset: Offset) -> None:
+        """Make `offset` the next one that `poll` brings of an owned partition."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group and let go of every resource; may be called twice."""
+        ...
+
+
+class Sink(Protocol):
+    """Where the effects of a batch go."""
+
+    def commit(self, output: BatchOutput) -> None:
+        """Apply messages and offsets, all or nothing, durably.
+
+        Raises CommitFailed (outcome unknown or fenced by a newer generation: recover), LogUnavailable or Fenced.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of every resource; may be called twice."""
+        ...
+
+
+class Topics(Protocol):
+    """The administrative side of a log: used by check, load, simulate and at start."""
+
+    def partitions(self, topics: Sequence[str]) -> dict[str, int]:
+        """Partition count of those topics that exist."""
+        ...
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Create a topic; nothing happens when it exists."""
+        ...
+
+    def append(self, messages: Iterable[Message]) -> int:
+        """Append outside any group, in order, durably; returns how many. Raises TopicError where a topic is missing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of every resource; may be called twice."""
+        ...
+
+
+class CheckpointStore(Protocol):
+    """Keeps the last checkpoints of each partition: a cache of the log, so losing it costs only time."""
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write durably, atomically, and prune older ones beyond the number kept."""
+        ...
+
+    def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
+        """The newest valid checkpoint of this fingerprint with offset ≤ not_after; invalid ones are told and passed over."""
+        ...
+
+
+class Clock(Protocol):
+    """For waiting and telemetry only: decisions use event time."""
+
+    def monotonic_s(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    def now_us(self) -> int:
+        """Microseconds since 1970 UTC."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class ScoreExport(Protocol):
+    """Takes each committed batch's scores, in order."""
+
+    def write(self, output: BatchOutput) -> None:
+        """Append the rows of a committed batch."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file."""
+        ...
+
+
+CommittedOffsets = Mapping[Partition, Offset]

@@ -1,0 +1,1 @@
+"""What an entity leaves behind: a bounded table of columns and its checkpoints."""

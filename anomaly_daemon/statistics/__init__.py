@@ -1,0 +1,1 @@
+"""Online statistics as slabs: one value per entity, updated for many entities at once."""

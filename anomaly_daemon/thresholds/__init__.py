@@ -1,0 +1,1 @@
+"""Judging methods built on the online statistics, one per file, one registry."""
