@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -43,6 +44,21 @@ def parse_duration_s(text: object) -> object:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is not a duration; write 250ms, 30s, 5m, 1h30m, 7d")
     return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = datetime(1970, 1, 1)
+
+
+def microseconds_since_1970(moment: datetime) -> int:
+    """Exact; a moment without an offset is UTC."""
+    since = moment - (_NAIVE_EPOCH if moment.tzinfo is None else EPOCH)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def parse_instant_us(text: str) -> int:
+    """Microseconds since 1970 UTC of an ISO 8601 time; UTC where it names no offset. Raises ValueError."""
+    return microseconds_since_1970(datetime.fromisoformat(text))
 
 
 def format_duration(seconds: float) -> str:

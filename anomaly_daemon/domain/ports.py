@@ -27,6 +27,10 @@ class Source(Protocol):
         """What each partition retains now."""
         ...
 
+    def positions(self) -> dict[Partition, Offset]:
+        """The next offset that `poll` will bring of each owned partition; offsets that hold no record are passed over."""
+        ...
+
     def seek(self, partition: Partition, offset: Offset) -> None:
         """Make `offset` the next one that `poll` brings of an owned partition."""
         ...
@@ -102,13 +106,11 @@ class Clock(Protocol):
 class ScoreExport(Protocol):
     """Takes each committed batch's scores, in order."""
 
-    def write(self, output: BatchOutput) -> None:
-        """Append the rows of a committed batch."""
+    def write(self, output: BatchOutput, emit_from: Mapping[Partition, Offset]) -> None:
+        """Append the rows of a committed batch, leaving out records before `emit_from`: those went through for their state only."""
         ...
 
     def close(self) -> None:
         """Finish the file."""
         ...
 
-
-CommittedOffsets = Mapping[Partition, Offset]

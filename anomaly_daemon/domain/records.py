@@ -199,9 +199,12 @@ class FeatureReading:
 
 @dataclass(frozen=True, slots=True)
 class WindowPoint:
-    """One recent point: actual and reconstructed value per feature, in the order of `features` of the settings."""
+    """One recent point: actual and reconstructed value per feature, in the order of the alert's features.
 
-    time: str
+    steps_back: observations of the entity before the alert's own record, which is 0. The times of earlier ones are not kept.
+    """
+
+    steps_back: int
     actual: tuple[float | None, ...]
     reconstructed: tuple[float | None, ...]
 

@@ -1,0 +1,174 @@
+"""The embedded log's file: its schema, one connection to it, and the only place where SQLite's errors become ours.
+
+Durability: every connection runs WAL with synchronous=FULL, so that what was committed outlives kill -9 and power loss. Against NORMAL it costs
+one fsync of the WAL per transaction: measured 4 % with 100 records a transaction, nothing beyond noise with 4 000.
+Pages of 16 KiB append a quarter faster than the default 4 KiB and keep records up to 4 kB out of overflow pages.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt, LogUnavailable, SettingsError
+from anomaly_daemon.domain.ports import Clock
+
+APPLICATION_ID = 0x414E4F4D  # "ANOM", in the file's header: `file topics.db` shows it
+SCHEMA_VERSION = 1
+PAGE_BYTES = 16_384
+WAL_BYTES_MAX = 64 * 2**20
+BUSY_TIMEOUT_S = 10.0
+_RETRY_S = 0.02
+
+_SCHEMA = (
+    "CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
+    # `bytes` is the size of the retained records, kept at append so that retention by size needs no scan.
+    """CREATE TABLE partitions (
+        id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL REFERENCES topics, number INTEGER NOT NULL,
+        earliest INTEGER NOT NULL DEFAULT 0, next INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (topic_id, number)) STRICT""",
+    """CREATE TABLE records (
+        partition_id INTEGER NOT NULL, offset INTEGER NOT NULL, timestamp_ms INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB,
+        PRIMARY KEY (partition_id, offset)) STRICT, WITHOUT ROWID""",
+    "CREATE TABLE groups (name TEXT PRIMARY KEY, generation INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    """CREATE TABLE committed (
+        group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, next_offset INTEGER NOT NULL,
+        PRIMARY KEY (group_name, partition_id)) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE members (
+        group_name TEXT NOT NULL, name TEXT NOT NULL, token INTEGER NOT NULL, heartbeats INTEGER NOT NULL, topics TEXT NOT NULL,
+        PRIMARY KEY (group_name, name)) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE ownership (
+        group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, target TEXT, owner TEXT, since INTEGER NOT NULL,
+        PRIMARY KEY (group_name, partition_id)) STRICT, WITHOUT ROWID""",
+)
+
+CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
+LOCKED_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+UNAVAILABLE_REMEDIES = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "look at the disk and the system's log",
+    sqlite3.SQLITE_CANTOPEN: "check that its folder exists and that this user may write there",
+    sqlite3.SQLITE_READONLY: "give this user the right to write to the file and its folder",
+    sqlite3.SQLITE_PERM: "give this user the right to write to the file and its folder",
+    sqlite3.SQLITE_NOMEM: "make memory available",
+    sqlite3.SQLITE_INTERRUPT: "try again",
+    sqlite3.SQLITE_NOLFS: "put it on a file system with large files",
+}
+
+
+def explained(path: Path, error: sqlite3.Error) -> AnomalyDaemonError | None:
+    """Our error for one of SQLite's; None for what can only be a defect of this program."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
+    if code in CORRUPT_CODES:
+        return LogCorrupt(
+            f"log {path}: the file is damaged ({error}); stop every process that uses it, move it away together with its -wal and -shm files, "
+            f"and restore a backup, or save what can be read with `sqlite3 {path} .recover`"
+        )
+    if code in LOCKED_CODES:
+        return LogUnavailable(f"log {path}: another process holds it locked ({error}); end the one that does not let go (`fuser {path}` names it)")
+    if code in UNAVAILABLE_REMEDIES:
+        return LogUnavailable(f"log {path}: {error}; {UNAVAILABLE_REMEDIES[code]}")
+    return None
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Raises LogCorrupt or LogUnavailable in place of SQLite's own errors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        ours = explained(path, error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+class LogFile:
+    """One connection to the file, made with its schema when there is none. Not for two threads at once.
+
+    Raises SettingsError for a database of something else, LogCorrupt, LogUnavailable.
+    """
+
+    def __init__(self, path: Path, clock: Clock, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"log {path}: its folder cannot be made: {error}; point `log` at a place this user may write to") from error
+        with explaining(path):
+            # Opened by whoever wires, used by the loop's thread; SQLite itself is serialized.
+            self._connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(clock, busy_timeout_s)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for statements that only read; each sees the newest commit of any process."""
+        with explaining(self.path):
+            yield self._connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The connection inside one write transaction: committed at the end, rolled back on any error."""
+        with explaining(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def changes_seen(self) -> int:
+        """A number that differs after any commit through another connection."""
+        with self.reading() as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        """Let go of the file; may be called twice."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _prepare(self, clock: Clock, busy_timeout_s: float) -> None:
+        connection = self._connection
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+        self._refuse_foreign()
+        self._switch_to_wal(clock, busy_timeout_s)
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+            return
+        with self.writing():
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _refuse_foreign(self) -> None:
+        connection = self._connection
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if tables and application != APPLICATION_ID:
+            raise SettingsError(f"log {self.path}: a SQLite file of another program; point `log` at a file of its own")
+        if version > SCHEMA_VERSION:
+            raise SettingsError(f"log {self.path}: written by a newer release (schema {version}, this one reads {SCHEMA_VERSION}); upgrade anomaly-daemon")
+
+    def _switch_to_wal(self, clock: Clock, busy_timeout_s: float) -> None:
+        """Two processes that make the file at once: SQLite refuses the switch at once instead of waiting, so this waits."""
+        deadline_s = clock.monotonic_s() + busy_timeout_s
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in LOCKED_CODES or clock.monotonic_s() >= deadline_s:
+                    raise
+            clock.sleep(_RETRY_S)

@@ -1,0 +1,74 @@
+"""`Sink` on the embedded log: alerts, dead letters and offsets in one SQLite transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+
+from anomaly_daemon.adapters.sqlite_append import Appender
+from anomaly_daemon.adapters.sqlite_groups import Lease, verify
+from anomaly_daemon.adapters.sqlite_retention import Housekeeper, Retention
+from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile
+from anomaly_daemon.domain.errors import CommitFailed
+from anomaly_daemon.domain.ports import Clock
+from anomaly_daemon.domain.records import BatchOutput, Offset, Partition
+
+
+class SqliteSink:
+    """Commits what a member of `group` made of its batches."""
+
+    def __init__(
+        self,
+        path: Path,
+        group: str,
+        clock: Clock,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
+        self._group = group
+        self._log = LogFile(path, clock, busy_timeout_s)
+        self._appender = Appender(path, clock)
+        self._housekeeper = Housekeeper(self._log, retention, clock)
+        self._partition_ids: dict[Partition, int] = {}
+
+    def commit(self, output: BatchOutput) -> None:
+        """Apply messages and offsets in one transaction, on disk when this returns.
+
+        Raises CommitFailed when the lease no longer holds or an offset would go back, Fenced when the member's name was taken over,
+        TopicError where a topic of a message is missing, LogUnavailable, LogCorrupt; nothing was applied then.
+        """
+        lease = output.lease
+        if not isinstance(lease, Lease) or lease.group != self._group:
+            raise CommitFailed(f"group {self._group}: the batch was not read as a member of this group; nothing was committed")
+        with self._log.writing() as connection:
+            next_offsets = {self._partition_id(connection, partition): offset for partition, offset in output.next_offsets.items()}
+            verify(connection, lease, next_offsets)
+            self._appender.append(connection, output.messages)
+            self._move_forward(connection, next_offsets)
+        self._housekeeper.run_if_due()
+
+    def close(self) -> None:
+        """Let go of the file; may be called twice."""
+        self._log.close()
+
+    def _move_forward(self, connection: sqlite3.Connection, next_offsets: Mapping[int, Offset]) -> None:
+        for partition_id, offset in next_offsets.items():
+            moved = connection.execute(
+                """INSERT INTO committed VALUES (?, ?, ?)
+                ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset WHERE excluded.next_offset >= next_offset""",
+                (self._group, partition_id, offset),
+            )
+            if not moved.rowcount:
+                raise CommitFailed(f"group {self._group}: offset {offset} lies before what was already committed; nothing was committed")
+
+    def _partition_id(self, connection: sqlite3.Connection, partition: Partition) -> int:
+        known = self._partition_ids.get(partition)
+        if known is None:
+            row = connection.execute(
+                "SELECT p.id FROM partitions p JOIN topics t ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?", (partition.topic, partition.number)
+            ).fetchone()
+            if row is None:
+                raise CommitFailed(f"group {self._group}: there is no partition {partition} to commit; nothing was committed")
+            known = self._partition_ids[partition] = int(row[0])
+        return known

@@ -1,0 +1,233 @@
+"""`Source` on the embedded log: records in offset order, shared fairly between partitions, with or without a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import structlog
+
+from anomaly_daemon.adapters.sqlite_append import decode_headers, missing_topics
+from anomaly_daemon.adapters.sqlite_groups import Lease, Membership
+from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile
+from anomaly_daemon.domain.errors import LogUnavailable
+from anomaly_daemon.domain.ports import Clock
+from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
+
+_log = structlog.get_logger(__name__)
+
+BATCH_BYTES_MAX = 64 * 2**20
+_FETCH_RECORDS = 256
+_WAIT_STEP_S = 0.002
+
+
+class _Ownership(Protocol):
+    """What a source asks of whoever knows which partitions it owns."""
+
+    def refresh(self) -> tuple[PartitionChange, ...]: ...
+    def lease(self) -> Lease | None: ...
+    def leave(self) -> None: ...
+
+
+class _Alone:
+    """Without a group: every partition is assigned at the first poll, for good."""
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self._changes = (PartitionChange(ChangeKind.ASSIGNED, tuple(sorted(partitions))),)
+
+    def refresh(self) -> tuple[PartitionChange, ...]:
+        changes, self._changes = self._changes, ()
+        return changes
+
+    def lease(self) -> None:
+        return None
+
+    def leave(self) -> None:
+        return None
+
+
+class SqliteSource:
+    """Reads `topics` of the log. group None: all partitions, no membership, and `committed` gives the start.
+
+    member: this process's name in the group; the next process of the same name takes its place at once.
+    Raises TopicError naming every topic that is missing.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        topics: Sequence[str],
+        group: str | None,
+        member: str,
+        start: Literal["earliest", "latest"],
+        batch_records_max: int,
+        session_timeout_s: float,
+        clock: Clock,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
+        if not path.exists():
+            raise missing_topics(path, topics)
+        self._group = group
+        self._start = start
+        self._batch_records_max = batch_records_max
+        self._clock = clock
+        self._file = LogFile(path, clock, busy_timeout_s)
+        try:
+            self._partitions = _partition_ids(self._file, topics)
+        except BaseException:
+            self._file.close()
+            raise
+        self._ids = {partition: partition_id for partition_id, partition in self._partitions.items()}
+        self._ownership: _Ownership = (
+            _Alone(list(self._ids)) if group is None else Membership(self._file, group, member, self._partitions, session_timeout_s, clock)
+        )
+        self._owned: set[Partition] = set()
+        self._positions: dict[int, Offset] = {}
+        self._turn = 0
+        self._is_closed = False
+
+    def poll(self, timeout_s: float) -> Batch:
+        """Wait up to `timeout_s` for records or partition changes; appends by other processes are noticed within milliseconds.
+
+        A batch with changes brings no records. Raises LogUnavailable, LogCorrupt, and Fenced when another process took this member's name.
+        """
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        while True:
+            changes = self._ownership.refresh()
+            if changes:
+                self._note(changes)
+                return Batch(changes=changes, lease=self._ownership.lease())
+            lease = self._ownership.lease()
+            seen = self._file.changes_seen()
+            records = self._fetch()
+            if records or not self._wait_for_change(seen, deadline_s):
+                return Batch(records=records, lease=lease)
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """The next offset the group has to process; where it never committed, the start as a number."""
+        with self._file.reading() as connection:
+            committed = dict(connection.execute("SELECT partition_id, next_offset FROM committed WHERE group_name = ?", (self._group,)).fetchall())
+        bounds = self.bounds([partition for partition in partitions if self._ids[partition] not in committed])
+        starts = {partition: bound.earliest if self._start == "earliest" else bound.end for partition, bound in bounds.items()}
+        return {partition: starts[partition] if partition in starts else committed[self._ids[partition]] for partition in partitions}
+
+    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
+        """What each partition retains now."""
+        retained = self._retained()
+        return {partition: Bounds(*retained[self._ids[partition]]) for partition in partitions}
+
+    def seek(self, partition: Partition, offset: Offset) -> None:
+        """Make `offset` the next one that `poll` brings of an owned partition; below `earliest` it brings the earliest. ValueError where not owned."""
+        if partition not in self._owned:
+            raise ValueError(f"{partition} is not owned: seek follows its ASSIGNED change")
+        self._positions[self._ids[partition]] = offset
+
+    def close(self) -> None:
+        """Leave the group and let go of the file; may be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._ownership.leave()
+        except LogUnavailable as error:
+            _log.warning("group_not_left", group=self._group, reason=str(error))
+        self._file.close()
+
+    def _note(self, changes: Sequence[PartitionChange]) -> None:
+        for change in changes:
+            for partition in change.partitions:
+                self._positions.pop(self._ids[partition], None)
+            if change.kind is ChangeKind.ASSIGNED:
+                self._owned.update(change.partitions)
+            else:
+                self._owned.difference_update(change.partitions)
+
+    def _fetch(self) -> list[Record]:
+        """Up to a batch of what is there now, the partitions in turn."""
+        backlogs = self._backlogs()
+        shares = fair_shares([backlog for _, backlog in backlogs], self._batch_records_max)
+        records: list[Record] = []
+        bytes_left = BATCH_BYTES_MAX
+        for (partition_id, _), share in zip(backlogs, shares, strict=True):
+            if share and bytes_left > 0:
+                bytes_left -= self._read(partition_id, share, bytes_left, records)
+        return records
+
+    def _backlogs(self) -> list[tuple[int, int]]:
+        """(partition id, records waiting) of the partitions that have some, a different one first each time."""
+        if not self._positions:
+            return []
+        retained = self._retained()
+        backlogs = []
+        for partition_id, position in self._positions.items():
+            earliest, end = retained[partition_id]
+            if position < earliest:
+                _log.warning("records_expired_unread", partition=str(self._partitions[partition_id]), first_offset=position, earliest_offset=earliest)
+                self._positions[partition_id] = position = earliest
+            if position < end:
+                backlogs.append((partition_id, end - position))
+        if backlogs:
+            self._turn = (self._turn + 1) % len(backlogs)
+        return backlogs[self._turn :] + backlogs[: self._turn]
+
+    def _read(self, partition_id: int, limit: int, bytes_max: int, into: list[Record]) -> int:
+        """Append up to `limit` records from the position on, advance it; returns their bytes, at most one fetch beyond `bytes_max`."""
+        partition = self._partitions[partition_id]
+        read_bytes = 0
+        with self._file.reading() as connection:
+            cursor = connection.execute(
+                "SELECT offset, timestamp_ms, key, value, headers FROM records WHERE partition_id = ? AND offset >= ? ORDER BY offset LIMIT ?",
+                (partition_id, self._positions[partition_id], limit),
+            )
+            try:
+                while read_bytes < bytes_max and (rows := cursor.fetchmany(_FETCH_RECORDS)):
+                    into += [
+                        Record(partition, offset, timestamp_ms, key, value, () if headers is None else decode_headers(headers))
+                        for offset, timestamp_ms, key, value, headers in rows
+                    ]
+                    read_bytes += sum([len(row[3]) for row in rows if row[3] is not None])
+                    self._positions[partition_id] = rows[-1][0] + 1
+            finally:
+                cursor.close()  # an open cursor would hold the WAL back from its checkpoint
+        return read_bytes
+
+    def _wait_for_change(self, seen: int, deadline_s: float) -> bool:
+        """Whether it is worth looking again: something was committed, or a short step passed, before the deadline."""
+        while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
+            self._clock.sleep(min(_WAIT_STEP_S, left_s))
+            if self._file.changes_seen() != seen or self._ownership_is_due():
+                return True
+        return False
+
+    def _ownership_is_due(self) -> bool:
+        return isinstance(self._ownership, Membership) and self._ownership.is_heartbeat_due()
+
+    def _retained(self) -> Mapping[int, tuple[Offset, Offset]]:
+        with self._file.reading() as connection:
+            return {row[0]: row[1:] for row in connection.execute("SELECT id, earliest, next FROM partitions").fetchall()}
+
+
+def fair_shares(backlogs: Sequence[int], total: int) -> list[int]:
+    """How many records to take of each backlog: as even as the backlogs allow, `total` at most; what does not divide goes to the first."""
+    shares = [0] * len(backlogs)
+    left = total
+    waiting = [index for index, backlog in enumerate(backlogs) if backlog]
+    while waiting and left:
+        each = max(1, left // len(waiting))
+        for index in waiting:
+            taken = min(each, backlogs[index] - shares[index], left)
+            shares[index] += taken
+            left -= taken
+        waiting = [index for index in waiting if shares[index] < backlogs[index]]
+    return shares
+
+
+def _partition_ids(log: LogFile, topics: Sequence[str]) -> dict[int, Partition]:
+    with log.reading() as connection:
+        rows = connection.execute("SELECT p.id, t.name, p.number FROM partitions p JOIN topics t ON t.id = p.topic_id").fetchall()
+    found = {partition_id: Partition(topic, number) for partition_id, topic, number in rows if topic in topics}
+    missing = set(topics) - {partition.topic for partition in found.values()}
+    if missing:
+        raise missing_topics(log.path, sorted(missing))
+    return found

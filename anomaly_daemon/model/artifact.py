@@ -1,0 +1,254 @@
+"""A trained model on disk: `manifest.json` for people and checks, safetensors for weights, scale and error levels.
+
+Nothing in it is executable, and nothing is used before the fingerprint over every tensor byte and every manifest field
+that shapes results has been found right. The manifest names its weights file, so replacing the manifest is the one
+moment at which a folder goes from the old model to the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+from torch import Tensor
+
+from anomaly_daemon.domain.errors import ArtifactError
+from anomaly_daemon.model.autoencoder import Autoencoder, Shape
+from anomaly_daemon.model.scaling import FleetScale
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+_REMEDY = "run `anomaly-daemon train`, or name another folder in model.artifact"
+_VERSION_DIGITS = 12
+_NAMES_TOLD_MAX = 10
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Calibration(NamedTuple):
+    """Mean and variance of log(error + 1e-6) of one evidence channel on the validation part."""
+
+    mean: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How the model came to be, for people: it shapes no result and is not part of the fingerprint.
+
+    settings: the training section. source: what was read, as asked for. rows: by part. One loss an epoch; best_epoch
+    counts from 1. test_loss: None where no part was held out for it.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    entities: int = 0
+    rows: Mapping[str, int] = field(default_factory=dict)
+    training_losses: tuple[float, ...] = ()
+    validation_losses: tuple[float, ...] = ()
+    best_epoch: int = 0
+    test_loss: float | None = None
+    torch_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """All that judging needs of training.
+
+    features: names, in the order of the columns. scale_kind: `entity` or `fleet`, as trained.
+    prediction_level: float32 [F], reconstruction_level: float32 [K, F]: root mean squared error on the validation part, scaled.
+    calibration: by evidence channel, `prediction` and `reconstruction`.
+    model: in eval mode.
+    """
+
+    name: str
+    shape: Shape
+    features: tuple[str, ...]
+    scale: FleetScale
+    scale_kind: str
+    model: Autoencoder
+    prediction_level: Tensor
+    reconstruction_level: Tensor
+    calibration: Mapping[str, Calibration]
+    history: History = field(default_factory=History)
+
+    @property
+    def decode_steps(self) -> int:
+        """K, the observations that one reconstruction rebuilds at most."""
+        return len(self.reconstruction_level)
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the model by what shapes its results: 64 hex digits."""
+        return _fingerprint(_tensors(self), self.shape, self.features, self.scale_kind, self.calibration)
+
+    @property
+    def version(self) -> str:
+        """The fingerprint's first digits, as told in alerts."""
+        return self.fingerprint[:_VERSION_DIGITS]
+
+
+class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
+    """The manifest as written."""
+
+    schema_version: int
+    name: str
+    version: str
+    fingerprint: str
+    weights: str
+    features: tuple[str, ...]
+    shape: Shape
+    scale: str
+    calibration: dict[str, Calibration]
+    history: History
+
+
+class _Head(msgspec.Struct):
+    """What every version of the manifest has."""
+
+    schema_version: int
+
+
+def save(artifact: Artifact, folder: Path) -> None:
+    """Write the artifact durably. At any moment the folder holds one whole artifact, the old or the new; other files in it stay.
+
+    Raises ArtifactError where the folder cannot be written.
+    """
+    version, fingerprint = artifact.version, artifact.fingerprint
+    weights = f"weights-{version}.safetensors"
+    manifest = _Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=artifact.name,
+        version=version,
+        fingerprint=fingerprint,
+        weights=weights,
+        features=artifact.features,
+        shape=artifact.shape,
+        scale=artifact.scale_kind,
+        calibration=dict(artifact.calibration),
+        history=artifact.history,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / weights, safetensors_numpy.save(dict(_tensors(artifact))))
+        _replace(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        for old in folder.glob("weights-*.safetensors"):
+            if old.name != weights:
+                old.unlink()
+    except OSError as error:
+        raise ArtifactError(
+            f"model artifact {folder}: cannot be written: {error}; name another with --output or model.artifact"
+        ) from None
+
+
+def load(folder: Path) -> Artifact:
+    """The artifact, checked whole. Raises ArtifactError with what is wrong, where, and the remedy."""
+    manifest = _read_manifest(folder / MANIFEST)
+    path = folder / manifest.weights
+    if path.parent != folder:
+        raise ArtifactError(f"{folder / MANIFEST}: names weights outside its folder: {manifest.weights!r}; {_REMEDY}")
+    try:
+        tensors = safetensors_numpy.load(_read(path))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: is not a whole safetensors file: {error}; {_REMEDY}") from None
+    if manifest.fingerprint != _fingerprint(tensors, manifest.shape, manifest.features, manifest.scale, manifest.calibration):
+        raise ArtifactError(f"{path}: does not match the fingerprint in {MANIFEST}: one of them is damaged or was edited; {_REMEDY}")
+    try:
+        return _assemble(manifest, tensors)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ArtifactError(f"{path}: does not fit the shape in {MANIFEST}: {' '.join(str(error).split())}; {_REMEDY}") from None
+
+
+def check_features(artifact: Artifact, names: Sequence[str]) -> None:
+    """Refuse a model of other features than the settings', or of another order. Raises ArtifactError that lists the difference."""
+    if artifact.features == tuple(names):
+        return
+    only_model = [name for name in artifact.features if name not in names]
+    only_settings = [name for name in names if name not in artifact.features]
+    differences = [
+        f"{where}: {', '.join(found[:_NAMES_TOLD_MAX])}{' …' if len(found) > _NAMES_TOLD_MAX else ''}"
+        for where, found in (("only in the model", only_model), ("only in the settings", only_settings))
+        if found
+    ]
+    told = "; ".join(differences) or f"another order, the model has {', '.join(artifact.features[:_NAMES_TOLD_MAX])}"
+    raise ArtifactError(f"model {artifact.name} {artifact.version} was trained on other features than record.features ({told}); {_REMEDY}")
+
+
+def _tensors(artifact: Artifact) -> Tensors:
+    tensors = {f"model.{name}": tensor.detach().cpu().numpy() for name, tensor in artifact.model.state_dict().items()}
+    tensors["scale.center"] = artifact.scale.center
+    tensors["scale.deviation"] = artifact.scale.deviation
+    tensors["scale.gap"] = np.array([artifact.scale.gap_mean, artifact.scale.gap_deviation])
+    tensors["level.prediction"] = artifact.prediction_level.cpu().numpy()
+    tensors["level.reconstruction"] = artifact.reconstruction_level.cpu().numpy()
+    return tensors
+
+
+def _assemble(manifest: _Manifest, tensors: Tensors) -> Artifact:
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away; the process's generator must not notice
+        model = Autoencoder(manifest.shape)
+    model.load_state_dict({name.removeprefix("model."): torch.from_numpy(values) for name, values in tensors.items() if name.startswith("model.")})
+    gap_mean, gap_deviation = tensors["scale.gap"].tolist()
+    return Artifact(
+        name=manifest.name,
+        shape=manifest.shape,
+        features=manifest.features,
+        scale=FleetScale(tensors["scale.center"], tensors["scale.deviation"], gap_mean, gap_deviation),
+        scale_kind=manifest.scale,
+        model=model.eval().requires_grad_(False),
+        prediction_level=torch.from_numpy(tensors["level.prediction"]),
+        reconstruction_level=torch.from_numpy(tensors["level.reconstruction"]),
+        calibration=manifest.calibration,
+        history=manifest.history,
+    )
+
+
+def _fingerprint(tensors: Tensors, shape: Shape, features: Sequence[str], scale: str, calibration: Mapping[str, Calibration]) -> str:
+    digest = hashlib.sha256(msgspec.json.encode((SCHEMA_VERSION, shape, tuple(features), scale, sorted(calibration.items()))))
+    for name in sorted(tensors):
+        values = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _read_manifest(path: Path) -> _Manifest:
+    content = _read(path)
+    try:
+        version = msgspec.json.decode(content, type=_Head).schema_version
+        if version != SCHEMA_VERSION:
+            raise ArtifactError(f"{path}: is of schema version {version}, this program reads {SCHEMA_VERSION}; {_REMEDY}")
+        return msgspec.json.decode(content, type=_Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path}: is not the manifest of a model artifact: {error}; {_REMEDY}") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; {_REMEDY}") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}; {_REMEDY}") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

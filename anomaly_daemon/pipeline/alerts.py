@@ -1,0 +1,285 @@
+"""From an incident's turn to what is published: the alert's body, its sentence, its CloudEvents message; dead letters too.
+
+Pure: no clock. The body follows `alert.schema.json` beside this file, key order included, so equal turns give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+from urllib.parse import quote
+
+import msgspec
+
+from anomaly_daemon.domain.records import (
+    Alert,
+    FeatureReading,
+    Headers,
+    Message,
+    Partition,
+    Phase,
+    Rejection,
+    Status,
+    Transition,
+    WindowPoint,
+)
+from anomaly_daemon.pipeline.incidents import Turn
+
+SCHEMA_VERSION = "1.0"
+Direction = Literal["above", "below", "mixed"]
+
+REASON_FEATURES_MAX = 5
+REASON_CONTRIBUTION_MIN = 0.05
+DETAIL_CHARACTERS_MAX = 1000
+# Calibration resolves tails down to 1e-4 and claims nothing below.
+_RESOLVED_DECADES = 4.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DEAD_LETTER = "dead_letter."
+_PREVIOUS = _DEAD_LETTER + "previous."
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the engine knows about the record of a turn.
+
+    readings: one per feature; their contributions are ≥ 0 and sum to 1.
+    window:   the entity's recent points up to that record, oldest first.
+    """
+
+    readings: tuple[FeatureReading, ...]
+    window: tuple[WindowPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlertContext:
+    """What all alerts of a run share.
+
+    feature_names: in the order of a window point's values; the body lists the features in this order too.
+    """
+
+    detector_id: str
+    mode: Literal["live", "replay", "shadow"]
+    model_name: str
+    model_version: str
+    settings_hash: str
+    threshold_method: str
+    feature_names: tuple[str, ...]
+
+
+def rfc3339(time_us: int) -> str:
+    """An event time as RFC 3339 in UTC, `2024-01-31T12:00:00.250Z`: milliseconds, or microseconds where it has any."""
+    precision = "microseconds" if time_us % 1000 else "milliseconds"
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec=precision).replace("+00:00", "Z")
+
+
+def build_alert(
+    turn: Turn, explanation: Explanation, context: AlertContext, partition: Partition, phase: Phase, suppression_rule: str | None
+) -> Alert:
+    """The alert of a turn. Score, grade, probability and threshold are those of the turn's record; `peak` and severity are the incident's.
+
+    suppression_rule: the cooldown that counted suppressed triggers, for a person; None where there is none.
+    """
+    at = turn.at
+    readings = _in_order(explanation.readings, context.feature_names)
+    is_open = turn.transition is not Transition.CLOSED
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "detector_id": context.detector_id,
+        "incident_id": turn.incident_id,
+        "sequence": turn.sequence,
+        "fingerprint": fingerprint(context.detector_id, turn.entity),
+        "status": (Status.FIRING if is_open else Status.RESOLVED).value,
+        "kind": turn.kind,
+        "severity": turn.severity,
+        "severity_number": turn.severity_number,
+        "anomaly_score": at.anomaly_score,
+        "anomaly_grade": at.grade,
+        "confidence": confidence(turn.peak_probability, phase),
+        "probability": _number(at.tail_probability),
+        "threshold": {
+            "value": _number(at.threshold),
+            "method": context.threshold_method,
+            "scope": "entity",
+            "source": _threshold_source(context.threshold_method),
+            "version": context.settings_hash,
+        },
+        "direction": _direction(_leading(readings)),
+        "entity": turn.entity,
+        "data_start_time": explanation.window[0].time if explanation.window else rfc3339(at.time_us),
+        "data_end_time": rfc3339(at.time_us),
+        "starts_at": rfc3339(turn.starts_at_us),
+        "ends_at": None if turn.ends_at_us is None else rfc3339(turn.ends_at_us),
+        "detected_at": None,
+        "peak": {"anomaly_score": turn.peak_score, "time": rfc3339(turn.peak_time_us), "offset": turn.peak_offset},
+        "observations": turn.observations,
+        "features": [_feature(reading) for reading in readings],
+        "explanation": {"message": _message(turn, readings), "reasons": _reasons(turn, readings, phase)},
+        "window": [_point(point) for point in explanation.window],
+        "phase": phase.name.lower(),
+        "mode": context.mode,
+        "model": {"name": context.model_name, "version": context.model_version},
+        "settings_hash": context.settings_hash,
+        "source_records": {
+            "topic": partition.topic,
+            "partition": partition.number,
+            "first_offset": turn.first_offset,
+            "last_offset": turn.last_offset,
+        },
+        "suppression": {"count": turn.suppressed, "rule": suppression_rule},
+    }
+    return Alert(partition, at.offset, turn.entity, turn.incident_id, turn.transition, rfc3339(at.time_us), body)
+
+
+def fingerprint(detector_id: str, entity: str) -> str:
+    """Groups alerts: the same for every incident of an entity's readings, whether it stays a point or grows collective."""
+    return hashlib.sha256(msgspec.json.encode([detector_id, entity, "readings"])).hexdigest()[:16]
+
+
+def confidence(tail_probability: float, phase: Phase) -> float:
+    """How sure the detector is that the incident is none of chance, 0 to 1.
+
+    tail_probability: the smallest in the incident. The share of its decades that the calibration resolves: 1e-2 gives .5,
+    1e-4 or less gives 1; half of that while the entity's own statistics are not calibrated.
+    """
+    decades = -math.log10(min(1.0, max(tail_probability, 10.0**-_RESOLVED_DECADES)))
+    return (decades / _RESOLVED_DECADES + 0.0) * (0.5 if phase is Phase.WARMUP else 1.0)
+
+
+def alert_message(alert: Alert, topic: str, detected_at_us: int | None) -> Message:
+    """The alert as a CloudEvents 1.0 event in Kafka's binary mode, keyed by entity.
+
+    detected_at_us: wall-clock time, in live only; the one field that a replay of the same records does not give again.
+    The message carries no timestamp: retention counts from its publication, not from an event time years ago.
+    """
+    body = alert.body if detected_at_us is None else {**alert.body, "detected_at": rfc3339(detected_at_us)}
+    source = "/".join(quote(part, safe="") for part in (alert.body["detector_id"], alert.partition.topic, str(alert.partition.number)))
+    headers = (
+        ("ce_specversion", "1.0"),
+        ("ce_type", f"anomaly_daemon.incident.{alert.transition.value}.v1"),
+        ("ce_source", f"/anomaly-daemon/{source}"),
+        ("ce_id", f"{alert.incident_id}-{alert.body['sequence']}"),
+        ("ce_time", alert.time),
+        ("ce_subject", alert.entity),
+        ("content-type", "application/json"),
+    )
+    return Message(topic, alert.entity.encode(), msgspec.json.encode(body), tuple((name, text.encode()) for name, text in headers))
+
+
+def dead_letter_message(rejection: Rejection, topic: str) -> Message:
+    """The rejected record, key and value byte for byte, its own headers kept, with why and whence in `dead_letter.*` headers.
+
+    A record that was a dead letter before keeps the last pass as `dead_letter.previous.*`, and only that one.
+    """
+    record = rejection.record
+    why = {
+        "reason": rejection.reason.value,
+        "detail": rejection.detail[:DETAIL_CHARACTERS_MAX],
+        "topic": record.partition.topic,
+        "partition": str(record.partition.number),
+        "offset": str(record.offset),
+        "timestamp_ms": str(record.timestamp_ms),
+    }
+    ours = tuple((_DEAD_LETTER + name, text.encode("utf-8", "replace")) for name, text in why.items())
+    return Message(topic, record.key, record.value, _kept(record.headers, why.keys()) + ours)
+
+
+def _kept(headers: Headers, ours: Sequence[str] | Any) -> Headers:
+    """A record's own headers, out of the way of those that a dead letter adds."""
+    renamed = {_DEAD_LETTER + name: _PREVIOUS + name for name in ours}
+    return tuple((renamed.get(name, name), value) for name, value in headers if name not in renamed.values())
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _in_order(readings: Sequence[FeatureReading], names: Sequence[str]) -> list[FeatureReading]:
+    by_name = {reading.feature: reading for reading in readings}
+    return [by_name[name] for name in names]
+
+
+def _feature(reading: FeatureReading) -> dict[str, Any]:
+    return {
+        "feature": reading.feature,
+        "actual": _number(reading.actual),
+        "expected": _number(reading.expected),
+        "lower": _number(reading.lower),
+        "upper": _number(reading.upper),
+        "contribution": min(1.0, reading.contribution),
+        "imputed": reading.imputed,
+    }
+
+
+def _point(point: WindowPoint) -> dict[str, Any]:
+    return {
+        "time": point.time,
+        "actual": [_number(value) for value in point.actual],
+        "reconstructed": [_number(value) for value in point.reconstructed],
+    }
+
+
+def _threshold_source(method: str) -> str:
+    """River's anomaly scorers are judged against the level in the settings, as `static` is; every other method learns its threshold."""
+    return "settings" if method == "static" or method.startswith("river:anomaly.") else "online"
+
+
+def _leading(readings: Sequence[FeatureReading]) -> FeatureReading | None:
+    return max(readings, key=lambda reading: reading.contribution, default=None)
+
+
+def _direction(leading: FeatureReading | None) -> Direction:
+    """Where the leading feature lies from what was expected; mixed when that cannot be said."""
+    actual, expected = (None, None) if leading is None else (_number(leading.actual), _number(leading.expected))
+    if actual is None or expected is None or actual == expected:
+        return "mixed"
+    return "above" if actual > expected else "below"
+
+
+def _is_unusual(reading: FeatureReading) -> bool:
+    actual, lower, upper = _number(reading.actual), _number(reading.lower), _number(reading.upper)
+    return actual is not None and ((lower is not None and actual < lower) or (upper is not None and actual > upper))
+
+
+def _message(turn: Turn, readings: Sequence[FeatureReading]) -> str:
+    """One sentence that a person understands."""
+    if turn.transition is Transition.CLOSED:
+        return f"{turn.entity}: normal again after {turn.anomalies} anomalous of {turn.observations} observations; the peak score was {_text(turn.peak_score)} at {rfc3339(turn.peak_time_us)}."
+    leading = _leading(readings)
+    unusual = sum(map(_is_unusual, readings))
+    lead = "" if leading is None else _reading_text(leading, " ")
+    if leading is not None and unusual > 1 and _is_unusual(leading):
+        lead += f", the largest of {unusual} unusual features"
+    still = f", still anomalous after {turn.observations} observations" if turn.transition is Transition.UPDATED else ""
+    score = f"score {_text(turn.at.anomaly_score)} against a threshold of {_text(turn.at.threshold)}"
+    return f"{turn.entity}{still}: {lead + '; ' if lead else ''}{score}."
+
+
+def _reasons(turn: Turn, readings: Sequence[FeatureReading], phase: Phase) -> list[str]:
+    """The leading features, then what else helps to believe the alert or not."""
+    leading = sorted((one for one in readings if one.contribution >= REASON_CONTRIBUTION_MIN), key=lambda one: -one.contribution)
+    reasons = [f"{_reading_text(one, ': ')}; {one.contribution:.0%} of the evidence" for one in leading[:REASON_FEATURES_MAX]]
+    reasons.append(f"a normal record scores this high with probability {_text(turn.at.tail_probability)}")
+    if phase is Phase.WARMUP:
+        reasons.append("warming up: this entity's own statistics are not calibrated yet")
+    if turn.suppressed:
+        reasons.append(f"triggers held back during the cooldown before: {turn.suppressed}")
+    return reasons
+
+
+def _reading_text(reading: FeatureReading, separator: str) -> str:
+    actual, expected, lower, upper = map(_number, (reading.actual, reading.expected, reading.lower, reading.upper))
+    words = f"{reading.feature}{separator}{'missing' if actual is None else _text(actual)}"
+    if expected is not None:
+        words += f" where {_text(expected)} was expected"
+        if lower is not None and upper is not None:
+            words += f" ({_text(lower)} to {_text(upper)})"
+    return words
+
+
+def _text(value: float) -> str:
+    """Four significant digits."""
+    return f"{value:.4g}" if math.isfinite(value) else "unknown"

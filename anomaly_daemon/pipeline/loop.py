@@ -1,0 +1,251 @@
+"""Poll, take note of partition changes, process, commit, checkpoint when due: the service.
+
+What one commit does, in order: (1) alerts, (2) dead letters and (3) offsets become visible in one atomic call of the
+sink; (4) only then is the batch exported and counted; (5) a checkpoint, a cache of this point in the log, may follow.
+Whatever goes wrong before (3) is undone by recovering from the log, the only undo there is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+
+from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, LogUnavailable
+from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
+from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Checkpoint, Offset, Partition, PartitionChange
+from anomaly_daemon.pipeline.process import Processor, next_offsets
+from anomaly_daemon.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 15.0
+
+
+class Checkpointer(Protocol):
+    """Saves checkpoints beside the loop."""
+
+    def save(self, checkpoint: Checkpoint) -> bool:
+        """Start writing; False when an earlier one of this partition is still being written."""
+        ...
+
+    def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
+        """The newest valid checkpoint at or before an offset."""
+        ...
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until everything handed in is written."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """What the loop itself needs to know.
+
+    rewind_records_max: without a checkpoint, records before the committed offset to go through; None: all retained.
+    is_checkpointed: False for thresholds whose state cannot be saved; recovery then goes through the log.
+    """
+
+    fingerprint: str
+    poll_timeout_s: float
+    checkpoint_every_s: float
+    drain_timeout_s: float
+    rewind_records_max: int | None
+    is_checkpointed: bool
+    until_end: bool = False
+
+
+class Loop:
+    """Owns source, sink and state in one thread; signals only set flags."""
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        processor: Processor,
+        checkpoints: Checkpointer,
+        clock: Clock,
+        metrics: Metrics,
+        settings: LoopSettings,
+        export: ScoreExport | None = None,
+        reload: Callable[[], LoopSettings | None] | None = None,
+    ) -> None:
+        self._source, self._sink, self._processor, self._checkpoints = source, sink, processor, checkpoints
+        self._clock, self._metrics, self._settings, self._export, self._reload = clock, metrics, settings, export, reload
+        self._committed: dict[Partition, Offset] = {}
+        self._position: dict[Partition, Offset] = {}
+        self._ends: dict[Partition, Offset] = {}
+        self._reached: dict[Partition, Offset] = {}
+        self._due_s: dict[Partition, float] = {}
+        self._to_recover: set[Partition] = set()
+        self._is_stopping = self._is_reload_asked = False
+        self._failures = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every partition at hand has caught up with what was committed before."""
+        return not self._to_recover and all(self._position[partition] >= offset for partition, offset in self._committed.items())
+
+    def stop(self) -> None:
+        """Finish the batch under way, then leave; safe in a signal handler."""
+        self._is_stopping = True
+
+    def ask_reload(self) -> None:
+        """Read the settings again after the batch under way; safe in a signal handler."""
+        self._is_reload_asked = True
+
+    def run(self) -> None:
+        """Serve until stopped, or to the end of the log where the settings say so."""
+        while not (self._is_stopping or self._is_at_end()):
+            try:
+                self._step()
+                self._failures = 0
+            except CommitFailed as error:
+                log.warning("commit_failed", error=str(error), remedy="recovering from the log")
+                self._metrics.commit_failures.inc()
+                self._to_recover |= set(self._position)
+                self._wait()
+            except LogUnavailable as error:
+                log.warning("log_unavailable", error=str(error), failures=self._failures)
+                self._wait()
+        self._leave()
+
+    def _step(self) -> None:
+        if self._is_reload_asked:
+            self._apply_reload()
+        batch = self._source.poll(self._settings.poll_timeout_s)
+        self._note(batch.changes)
+        if self._to_recover:
+            recovered = frozenset(self._to_recover)
+            self._recover(sorted(recovered))
+            # What this poll brought of them is not what comes next: recovery has moved their position.
+            batch = replace(batch, records=[record for record in batch.records if record.partition not in recovered])
+        if not batch.records:
+            self._reached = self._source.positions()
+        else:
+            self._take(batch)
+        self._checkpoint_when_due()
+
+    def _take(self, batch: Batch) -> None:
+        """One batch, from its records to its commit."""
+        started_s = time.perf_counter()
+        output = self._processor.process(batch, self._committed)
+        processed_s = time.perf_counter()
+        self._commit(output)
+        if self._export is not None:
+            self._export.write(output, self._committed)
+        self._position |= next_offsets(batch.records)
+        self._observe(batch, output, processed_s - started_s, time.perf_counter() - processed_s)
+        self._committed |= output.next_offsets
+
+    def _commit(self, output: BatchOutput) -> None:
+        """One transaction; nothing where the batch lies before the committed offsets."""
+        if output.messages or output.next_offsets:
+            self._sink.commit(output)
+            self._metrics.commits.inc()
+
+    def _note(self, changes: Sequence[PartitionChange]) -> None:
+        """Partitions that go are let go, after a checkpoint while they are still ours; those that come are recovered."""
+        for change in changes:
+            log.info("partitions_changed", kind=change.kind.value, partitions=[str(partition) for partition in change.partitions])
+            for partition in change.partitions:
+                if change.kind is ChangeKind.ASSIGNED:
+                    self._to_recover.add(partition)
+                    continue
+                if change.kind is ChangeKind.REVOKED and partition in self._position and partition not in self._to_recover:
+                    self._checkpoint(partition)
+                self._forget(partition)
+
+    def _forget(self, partition: Partition) -> None:
+        self._processor.drop(partition)
+        for facts in (self._committed, self._position, self._ends, self._due_s):
+            facts.pop(partition, None)
+        self._to_recover.discard(partition)
+
+    def _recover(self, partitions: Sequence[Partition]) -> None:
+        """The one recovery path: newest valid checkpoint at S ≤ committed C, seek to S, process S..C without effects, then live."""
+        committed, bounds = self._source.committed(partitions), self._source.bounds(partitions)
+        for partition in partitions:
+            offset = committed[partition]
+            retained = bounds[partition]
+            start = self._restore(partition, offset, retained.earliest)
+            if retained.earliest > max(start, offset):
+                log.error(
+                    "records_lost_to_retention",
+                    partition=str(partition),
+                    committed=offset,
+                    earliest=retained.earliest,
+                    remedy="the group was behind retention; state starts at the earliest retained record",
+                )
+            start = max(start, retained.earliest)
+            self._source.seek(partition, start)
+            self._committed[partition] = max(offset, retained.earliest)
+            self._position[partition] = start
+            self._ends.setdefault(partition, retained.end)
+            self._due_s[partition] = self._clock.monotonic_s() + self._settings.checkpoint_every_s
+            self._to_recover.discard(partition)
+            self._metrics.recoveries.inc()
+            log.info("partition_recovered", partition=str(partition), start=start, committed=offset, replayed_silently=max(0, offset - start))
+
+    def _restore(self, partition: Partition, committed: Offset, earliest: Offset) -> Offset:
+        """Put the partition's state in place; returns the offset from which records must be processed."""
+        checkpoint = self._checkpoints.load(partition, self._settings.fingerprint, committed) if self._settings.is_checkpointed else None
+        if checkpoint is not None and checkpoint.offset >= earliest:
+            try:
+                self._processor.restore(checkpoint)
+                return checkpoint.offset
+            except CheckpointInvalid as error:
+                log.warning("checkpoint_refused", partition=str(partition), offset=checkpoint.offset, error=str(error))
+        self._processor.begin(partition)
+        rewind = self._settings.rewind_records_max
+        start = earliest if rewind is None else max(earliest, committed - rewind)
+        if committed > start:
+            log.warning("state_rebuilt_from_log", partition=str(partition), start=start, committed=committed, reason="no valid checkpoint")
+        return start
+
+    def _checkpoint_when_due(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for partition, due_s in self._due_s.items():
+            if now_s >= due_s and self._checkpoint(partition):
+                self._due_s[partition] = now_s + self._settings.checkpoint_every_s
+
+    def _checkpoint(self, partition: Partition) -> bool:
+        """Save a partition's state at its committed offset; False while it is not caught up or the last save is not done."""
+        position = self._position[partition]
+        if not self._settings.is_checkpointed or position < self._committed[partition]:
+            return False
+        if not self._checkpoints.save(self._processor.snapshot(partition, position, self._settings.fingerprint)):
+            return False
+        self._metrics.checkpoints.inc()
+        return True
+
+    def _apply_reload(self) -> None:
+        """A reload is a cut in the log: everything before it is committed, a checkpoint is taken at it, then the rules change."""
+        self._is_reload_asked = False
+        if self._reload is None:
+            return
+        for partition in self._position:
+            self._checkpoint(partition)
+        self._settings = self._reload() or self._settings
+
+    def _is_at_end(self) -> bool:
+        """Whether every partition at hand is processed to where it ended when it came."""
+        if not self._settings.until_end or not self._ends or self._to_recover:
+            return False
+        return all(max(self._position[partition], self._reached.get(partition, 0)) >= end for partition, end in self._ends.items())
+
+    def _wait(self) -> None:
+        """Bounded exponential back-off."""
+        self._clock.sleep(min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(self._failures, 10)))
+        self._failures += 1
+
+    def _leave(self) -> None:
+        """What a drain still does: a checkpoint of every partition, within the deadline."""
+        for partition in sorted(self._position):
+            if partition not in self._to_recover:
+                self._checkpoint(partition)
+        self._checkpoints.flush(self._settings.drain_timeout_s)
+        log.info("stopped", **self._metrics.facts())

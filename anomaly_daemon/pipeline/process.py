@@ -1,0 +1,413 @@
+"""One batch, from records to its output: decode, admit, transform, observe, judge, turn incidents, write alerts.
+
+Deterministic and free of effects outside its own state: what comes out depends on the settings, the artifact and the
+log's prefix per partition. There is no undo: a batch whose commit fails is undone by recovering from the log.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from anomaly_daemon.domain.columns import LAST_SEEN_US, OBSERVATIONS, Column
+from anomaly_daemon.domain.entity import Profiles
+from anomaly_daemon.domain.records import (
+    Alert,
+    Batch,
+    BatchOutput,
+    Checkpoint,
+    FeatureReading,
+    Message,
+    Observations,
+    Offset,
+    Partition,
+    Phase,
+    Record,
+    Rejection,
+    ScoredBatch,
+    Scores,
+    WindowPoint,
+)
+from anomaly_daemon.model.engine import CHANNELS, Engine, Window, Work
+from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, alert_message, build_alert, dead_letter_message
+from anomaly_daemon.pipeline.decode import Decoder
+from anomaly_daemon.pipeline.features import FeatureTransforms
+from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged
+from anomaly_daemon.settings import Incidents as IncidentRules
+from anomaly_daemon.state.segments import Layout, lay_out
+from anomaly_daemon.state.table import Table
+from anomaly_daemon.thresholds.judge import Judge, Verdicts
+
+RECENT = Column("recent", "int64", is_host=True)
+_LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
+
+
+def pipeline_columns(transforms: FeatureTransforms, engine: Engine, judge: Judge) -> tuple[Column, ...]:
+    """All that is kept per entity, each by whoever needs it."""
+    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *engine.columns, *judge.columns())
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What may change while the daemon runs, by profile: row 0 for everybody, row i + 1 for the i-th override."""
+
+    profiles: Profiles
+    parameters: Mapping[str, NDArray[np.float64]]
+    incidents: Sequence[IncidentRules]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a batch passes through, in order."""
+
+    decoder: Decoder
+    transforms: FeatureTransforms
+    table: Table
+    engine: Engine
+    judge: Judge
+
+
+class Processor:
+    """The state of every partition at hand, and the one function that advances it."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        rules: Rules,
+        context: AlertContext,
+        *,
+        alerts_topic: str,
+        dead_letter_topic: str,
+        entity_ttl_s: float,
+        window_points: int,
+        now_us: Callable[[], int] | None = None,
+    ) -> None:
+        self._stages, self._rules, self._context = stages, rules, context
+        self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
+        self._ttl_us, self._window_points, self._now_us = int(entity_ttl_s * 1e6), window_points, now_us
+        self._machines: dict[Partition, IncidentMachine] = {}
+        self._watermarks: dict[Partition, int] = {}
+        self._gathered = (OBSERVATIONS.name, *stages.engine.gathered, *(column.name for column in stages.judge.columns()))
+
+    @property
+    def table(self) -> Table:
+        """Where the entities are."""
+        return self._stages.table
+
+    @property
+    def incidents_open(self) -> int:
+        """Incidents open over all partitions."""
+        return sum(machine.open_count for machine in self._machines.values())
+
+    @property
+    def suppressed(self) -> int:
+        """Incidents that a cooldown kept from opening, over all partitions."""
+        return sum(machine.suppressed_total for machine in self._machines.values())
+
+    def process(self, batch: Batch, emit_from: Mapping[Partition, Offset]) -> BatchOutput:
+        """Advance the state over the batch and collect its effects.
+
+        emit_from: per partition, the committed offset; records before it are processed for their state only.
+        """
+        observations, rejections = self._stages.decoder.decode(batch.records)
+        alerts: list[Alert] = []
+        incident_ids: list[str | None] = []
+        scores: list[Scores] = []
+        for piece, slots in self._pieces(observations):
+            piece_scores, piece_alerts, piece_ids = self._advance(piece, slots)
+            scores.append(piece_scores)
+            alerts += piece_alerts
+            incident_ids += piece_ids
+
+        def is_new(partition: Partition, offset: Offset) -> bool:
+            return offset >= emit_from.get(partition, 0)
+
+        announced = tuple(alert for alert in alerts if is_new(alert.partition, alert.offset))
+        refused = tuple(one for one in rejections if is_new(one.record.partition, one.record.offset))
+        ends = next_offsets(batch.records)
+        return BatchOutput(
+            messages=self._messages(announced, refused),
+            next_offsets={partition: offset for partition, offset in ends.items() if offset > emit_from.get(partition, 0)},
+            lease=batch.lease,
+            alerts=announced,
+            scored=ScoredBatch(observations, _joined(scores, CHANNELS), incident_ids, tuple(rejections)),
+        )
+
+    def begin(self, partition: Partition) -> None:
+        """Start a partition from nothing."""
+        self.drop(partition)
+        self._machines[partition] = IncidentMachine(self._context.detector_id, partition, self._rules.incidents)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents cannot be read."""
+        self.begin(checkpoint.partition)
+        self._machines[checkpoint.partition].restore(checkpoint.incidents)
+        self._stages.table.install(checkpoint.partition, checkpoint.entities, checkpoint.columns)
+        if checkpoint.watermark_us is not None:
+            self._watermarks[checkpoint.partition] = checkpoint.watermark_us
+
+    def drop(self, partition: Partition) -> None:
+        """Let go of a partition's state."""
+        self._stages.table.drop(partition)
+        self._machines.pop(partition, None)
+        self._watermarks.pop(partition, None)
+
+    def snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> Checkpoint:
+        """A copy of a partition's state, true after every record before `offset`."""
+        entities, columns = self._stages.table.extract(partition)
+        incidents = self._machines[partition].to_bytes()
+        return Checkpoint(partition, offset, fingerprint, entities, columns, incidents, self._watermarks.get(partition))
+
+    def apply(self, rules: Rules, context: AlertContext, window_points: int) -> None:
+        """Go on under other rules; recurrent state and learned statistics stay as they are."""
+        self._rules, self._context, self._window_points = rules, context, window_points
+        for partition, machine in self._machines.items():
+            self._machines[partition] = machine.with_rules(rules.incidents)
+
+    def close(self) -> None:
+        """Let go of the spill file."""
+        self._stages.table.close()
+
+    def _pieces(self, observations: Observations) -> Iterator[tuple[Observations, NDArray[np.int64]]]:
+        """Cut the observations where the table must finish some before it can admit the next, or where a time to live ran out."""
+        partitions = [record.partition for record in observations.records]
+        runs = [(partition, len(list(same))) for partition, same in itertools.groupby(partitions)]
+        done, table = 0, self._stages.table
+        table.begin()
+        slots: list[NDArray[np.int64]] = []
+        first = 0
+        for partition, length in runs:
+            end = done + length
+            while done < end:
+                admitted = table.admit(partition, observations.entities[done:end])
+                slots.append(admitted)
+                done += len(admitted)
+                if done < end:
+                    yield from self._fresh_runs(_slice(observations, first, done), np.concatenate(slots))
+                    first, slots = done, []
+                    table.begin()
+        if slots and done > first:
+            yield from self._fresh_runs(_slice(observations, first, done), np.concatenate(slots))
+
+    def _fresh_runs(self, piece: Observations, slots: NDArray[np.int64]) -> Iterator[tuple[Observations, NDArray[np.int64]]]:
+        """Cut a piece wherever an entity returns after its time to live, and start that entity anew there."""
+        while len(slots):
+            expired = self._expired(piece, slots)
+            cut = int(expired[0]) if len(expired) else len(slots)
+            if cut:
+                yield _slice(piece, 0, cut), slots[:cut]
+            if cut < len(slots):
+                self._stages.table.reset(slots[cut : cut + 1])
+            piece, slots = _slice(piece, cut, len(slots)), slots[cut:]
+
+    def _expired(self, piece: Observations, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions whose entity was last seen longer ago than its time to live."""
+        last_seen = self._stages.table.slab(LAST_SEEN_US.name).numpy()[slots]
+        order = np.argsort(slots, kind="stable")
+        same = np.zeros(len(slots), np.bool_)
+        same[order[1:]] = slots[order[1:]] == slots[order[:-1]]
+        previous = last_seen.copy()
+        previous[order[1:]] = np.where(same[order[1:]], piece.times_us[order[:-1]], last_seen[order[1:]])
+        never = previous == LAST_SEEN_US.fill
+        return np.flatnonzero(~never & (piece.times_us - np.where(never, 0, previous) > self._ttl_us))
+
+    def _advance(self, observations: Observations, slots: NDArray[np.int64]) -> tuple[Scores, list[Alert], list[str | None]]:
+        """One micro-batch: every stage once, in order."""
+        stages = self._stages
+        table, layout = stages.table, lay_out(slots)
+        rows, host = table.gather(layout.slots, self._gathered), table.gather_host(layout.slots)
+        entities = [observations.entities[position] for position in layout.order[: len(layout.slots)]]
+        profile = np.array([self._rules.profiles.index(entity) for entity in entities], np.int64)
+        for name, by_profile in self._rules.parameters.items():
+            rows[f"parameter.{name}"] = torch.from_numpy(by_profile[profile]).to(rows[OBSERVATIONS.name].device)
+        rows["slot"] = torch.from_numpy(layout.slots)
+        times_us = observations.times_us[layout.order]
+        values, gaps_s = stages.transforms.transform(
+            layout, times_us, observations.readings[layout.order], observations.categories[layout.order], host
+        )
+        work = stages.engine.observe(layout, rows, table, values, gaps_s)
+        verdicts = stages.judge.judge(layout, rows, work.channels, work.fresh)
+        _note_last_seen(layout, times_us, host)
+        alerts, incident_ids = self._turn(observations, layout, entities, profile, work, verdicts, host)
+        stages.engine.remember(work, table)
+        table.scatter(layout.slots, rows, self._gathered)
+        table.scatter_host(layout.slots, host)
+        self._note_watermarks(observations)
+        return _scores(layout, work, verdicts), alerts, incident_ids
+
+    def _turn(
+        self,
+        observations: Observations,
+        layout: Layout,
+        entities: Sequence[str],
+        profile: NDArray[np.int64],
+        work: Work,
+        verdicts: Verdicts,
+        host: dict[str, NDArray[np.int64]],
+    ) -> tuple[list[Alert], list[str | None]]:
+        """Advance the incidents of those entities that have anything to do with one."""
+        flags, recent = verdicts.is_anomaly.cpu().numpy(), host[RECENT.name]
+        incident_ids: list[str | None] = [None] * len(flags)
+        hot = recent != 0
+        hot[layout.rank[flags]] = True
+        records = observations.records
+        owners = [records[position].partition for position in layout.order[: len(entities)]]
+        tracked = [rank for rank, (owner, entity) in enumerate(zip(owners, entities, strict=True)) if self._machines[owner].is_tracked(entity)]
+        hot[tracked] = True
+        alerts: list[Alert] = []
+        judged = None
+        for rank in np.flatnonzero(hot):
+            judged = judged or _Columns(verdicts)
+            places = layout.starts[: np.count_nonzero(layout.widths > rank)] + rank
+            partition, entity = owners[rank], entities[rank]
+            seen = [judged.row(int(row), records[layout.order[row]], int(observations.times_us[layout.order[row]])) for row in places]
+            advance = self._machines[partition].advance(entity, int(profile[rank]), int(recent[rank]), seen)
+            recent[rank] = advance.recent
+            by_offset = {one.offset: int(row) for one, row in zip(seen, places, strict=True)}
+            for row, incident_id in zip(places, advance.incident_ids, strict=True):
+                incident_ids[layout.order[row]] = incident_id
+            for turn in advance.turns:
+                row = by_offset[turn.at.offset]
+                explanation = self._explain(work, row)
+                phase = Phase(int(verdicts.phase[row]))
+                alerts.append(build_alert(turn, explanation, self._context, partition, phase))
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset))
+        return alerts, incident_ids
+
+    def _explain(self, work: Work, row: int) -> Explanation:
+        """What an alert says of one row: readings per feature, and the window before it."""
+        window = self._stages.engine.explain(work, self._stages.table, row, max(self._window_points, 1))
+        names = self._stages.transforms.names
+        readings = tuple(_reading(name, window, column) for column, name in enumerate(names))
+        points = tuple(
+            WindowPoint(back, _numbers(actual), _numbers(rebuilt))
+            for back, actual, rebuilt in zip(range(len(window.actual) - 1, -1, -1), window.actual, window.rebuilt, strict=True)
+            if not np.isnan(actual).all()
+        )
+        return Explanation(readings, points[-self._window_points :] if self._window_points else ())
+
+    def _messages(self, alerts: Sequence[Alert], rejections: Sequence[Rejection]) -> tuple[Message, ...]:
+        now_us = self._now_us() if self._now_us is not None and alerts else None
+        return (
+            *(alert_message(alert, self._alerts_topic, now_us) for alert in alerts),
+            *(dead_letter_message(rejection, self._dead_letter_topic) for rejection in rejections),
+        )
+
+    def _note_watermarks(self, observations: Observations) -> None:
+        times = observations.times_us
+        for partition, group in itertools.groupby(range(len(times)), key=lambda position: observations.records[position].partition):
+            newest = max(int(times[position]) for position in group)
+            self._watermarks[partition] = max(newest, self._watermarks.get(partition, newest))
+
+
+def next_offsets(records: Sequence[Record]) -> dict[Partition, Offset]:
+    """Per partition the offset after its last record; the records of a partition come in offset order."""
+    return {record.partition: record.offset + 1 for record in records}
+
+
+class _Columns:
+    """Verdicts on the host, for the few rows that an incident looks at."""
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        self._score = verdicts.anomaly_score.cpu().numpy()
+        self._tail = verdicts.tail_probability.cpu().numpy()
+        self._threshold = verdicts.threshold.cpu().numpy()
+        self._grade = verdicts.grade.cpu().numpy()
+        self._is_anomaly = verdicts.is_anomaly.cpu().numpy()
+
+    def row(self, row: int, record: Record, time_us: int) -> Judged:
+        score = float(self._score[row])
+        return Judged(
+            offset=record.offset,
+            time_us=time_us,
+            is_anomaly=bool(self._is_anomaly[row]),
+            is_judged=not np.isnan(score),
+            anomaly_score=score,
+            tail_probability=float(self._tail[row]),
+            threshold=float(self._threshold[row]),
+            grade=float(self._grade[row]),
+        )
+
+
+def _slice(observations: Observations, first: int, last: int) -> Observations:
+    if first == 0 and last == len(observations.records):
+        return observations
+    return Observations(
+        observations.records[first:last],
+        observations.entities[first:last],
+        observations.times_us[first:last],
+        observations.readings[first:last],
+        observations.categories[first:last],
+    )
+
+
+def _note_last_seen(layout: Layout, times_us: NDArray[np.int64], host: dict[str, NDArray[np.int64]]) -> None:
+    """The event time of each entity's last row becomes its last seen."""
+    last_seen = host[LAST_SEEN_US.name]
+    last_seen[layout.rank] = times_us  # rows of an entity stand in order: its last one wins
+
+
+def _scores(layout: Layout, work: Work, verdicts: Verdicts) -> Scores:
+    """Verdicts back in log order."""
+
+    def in_log_order(values: torch.Tensor) -> NDArray[np.float64]:
+        column = np.empty(len(layout.order), values.cpu().numpy().dtype)
+        column[layout.order] = values.cpu().numpy()
+        return column
+
+    return Scores(
+        anomaly_score=in_log_order(verdicts.anomaly_score),
+        tail_probability=in_log_order(verdicts.tail_probability),
+        threshold=in_log_order(verdicts.threshold),
+        is_anomaly=in_log_order(verdicts.is_anomaly).astype(np.bool_),
+        grade=in_log_order(verdicts.grade),
+        phase=in_log_order(verdicts.phase).astype(np.int8),
+        evidence={name: in_log_order(values) for name, values in work.channels.items()},
+    )
+
+
+def _joined(parts: Sequence[Scores], channels: Sequence[str]) -> Scores:
+    """The pieces of a batch as one."""
+    if len(parts) == 1:
+        return parts[0]
+    empty = np.empty(0)
+
+    def join(name: str) -> NDArray[np.float64]:
+        return np.concatenate([getattr(part, name) for part in parts]) if parts else empty
+
+    return Scores(
+        anomaly_score=join("anomaly_score"),
+        tail_probability=join("tail_probability"),
+        threshold=join("threshold"),
+        is_anomaly=join("is_anomaly").astype(np.bool_),
+        grade=join("grade"),
+        phase=join("phase").astype(np.int8),
+        evidence={name: np.concatenate([part.evidence[name] for part in parts]) if parts else empty for name in channels},
+    )
+
+
+def _reading(name: str, window: Window, column: int) -> FeatureReading:
+    actual = _number(window.actual[-1, column])
+    return FeatureReading(
+        feature=name,
+        actual=actual,
+        expected=_number(window.expected[column]),
+        lower=_number(window.lower[column]),
+        upper=_number(window.upper[column]),
+        contribution=float(window.contribution[column]),
+        imputed=actual is None,
+    )
+
+
+def _numbers(values: NDArray[np.float64]) -> tuple[float | None, ...]:
+    return tuple(_number(value) for value in values)
+
+
+def _number(value: float) -> float | None:
+    """None, never NaN."""
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,145 @@
+"""A range of the log as one sequence of features per entity: what `train` fits on, read by the service's own stages."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import gettempdir
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_daemon.domain.columns import LAST_SEEN_US, Column
+from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.ports import Source
+from anomaly_daemon.domain.records import ChangeKind, Observations, Offset, Partition, Record
+from anomaly_daemon.model.training import EntitySequence
+from anomaly_daemon.pipeline.decode import Decoder
+from anomaly_daemon.pipeline.features import FeatureTransforms
+from anomaly_daemon.state.segments import lay_out
+from anomaly_daemon.state.table import Table
+
+_POLL_S = 1.0
+_IDLE_POLLS_MAX = 30
+_ENTITIES_MAX = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """From `start` to before `end`: offsets of each partition, or event times; None = open."""
+
+    start_offset: Offset | None = None
+    end_offset: Offset | None = None
+    start_us: int | None = None
+    end_us: int | None = None
+
+    def holds(self, record: Record) -> bool:
+        """Whether a record's offset lies in the range."""
+        return (self.start_offset is None or record.offset >= self.start_offset) and (self.end_offset is None or record.offset < self.end_offset)
+
+
+def parse_range(start: str | None, end: str | None) -> Range:
+    """A range from what a person typed: offsets or ISO 8601 times. Raises InputError."""
+    (start_offset, start_us), (end_offset, end_us) = _parse_bound("--from", start), _parse_bound("--to", end)
+    found = Range(start_offset, end_offset, start_us, end_us)
+    for first, last in ((start_offset, end_offset), (start_us, end_us)):
+        if first is not None and last is not None and first >= last:
+            raise InputError(f"--from {start} --to {end}: the range is empty; --to is exclusive and must lie after --from")
+    return found
+
+
+class SequenceReader:
+    """Collects features per entity, batch by batch, with the transforms' own state per entity."""
+
+    def __init__(self, decoder: Decoder, transforms: FeatureTransforms) -> None:
+        self._decoder, self._transforms = decoder, transforms
+        last_seen = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
+        columns = (last_seen, *transforms.columns())
+        self._table = Table(columns, resident_max=_ENTITIES_MAX, entities_max=_ENTITIES_MAX, device="cpu", spill=Path(gettempdir()))
+        self._parts: dict[tuple[Partition, str], list[tuple[NDArray[np.float32], NDArray[np.float64]]]] = {}
+        self.rejected = self.read = 0
+
+    def add(self, records: list[Record], wanted: Range) -> None:
+        """Take what lies in the range; records must come in offset order per partition."""
+        observations, rejections = self._decoder.decode([record for record in records if wanted.holds(record)])
+        self.rejected += len(rejections)
+        self.read += len(observations.records)
+        inside = (observations.times_us >= (wanted.start_us if wanted.start_us is not None else np.iinfo(np.int64).min)) & (
+            observations.times_us < (wanted.end_us if wanted.end_us is not None else np.iinfo(np.int64).max)
+        )
+        places = np.flatnonzero(inside).tolist()
+        for partition, group in itertools.groupby(places, key=lambda place: observations.records[place].partition):
+            self._add(partition, observations, np.array(list(group)))
+
+    def sequences(self) -> list[EntitySequence]:
+        """One per entity and partition, in order of first appearance."""
+        return [
+            EntitySequence(entity, np.concatenate([values for values, _ in parts]), np.concatenate([gaps for _, gaps in parts]))
+            for (_, entity), parts in self._parts.items()
+        ]
+
+    def _add(self, partition: Partition, observations: Observations, places: NDArray[np.int64]) -> None:
+        self._table.begin()
+        entities = [observations.entities[place] for place in places]
+        slots = self._table.admit(partition, entities)
+        if len(slots) < len(entities):
+            raise InputError(f"more than {_ENTITIES_MAX} entities in {partition}: train on fewer, with --entities or a shorter range")
+        layout = lay_out(slots)
+        order = places[layout.order]
+        host = self._table.gather_host(layout.slots)
+        times_us = observations.times_us[order]
+        values, gaps_s = self._transforms.transform(layout, times_us, observations.readings[order], observations.categories[order], host)
+        host[LAST_SEEN_US.name][layout.rank] = times_us
+        self._table.scatter_host(layout.slots, host)
+        by_entity = np.argsort(layout.rank, kind="stable")
+        edges = np.cumsum(np.bincount(layout.rank))[:-1]
+        for rank, rows in enumerate(np.split(by_entity, edges)):
+            entity = observations.entities[order[rank]]
+            self._parts.setdefault((partition, entity), []).append((values[rows], gaps_s[rows]))
+
+
+def read_sequences(source: Source, reader: SequenceReader, wanted: Range, progress: Callable[[int, int], None]) -> list[EntitySequence]:
+    """Read every partition of a source without a group from its start to where it ends now.
+
+    progress: called with (records read, records to read). Raises InputError when there is nothing in the range.
+    """
+    ends: dict[Partition, Offset] = {}
+    total = read = idle = 0
+    while not ends or any(source.positions().get(partition, end) < end for partition, end in ends.items()):
+        batch = source.poll(_POLL_S)
+        for change in batch.changes:
+            if change.kind is ChangeKind.ASSIGNED:
+                for partition, bounds in source.bounds(change.partitions).items():
+                    start = max(bounds.earliest, wanted.start_offset or 0)
+                    ends[partition] = max(start, min(bounds.end, wanted.end_offset if wanted.end_offset is not None else bounds.end))
+                    source.seek(partition, start)
+                    total += ends[partition] - start
+        records = [record for record in batch.records if record.offset < ends[record.partition]]
+        read += len(records)
+        progress(read, total)
+        reader.add(records, wanted)
+        idle = 0 if batch.records or batch.changes else idle + 1
+        if idle >= _IDLE_POLLS_MAX or (ends and total == 0):
+            break
+    sequences = reader.sequences()
+    if not sequences:
+        raise InputError(
+            f"no usable record in the range: {reader.read} read, {reader.rejected} rejected; check --from, --to, topic and `record` settings"
+        )
+    return sequences
+
+
+def _parse_bound(flag: str, text: str | None) -> tuple[Offset | None, int | None]:
+    if text is None:
+        return None, None
+    if text.isdigit():
+        return int(text), None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"{flag} {text}: neither an offset nor an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
+    time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    return None, round(time.timestamp() * 1e6)

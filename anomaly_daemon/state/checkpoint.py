@@ -1,0 +1,85 @@
+"""Checkpoint ⇄ bytes: safetensors with a digest over everything in it. What is read is data, never code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors_numpy
+
+from anomaly_daemon.domain.errors import CheckpointInvalid
+from anomaly_daemon.domain.records import Checkpoint, Partition
+
+FORMAT = "anomaly-daemon-checkpoint-1"
+_ENTITIES, _INCIDENTS, _COLUMN = "entities", "incidents", "column."
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """The bytes of a checkpoint."""
+    head, tensors = _contents(checkpoint)
+    return bytes(safetensors_numpy.save(tensors, {**head, "digest": _digest(head, tensors)}))
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """Names a state: two partitions with the same digest behave alike from here on."""
+    return _digest(*_contents(checkpoint))
+
+
+def decode(content: bytes) -> Checkpoint:
+    """The checkpoint. Raises CheckpointInvalid with what is wrong; the caller knows where."""
+    head, tensors = _open(content)
+    if head.get("format") != FORMAT:
+        raise CheckpointInvalid(f"its format is {head.get('format')!r}, not {FORMAT!r}")
+    digest = head.pop("digest", None)
+    if digest != _digest(head, tensors):
+        raise CheckpointInvalid("its content does not match its digest: it is damaged")
+    try:
+        return Checkpoint(
+            partition=Partition(head["topic"], int(head["partition"])),
+            offset=int(head["offset"]),
+            fingerprint=head["fingerprint"],
+            entities=[str(entity) for entity in json.loads(tensors[_ENTITIES].tobytes())],
+            columns={name.removeprefix(_COLUMN): values for name, values in tensors.items() if name.startswith(_COLUMN)},
+            incidents=tensors[_INCIDENTS].tobytes(),
+            watermark_us=int(head["watermark_us"]) if head["watermark_us"] else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointInvalid(f"its head is incomplete: {error}") from None
+
+
+def _contents(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    tensors: dict[str, NDArray[Any]] = {_COLUMN + name: np.ascontiguousarray(values) for name, values in checkpoint.columns.items()}
+    tensors[_ENTITIES] = np.frombuffer(json.dumps(checkpoint.entities, ensure_ascii=False).encode(), np.uint8)
+    tensors[_INCIDENTS] = np.frombuffer(checkpoint.incidents, np.uint8)
+    head = {
+        "format": FORMAT,
+        "topic": checkpoint.partition.topic,
+        "partition": str(checkpoint.partition.number),
+        "offset": str(checkpoint.offset),
+        "fingerprint": checkpoint.fingerprint,
+        "watermark_us": "" if checkpoint.watermark_us is None else str(checkpoint.watermark_us),
+    }
+    return head, tensors
+
+
+def _open(content: bytes) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    try:
+        tensors = safetensors_numpy.load(content)
+        length = int.from_bytes(content[:8], "little")
+        head = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointInvalid(f"it is not a safetensors file: {error}") from None
+    return dict(head), tensors
+
+
+def _digest(head: dict[str, str], tensors: dict[str, NDArray[Any]]) -> str:
+    summary = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for name in sorted(tensors):
+        values = tensors[name]
+        summary.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        summary.update(np.ascontiguousarray(values).view(np.uint8).data if values.size else b"")
+    return summary.hexdigest()

@@ -1,0 +1,73 @@
+"""Rows of bytes on disk: where entities wait that do not fit in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FIRST_ROWS = 4096
+
+
+class SpillFile:
+    """A file of fixed-size rows with a free list; private to the process and unlinked at once, so that nothing stays behind."""
+
+    def __init__(self, directory: Path, row_bytes: int) -> None:
+        self._directory, self._row_bytes = directory, row_bytes
+        self._rows: NDArray[np.uint8] | None = None
+        self._file: IO[bytes] | None = None
+        self._free: list[int] = []
+        self._capacity = 0
+
+    @property
+    def used(self) -> int:
+        """Rows held."""
+        return self._capacity - len(self._free)
+
+    def put(self, rows: NDArray[np.uint8]) -> list[int]:
+        """Store rows; returns where."""
+        while len(self._free) < len(rows):
+            self._grow()
+        places = [self._free.pop() for _ in range(len(rows))]
+        if places:
+            assert self._rows is not None
+            self._rows[places] = rows
+        return places
+
+    def read(self, places: Sequence[int]) -> NDArray[np.uint8]:
+        """Copies of rows, left where they are."""
+        if not places:
+            return np.empty((0, self._row_bytes), np.uint8)
+        assert self._rows is not None
+        return np.array(self._rows[list(places)])
+
+    def take(self, places: Sequence[int]) -> NDArray[np.uint8]:
+        """Copies of rows, then let go of them."""
+        rows = self.read(places)
+        self.drop(places)
+        return rows
+
+    def drop(self, places: Sequence[int]) -> None:
+        """Let go of rows."""
+        self._free += places
+
+    def close(self) -> None:
+        """Give the disk space back; may be called twice."""
+        self._rows = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _grow(self) -> None:
+        if self._file is None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self._directory, prefix="spill-")  # noqa: SIM115 - lives as long as the table
+        capacity = max(_FIRST_ROWS, 2 * self._capacity)
+        self._file.truncate(capacity * self._row_bytes)
+        self._rows = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(capacity, self._row_bytes))
+        self._free = list(range(capacity - 1, self._capacity - 1, -1)) + self._free
+        self._capacity = capacity

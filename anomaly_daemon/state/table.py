@@ -1,0 +1,278 @@
+"""Entity → slot → columns: a bounded table whose overflow spills to disk and comes back as it was.
+
+Two bounds. `resident_max` slots are in memory, over all partitions; beyond it the entities touched least recently
+spill, which no result can show. `entities_max` entities are remembered per partition; beyond it the least recently
+seen one is forgotten: that depends on the partition's log alone, never on where batches are cut.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.records import Partition
+from anomaly_daemon.state.spill import SpillFile
+
+Rows = dict[str, Tensor]
+HostRows = dict[str, NDArray[Any]]
+_FIRST_CAPACITY = 1024
+_EVICT_SHARE = 16
+
+
+class Table:
+    """The columns of every entity, declared by their users, owned here."""
+
+    def __init__(self, columns: Sequence[Column], *, resident_max: int, entities_max: int, device: str, spill: Path) -> None:
+        names = [column.name for column in columns]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two columns share a name: {sorted(names)}")
+        self.columns = {column.name: column for column in columns}
+        self.forgotten = 0
+        self._resident_max, self._entities_max, self._device = resident_max, entities_max, device
+        self._slabs: dict[str, Tensor] = {}
+        self._owned: dict[Partition, OrderedDict[str, int]] = {}
+        self._owner: list[tuple[Partition, str] | None] = []
+        self._free: list[int] = []
+        self._touched = np.zeros(0, np.int64)
+        self._now = 0
+        self._spill = SpillFile(spill, sum(column.bytes_per_entity for column in columns))
+        self._grow(min(_FIRST_CAPACITY, resident_max))
+
+    @property
+    def bytes_per_entity(self) -> int:
+        """Memory of one entity over all columns."""
+        return sum(column.bytes_per_entity for column in self.columns.values())
+
+    @property
+    def entities(self) -> int:
+        """Entities remembered, resident or spilled, over all partitions."""
+        return sum(len(owned) for owned in self._owned.values())
+
+    @property
+    def spilled(self) -> int:
+        """Entities on disk."""
+        return self._spill.used
+
+    def slab(self, name: str) -> Tensor:
+        """The whole column, [capacity, …]: for writes at chosen slots."""
+        return self._slabs[name]
+
+    def begin(self) -> None:
+        """Start a micro-batch: slots admitted from now on stay resident until the next `begin`."""
+        self._now += 1
+
+    def admit(self, partition: Partition, entities: Sequence[str]) -> NDArray[np.int64]:
+        """Slots of the entities of consecutive records, marked as just seen.
+
+        Shorter than `entities` when the next one can only be admitted once the micro-batch so far is done.
+        """
+        owned = self._owned.setdefault(partition, OrderedDict())
+        found = [owned.get(entity, -1) for entity in entities]
+        if min(found, default=0) >= 0:
+            for entity in entities:
+                owned.move_to_end(entity)
+            slots = np.array(found, np.int64)
+            self._touched[slots] = self._now
+            return slots
+        return self._admit_missing(partition, owned, entities)
+
+    def _admit_missing(self, partition: Partition, owned: OrderedDict[str, int], entities: Sequence[str]) -> NDArray[np.int64]:
+        slots: list[int] = []
+        fresh: list[int] = []
+        restored: list[tuple[int, int]] = []
+        for entity in entities:
+            slot = owned.get(entity)
+            if slot is None or slot < 0:
+                if slot is None and not self._make_room(partition, owned):
+                    break
+                place = self._take_slot()
+                if place is None:
+                    break
+                if slot is None:
+                    fresh.append(place)
+                else:
+                    restored.append((place, -1 - slot))
+                owned[entity] = slot = place
+                self._owner[place] = (partition, entity)
+            owned.move_to_end(entity)
+            self._touched[slot] = self._now
+            slots.append(slot)
+        self._fill(fresh)
+        if restored:
+            self._unpack([place for place, _ in restored], self._spill.take([row for _, row in restored]))
+        return np.array(slots, np.int64)
+
+    def _make_room(self, partition: Partition, owned: OrderedDict[str, int]) -> bool:
+        """Forget the least recently seen entity when the partition is full; False when the micro-batch still needs it."""
+        if len(owned) < self._entities_max:
+            return True
+        entity, slot = next(iter(owned.items()))
+        if slot >= 0 and self._touched[slot] == self._now:
+            return False
+        self.forget(partition, entity)
+        self.forgotten += 1
+        return True
+
+    def _take_slot(self) -> int | None:
+        """A slot that nobody has; None when every slot is needed by the micro-batch at hand."""
+        if not self._free:
+            capacity = len(self._owner)
+            if capacity < self._resident_max:
+                self._grow(min(2 * capacity, self._resident_max))
+            else:
+                self._evict(max(1, capacity // _EVICT_SHARE))
+        return self._free.pop() if self._free else None
+
+    def _evict(self, count: int) -> None:
+        """Spill the resident entities touched least recently, none of the micro-batch at hand."""
+        oldest = np.argsort(self._touched, kind="stable")[:count]
+        victims = [int(slot) for slot in oldest if self._touched[slot] < self._now and self._owner[slot] is not None]
+        if not victims:
+            return
+        for slot, row in zip(victims, self._spill.put(self._pack(victims)), strict=True):
+            owner = self._owner[slot]
+            assert owner is not None
+            partition, entity = owner
+            self._owned[partition][entity] = -1 - row
+            self._release(slot)
+
+    def _release(self, slot: int) -> None:
+        self._owner[slot] = None
+        self._touched[slot] = 0
+        self._free.append(slot)
+
+    def _grow(self, capacity: int) -> None:
+        held = len(self._owner)
+        for name, column in self.columns.items():
+            dtype = getattr(torch, column.dtype)
+            slab = torch.empty((capacity, *column.shape), dtype=dtype, device="cpu" if column.is_host else self._device)
+            if held:
+                slab[:held] = self._slabs[name]
+            self._slabs[name] = slab
+        self._touched = np.concatenate([self._touched, np.zeros(capacity - held, np.int64)])
+        self._owner += [None] * (capacity - held)
+        self._free = list(range(capacity - 1, held - 1, -1)) + self._free
+
+    def _fill(self, slots: Sequence[int]) -> None:
+        """Give new entities what each column starts with."""
+        if not slots:
+            return
+        for name, column in self.columns.items():
+            slab = self._slabs[name]
+            start = torch.as_tensor(np.asarray(column.fill), dtype=slab.dtype, device=slab.device)
+            slab[torch.as_tensor(np.array(slots, np.int64), device=slab.device)] = start
+
+    def reset(self, slots: NDArray[np.int64]) -> None:
+        """Start these entities anew."""
+        self._fill(slots.tolist())
+
+    def gather(self, slots: NDArray[np.int64], names: Sequence[str]) -> Rows:
+        """Copies of device columns, [len(slots), …] each, contiguous."""
+        index = torch.from_numpy(slots).to(self._device)
+        return {name: self._slabs[name].index_select(0, index) for name in names}
+
+    def scatter(self, slots: NDArray[np.int64], rows: Rows, names: Sequence[str]) -> None:
+        """Write gathered device columns back."""
+        index = torch.from_numpy(slots).to(self._device)
+        for name in names:
+            self._slabs[name].index_copy_(0, index, rows[name])
+
+    def gather_host(self, slots: NDArray[np.int64]) -> HostRows:
+        """Copies of every host column."""
+        return {name: self._slabs[name].numpy()[slots] for name, column in self.columns.items() if column.is_host}
+
+    def scatter_host(self, slots: NDArray[np.int64], rows: HostRows) -> None:
+        """Write gathered host columns back."""
+        for name, values in rows.items():
+            self._slabs[name].numpy()[slots] = values
+
+    def forget(self, partition: Partition, entity: str) -> None:
+        """Drop one entity."""
+        slot = self._owned[partition].pop(entity)
+        if slot >= 0:
+            self._release(slot)
+        else:
+            self._spill.drop([-1 - slot])
+
+    def drop(self, partition: Partition) -> None:
+        """Drop every entity of a partition."""
+        for slot in self._owned.pop(partition, {}).values():
+            if slot >= 0:
+                self._release(slot)
+            else:
+                self._spill.drop([-1 - slot])
+
+    def extract(self, partition: Partition) -> tuple[list[str], dict[str, NDArray[Any]]]:
+        """All entities of a partition, least recently seen first, and copies of their columns."""
+        owned = self._owned.get(partition, OrderedDict())
+        packed = np.empty((len(owned), self.bytes_per_entity), np.uint8)
+        places = np.fromiter(owned.values(), np.int64, len(owned))
+        resident = places >= 0
+        packed[resident] = self._pack(places[resident].tolist())
+        packed[~resident] = self._spill.read((-1 - places[~resident]).tolist())
+        return list(owned), self._split(packed)
+
+    def install(self, partition: Partition, entities: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what `extract` gave, in place of whatever the partition had."""
+        self.drop(partition)
+        owned = self._owned[partition] = OrderedDict()
+        packed = self._join(columns)
+        self.begin()
+        resident = min(len(entities), self._resident_max - (len(self._owner) - len(self._free)))
+        # The most recently seen become resident, the others wait on disk.
+        spilled_count = len(entities) - max(resident, 0)
+        rows = self._spill.put(packed[:spilled_count])
+        owned.update((entity, -1 - row) for entity, row in zip(entities[:spilled_count], rows, strict=True))
+        places = []
+        for entity in entities[spilled_count:]:
+            place = self._take_slot()
+            assert place is not None
+            owned[entity] = place
+            self._owner[place] = (partition, entity)
+            places.append(place)
+        self._unpack(places, packed[spilled_count:])
+
+    def close(self) -> None:
+        """Remove the spill file."""
+        self._spill.close()
+
+    def _pack(self, slots: Sequence[int]) -> NDArray[np.uint8]:
+        """Rows of bytes, all columns side by side."""
+        index = np.array(slots, np.int64)
+        parts = []
+        for name, column in self.columns.items():
+            slab = self._slabs[name]
+            chosen = slab.index_select(0, torch.as_tensor(index, device=slab.device)).cpu().numpy()
+            parts.append(_as_bytes(chosen, column))
+        return np.concatenate(parts, axis=1)
+
+    def _unpack(self, slots: Sequence[int], packed: NDArray[np.uint8]) -> None:
+        if not slots:
+            return
+        for name, values in self._split(packed).items():
+            slab = self._slabs[name]
+            slab.index_copy_(0, torch.as_tensor(np.array(slots, np.int64), device=slab.device), torch.from_numpy(values).to(slab.device))
+
+    def _split(self, packed: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        columns, first = {}, 0
+        for name, column in self.columns.items():
+            last = first + column.bytes_per_entity
+            columns[name] = np.ascontiguousarray(packed[:, first:last]).view(column.dtype).reshape(len(packed), *column.shape)
+            first = last
+        return columns
+
+    def _join(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+        return np.concatenate([_as_bytes(columns[name], column) for name, column in self.columns.items()], axis=1)
+
+
+def _as_bytes(values: NDArray[Any], column: Column) -> NDArray[np.uint8]:
+    """One row of bytes per entity."""
+    return np.frombuffer(np.ascontiguousarray(values, dtype=column.dtype).tobytes(), np.uint8).reshape(len(values), column.bytes_per_entity)

@@ -1,0 +1,59 @@
+"""Exponentially weighted mean and variance as a slab: what an entity's value usually is, and how far it strays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+
+
+class Ewma:
+    """Mean and variance that forget: an observation counts half after `half_life` further ones.
+
+    While an entity is young, and so the forgetting rate below 1/(observations), it is the plain mean and (population)
+    variance, begun from a prior that counts as `prior_observations`. Equal to river.stats.EWMean and EWVar at a constant
+    rate, to river.stats.Mean and Var while young.
+    Sources: West 1979, "Updating mean and variance estimates"; Finch 2009, "Incremental calculation of weighted mean and variance".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        half_life: float,
+        prior: tuple[ArrayLike, ArrayLike] = (0.0, 0.0),
+        prior_observations: int = 0,
+        shape: tuple[int, ...] = (),
+        deviation_floor: float = 0.0,
+    ) -> None:
+        """prior: mean and variance, each broadcast to `shape`; deviation_floor: what `deviation` never goes below."""
+        self.mean, self.variance = f"{name}.mean", f"{name}.variance"
+        self._rate_min = 1 - 0.5 ** (1 / half_life)
+        self._prior = tuple(np.broadcast_to(np.asarray(part, np.float64), shape) for part in prior)
+        self._prior_observations = prior_observations
+        self._shape = shape
+        self._deviation_floor = deviation_floor
+
+    def columns(self) -> tuple[Column, ...]:
+        """Mean and variance, float64 of `shape`."""
+        return tuple(Column(name, "float64", self._shape, fill) for name, fill in zip((self.mean, self.variance), self._prior, strict=True))
+
+    def deviation(self, rows: Mapping[str, Tensor], n: int) -> Tensor:
+        """The standard deviation of the first n entities, a new tensor [n, …]."""
+        return rows[self.variance][:n].sqrt().clamp_(min=self._deviation_floor)
+
+    def learn(self, rows: Mapping[str, Tensor], x: Tensor, weight: Tensor, seen: Tensor) -> None:
+        """Take x [n, …] in, at `weight` [n, …] in [0, 1]; `seen` [n, …] float64 says how much was learned before.
+
+        |x| up to 1e150 keeps everything finite; a weight of 0 changes no bit.
+        """
+        n = len(x)
+        mean, variance = rows[self.mean][:n], rows[self.variance][:n]
+        rate = (seen + (self._prior_observations + 1)).reciprocal_().clamp_(min=self._rate_min).mul_(weight)
+        difference = x - mean
+        mean.addcmul_(rate, difference)
+        variance.add_(difference.mul_(difference).mul_(rate))
+        variance.mul_(rate.neg_().add_(1))

@@ -1,0 +1,172 @@
+"""A real Apache Kafka for the tests: KRaft, one process on loopback, free ports, a temporary folder; stopped by whoever started it."""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import functools
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
+
+JAVA_MAJOR_MIN = 17
+READY_TIMEOUT_S = 60.0
+MAVEN_TIMEOUT_S = 600.0
+_REPOSITORY = Path(__file__).resolve().parents[2]
+_POM = Path(__file__).with_name("pom.xml")
+_JARS = _REPOSITORY / "build" / "kafka-lib"
+
+
+class ToolsMissingError(Exception):
+    """Java or Maven is not there; the text says what was left out."""
+
+
+class Broker:
+    """A broker of our own that can be killed, frozen and started again on the same ports and data."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        broker_port, controller_port = _free_ports(2)
+        self.bootstrap = f"127.0.0.1:{broker_port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        (folder / "server.properties").write_text(_properties(broker_port, controller_port, folder / "logs"))
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        arguments = ["format", "--standalone", "-t", cluster_id, "-c", str(folder / "server.properties")]
+        subprocess.run([*_java("256m"), "kafka.tools.StorageTool", *arguments], check=True, capture_output=True, timeout=READY_TIMEOUT_S)
+
+    def start(self) -> None:
+        """Return when the broker answers a metadata request."""
+        with (self._folder / "broker.log").open("ab") as log:
+            command = [*_java("1g"), "kafka.Kafka", str(self._folder / "server.properties")]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while not _answers(self.bootstrap):
+            if self._process.poll() is not None or time.monotonic() > deadline_s:
+                raise RuntimeError(f"the broker did not start:\n{(self._folder / 'broker.log').read_text()[-4000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone; nothing happens when it is not running."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(timeout=READY_TIMEOUT_S)
+        self._process = None
+
+    def freeze(self) -> None:
+        """The process stands still, its sockets stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """The process goes on."""
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Kill it and remove its folder."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the broker is not running"
+        os.killpg(self._process.pid, number)
+
+
+class ForeignBroker:
+    """The cluster that KAFKA_BOOTSTRAP names: used, never stopped."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+
+
+@functools.cache
+def shared_broker() -> Broker | ForeignBroker:
+    """The one broker of this process, started at the first call and stopped at its end."""
+    bootstrap = os.environ.get("KAFKA_BOOTSTRAP")
+    return ForeignBroker(bootstrap) if bootstrap else start_broker()
+
+
+def start_broker() -> Broker:
+    """A broker for a caller that harms it; stopped at the end of this process at the latest. Raises ToolsMissingError."""
+    _require_tools()
+    broker = Broker(Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-")))
+    atexit.register(broker.stop)
+    broker.start()
+    return broker
+
+
+def _require_tools() -> None:
+    left_out = "the tests against a real Kafka broker are left out"
+    java, maven = shutil.which("java"), shutil.which("mvn")
+    if java is None or maven is None:
+        raise ToolsMissingError(f"{left_out}: Java {JAVA_MAJOR_MIN} or later and Maven (java, mvn) are not installed")
+    banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=True, timeout=READY_TIMEOUT_S).stderr
+    version = re.search(r'version "(\d+)', banner)
+    if version is None or int(version[1]) < JAVA_MAJOR_MIN:
+        raise ToolsMissingError(f"{left_out}: they need Java {JAVA_MAJOR_MIN} or later; java -version says {banner.splitlines()[0]}")
+    if not any(_JARS.glob("kafka_2.13-*.jar")):
+        _download_jars(maven)
+
+
+def _download_jars(maven: str) -> None:
+    _JARS.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_JARS.parent) as folder:
+        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder}/jars"]
+        done = subprocess.run([maven, "-B", "-q", "-f", str(_POM), *goal], capture_output=True, text=True, timeout=MAVEN_TIMEOUT_S)
+        if done.returncode != 0:
+            raise RuntimeError(f"Maven could not fetch the broker:\n{(done.stdout + done.stderr)[-4000:]}")
+        shutil.rmtree(_JARS, ignore_errors=True)
+        os.replace(f"{folder}/jars", _JARS)
+
+
+def _java(heap: str) -> list[str]:
+    return ["java", f"-Xmx{heap}", "-cp", f"{_JARS}/*"]
+
+
+def _answers(bootstrap: str) -> bool:
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=500, reconnect_backoff_max_ms=100)
+    except KafkaError:
+        return False
+    admin.close()
+    return True
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _properties(broker_port: int, controller_port: int, logs: Path) -> str:
+    return f"""\
+process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
+listeners=PLAINTEXT://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker_port}
+controller.listener.names=CONTROLLER
+log.dirs={logs}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+auto.create.topics.enable=false
+"""

@@ -1,0 +1,102 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.domain.errors import CheckpointInvalid
+from anomaly_daemon.domain.records import Checkpoint, Partition
+from anomaly_daemon.state.checkpoint import decode, digest, encode
+
+P = Partition("readings", 3)
+A = "a" * 64
+EXAMPLE = Checkpoint(P, 41, A, ["pump-1", "pümp-2"], {"count": np.array([1.5, np.nan]), "ring": np.zeros((2, 4, 3), np.float32)}, b'{"open":[]}', 17)
+
+
+def store(folder: Path, keep: int = 2) -> FsspecCheckpointStore:
+    return FsspecCheckpointStore(str(folder), "group", keep)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_checkpoint_comes_back_as_it_was() -> None:
+    found = decode(encode(EXAMPLE))
+
+    assert digest(found) == digest(EXAMPLE)
+    assert (found.partition, found.offset, found.entities, found.watermark_us) == (P, 41, ["pump-1", "pümp-2"], 17)
+
+
+@given(st.data())
+def test_no_damaged_byte_goes_unnoticed(data: st.DataObject) -> None:
+    content = bytearray(encode(EXAMPLE))
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= data.draw(st.integers(1, 255))
+
+    try:
+        found = decode(bytes(content))
+    except CheckpointInvalid:
+        return
+    assert digest(found) == digest(EXAMPLE)  # a space of the head's padding
+
+
+def test_a_truncated_checkpoint_is_refused() -> None:
+    with pytest.raises(CheckpointInvalid):
+        decode(encode(EXAMPLE)[:-3])
+
+
+def test_the_newest_one_at_or_before_the_offset_is_loaded(tmp_path: Path) -> None:
+    kept = store(tmp_path, keep=3)
+    for offset in (10, 20, 30):
+        kept.save(replace(EXAMPLE, offset=offset))
+
+    found = kept.load(P, A, not_after=25)
+
+    assert found is not None
+    assert found.offset == 20
+
+
+def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
+    for offset in (10, 20, 30):
+        store(tmp_path, keep=2).save(replace(EXAMPLE, offset=offset))
+
+    assert [path.name[:20] for path in files(tmp_path)] == [f"{20:020d}", f"{30:020d}"]
+
+
+def test_a_damaged_one_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
+    for offset in (10, 20):
+        store(tmp_path).save(replace(EXAMPLE, offset=offset))
+    files(tmp_path)[-1].write_bytes(b"not a checkpoint")
+
+    found = store(tmp_path).load(P, A, not_after=99)
+
+    assert found is not None
+    assert found.offset == 10
+
+
+def test_one_of_another_fingerprint_is_not_used(tmp_path: Path) -> None:
+    store(tmp_path).save(EXAMPLE)
+
+    assert store(tmp_path).load(P, "b" * 64, not_after=99) is None
+
+
+def test_a_renamed_one_is_not_used(tmp_path: Path) -> None:
+    store(tmp_path).save(EXAMPLE)
+    path = files(tmp_path)[0]
+    path.rename(path.with_name(path.name.replace(f"{41:020d}", f"{7:020d}")))
+
+    assert store(tmp_path).load(P, A, not_after=99) is None
+
+
+def test_what_was_handed_to_the_background_is_there_after_a_flush(tmp_path: Path) -> None:
+    background = BackgroundCheckpoints(store(tmp_path))
+
+    assert background.save(EXAMPLE)
+    background.flush(10)
+    background.close()
+
+    assert store(tmp_path).load(P, A, not_after=41) is not None
