@@ -91,11 +91,15 @@ def ensure_topics(settings: Settings, topics: Topics) -> None:
     if not missing:
         return
     if not settings.topics.create_topics:
-        names = ", ".join(missing)
-        raise TopicError(f"{settings.log}: no topic {names}; make them, or set topics.create_topics: true")
+        raise missing_topics(settings, missing)
     for topic in missing:
         topics.create(topic, settings.topics.partitions)
         log.info("topic_created", topic=topic, partitions=settings.topics.partitions)
+
+
+def missing_topics(settings: Settings, missing: Sequence[str]) -> TopicError:
+    """The error that names them and the remedy."""
+    return TopicError(f"{settings.log}: no topic {', '.join(missing)}; make them, or set topics.create_topics: true")
 
 
 def pick_device(settings: Settings) -> str:
@@ -140,11 +144,11 @@ def build_context(settings: Settings, artifact: Artifact, mode: str) -> AlertCon
 
 def load_artifact(settings: Settings) -> Artifact:
     """The model of the settings, checked against their features."""
-    from anomaly_daemon.model.artifact import Artifact, check_features
+    from anomaly_daemon.model import artifact as artifacts
     from anomaly_daemon.pipeline.features import FeatureTransforms
 
-    artifact = Artifact.load(settings.model.artifact)
-    check_features(artifact, FeatureTransforms(features_of(settings)).names)
+    artifact = artifacts.load(settings.model.artifact)
+    artifacts.check_features(artifact, FeatureTransforms(features_of(settings)).names)
     return artifact
 
 

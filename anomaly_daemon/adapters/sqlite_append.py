@@ -46,7 +46,7 @@ def missing_topics(path: Path, names: Sequence[str]) -> TopicError:
     """The refusal that names all missing topics and the remedy."""
     listed = ", ".join(sorted(names))
     return TopicError(
-        f"log {path}: no such topic: {listed}; make it with `topics.create_topics: true` in the settings, or with `anomaly-daemon load --create --topic TOPIC`"
+        f"log {path}: no such topic: {listed}; set `topics.create_topics: true`, or make it with `anomaly-daemon load --create --topic TOPIC`"
     )
 
 
@@ -96,7 +96,9 @@ class Appender:
                 return partition_of(message.key, partitions)
             number = self._turns[message.topic] = (self._turns.get(message.topic, -1) + 1) % partitions
         elif not 0 <= number < partitions:
-            raise TopicError(f"log {self._path}: topic {message.topic} has {partitions} partitions, there is no number {number}; make the topic with more")
+            raise TopicError(
+                f"log {self._path}: topic {message.topic} has no partition {number}, only 0 to {partitions - 1}; make it with more partitions"
+            )
         return number
 
     def _tails(self, connection: sqlite3.Connection, topic: str) -> list[_Tail]:

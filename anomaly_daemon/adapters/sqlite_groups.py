@@ -68,13 +68,17 @@ class Membership:
         """The proof for what is read from now on; None before the first `refresh`."""
         return None if self._token is None else Lease(self._group, self._member, self._token, self._generation)
 
+    def is_due(self) -> bool:
+        """Whether it is time for a heartbeat."""
+        return self._clock.monotonic_s() >= self._heartbeat_due_s
+
     def refresh(self) -> tuple[PartitionChange, ...]:
         """Heartbeat when due, expire the silent, release and take over; what changed for this member, in order.
 
         Raises Fenced when another process took this member's name, LogUnavailable when the file stays locked.
         """
         now_s = self._clock.monotonic_s()
-        if now_s < self._heartbeat_due_s and not self._group_moved():
+        if not self.is_due() and not self._group_moved():
             return ()
         with self._log.writing() as connection:
             changes, held, token, generation = self._advance(connection, now_s)
@@ -138,9 +142,10 @@ class Membership:
     def _silent(self, connection: sqlite3.Connection, now_s: float) -> list[str]:
         """Names of the other members whose heartbeat has not moved for the session timeout."""
         heard, silent = {}, []
-        for name, token, heartbeats in connection.execute("SELECT name, token, heartbeats FROM members WHERE group_name = ?", (self._group,)).fetchall():
-            if name == self._member:
-                continue
+        others = connection.execute(
+            "SELECT name, token, heartbeats FROM members WHERE group_name = ? AND name <> ?", (self._group, self._member)
+        ).fetchall()
+        for name, token, heartbeats in others:
             last = self._heard.get(name)
             if last is None or (last.token, last.heartbeats) != (token, heartbeats):
                 last = _Heard(token, heartbeats, now_s)
@@ -169,7 +174,7 @@ def verify(connection: sqlite3.Connection, lease: Lease, partition_ids: Iterable
             raise CommitFailed(f"group {lease.group}: member {lease.member} lost a partition before it committed; nothing was committed")
 
 
-def balanced(subscriptions: Mapping[str, frozenset[str]], topics: Mapping[int, str], current: Mapping[int, str]) -> dict[int, str]:
+def balanced(subscriptions: Mapping[str, frozenset[str]], topics: Mapping[int, str], current: Mapping[int, str | None]) -> dict[int, str]:
     """Partition id → member: every partition that somebody subscribes to, loads even, few moves from `current`.
 
     subscriptions: member → topics; topics: partition id → topic. Deterministic, whatever the order of the arguments.
@@ -180,7 +185,7 @@ def balanced(subscriptions: Mapping[str, frozenset[str]], topics: Mapping[int, s
     targets: dict[int, str] = {}
     for partition_id in sorted(topics):
         member = current.get(partition_id)
-        if member in candidates[topics[partition_id]]:
+        if member is not None and member in candidates[topics[partition_id]]:
             targets[partition_id] = member
             load[member] += 1
     for partition_id in sorted(topics):
@@ -207,9 +212,7 @@ def _rebalance(connection: sqlite3.Connection, group: str) -> None:
     subscribed = frozenset[str]().union(*subscriptions.values())
     rows = connection.execute("SELECT p.id, t.name FROM partitions p JOIN topics t ON t.id = p.topic_id").fetchall()
     topics = {partition_id: topic for partition_id, topic in rows if topic in subscribed}
-    current = dict(
-        connection.execute("SELECT partition_id, coalesce(owner, target) FROM ownership WHERE group_name = ? AND coalesce(owner, target) IS NOT NULL", (group,))
-    )
+    current = dict(connection.execute("SELECT partition_id, coalesce(owner, target) FROM ownership WHERE group_name = ?", (group,)).fetchall())
     targets = balanced(subscriptions, topics, current)
     connection.execute("UPDATE ownership SET target = NULL WHERE group_name = ?", (group,))
     connection.executemany(

@@ -16,20 +16,21 @@ from anomaly_daemon.domain.records import BatchOutput, Offset, Partition
 
 
 class SqliteSink:
-    """Commits what a member of `group` made of its batches."""
+    """Commits what a member of `group` made of its batches; applies the retention to the whole log now and then."""
 
     def __init__(
         self,
         path: Path,
         group: str,
         clock: Clock,
-        retention: Retention = Retention(),  # noqa: B008 - frozen
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         self._group = group
         self._log = LogFile(path, clock, busy_timeout_s)
         self._appender = Appender(path, clock)
-        self._housekeeper = Housekeeper(self._log, retention, clock)
+        self._housekeeper = Housekeeper(self._log, Retention(retention_s, retention_bytes), clock)
         self._partition_ids: dict[Partition, int] = {}
 
     def commit(self, output: BatchOutput) -> None:
@@ -66,7 +67,8 @@ class SqliteSink:
         known = self._partition_ids.get(partition)
         if known is None:
             row = connection.execute(
-                "SELECT p.id FROM partitions p JOIN topics t ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?", (partition.topic, partition.number)
+                "SELECT p.id FROM partitions p JOIN topics t ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?",
+                (partition.topic, partition.number),
             ).fetchone()
             if row is None:
                 raise CommitFailed(f"group {self._group}: there is no partition {partition} to commit; nothing was committed")

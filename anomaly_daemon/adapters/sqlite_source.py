@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import structlog
 
@@ -18,13 +18,14 @@ from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Par
 _log = structlog.get_logger(__name__)
 
 BATCH_BYTES_MAX = 64 * 2**20
-_FETCH_RECORDS = 256
+_FETCH_RECORDS = 128
 _WAIT_STEP_S = 0.002
 
 
 class _Ownership(Protocol):
     """What a source asks of whoever knows which partitions it owns."""
 
+    def is_due(self) -> bool: ...
     def refresh(self) -> tuple[PartitionChange, ...]: ...
     def lease(self) -> Lease | None: ...
     def leave(self) -> None: ...
@@ -34,7 +35,10 @@ class _Alone:
     """Without a group: every partition is assigned at the first poll, for good."""
 
     def __init__(self, partitions: Sequence[Partition]) -> None:
-        self._changes = (PartitionChange(ChangeKind.ASSIGNED, tuple(sorted(partitions))),)
+        self._changes: tuple[PartitionChange, ...] = (PartitionChange(ChangeKind.ASSIGNED, tuple(sorted(partitions))),)
+
+    def is_due(self) -> bool:
+        return False
 
     def refresh(self) -> tuple[PartitionChange, ...]:
         changes, self._changes = self._changes, ()
@@ -51,6 +55,7 @@ class SqliteSource:
     """Reads `topics` of the log. group None: all partitions, no membership, and `committed` gives the start.
 
     member: this process's name in the group; the next process of the same name takes its place at once.
+    start:  `earliest` or `latest`, for a group that never committed.
     Raises TopicError naming every topic that is missing.
     """
 
@@ -60,7 +65,7 @@ class SqliteSource:
         topics: Sequence[str],
         group: str | None,
         member: str,
-        start: Literal["earliest", "latest"],
+        start: str,
         batch_records_max: int,
         session_timeout_s: float,
         clock: Clock,
@@ -117,8 +122,15 @@ class SqliteSource:
         retained = self._retained()
         return {partition: Bounds(*retained[self._ids[partition]]) for partition in partitions}
 
+    def positions(self) -> dict[Partition, Offset]:
+        """The next offset that `poll` brings of each owned partition that was sought."""
+        return {self._partitions[partition_id]: position for partition_id, position in self._positions.items()}
+
     def seek(self, partition: Partition, offset: Offset) -> None:
-        """Make `offset` the next one that `poll` brings of an owned partition; below `earliest` it brings the earliest. ValueError where not owned."""
+        """Make `offset` the next one that `poll` brings of an owned partition; below `earliest` it brings the earliest.
+
+        ValueError where the partition is not owned.
+        """
         if partition not in self._owned:
             raise ValueError(f"{partition} is not owned: seek follows its ASSIGNED change")
         self._positions[self._ids[partition]] = offset
@@ -193,15 +205,12 @@ class SqliteSource:
         return read_bytes
 
     def _wait_for_change(self, seen: int, deadline_s: float) -> bool:
-        """Whether it is worth looking again: something was committed, or a short step passed, before the deadline."""
+        """Whether something was committed by another connection, or a heartbeat fell due, before the deadline."""
         while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
             self._clock.sleep(min(_WAIT_STEP_S, left_s))
-            if self._file.changes_seen() != seen or self._ownership_is_due():
+            if self._file.changes_seen() != seen or self._ownership.is_due():
                 return True
         return False
-
-    def _ownership_is_due(self) -> bool:
-        return isinstance(self._ownership, Membership) and self._ownership.is_heartbeat_due()
 
     def _retained(self) -> Mapping[int, tuple[Offset, Offset]]:
         with self._file.reading() as connection:

@@ -21,12 +21,19 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka's rule, so that settings f
 
 
 class SqliteTopics:
-    """The file is made by the first `create`: asking which topics there are changes nothing on disk."""
+    """The file is made by the first `create`: asking which topics there are changes nothing on disk. Appending applies the retention."""
 
-    def __init__(self, path: Path, clock: Clock, retention: Retention = Retention(), busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
         self._path = path
         self._clock = clock
-        self._retention = retention
+        self._retention = Retention(retention_s, retention_bytes)
         self._busy_timeout_s = busy_timeout_s
         self._appender = Appender(path, clock)
         self._log: LogFile | None = None
@@ -50,7 +57,8 @@ class SqliteTopics:
         with self._opened().writing() as connection:
             inserted = connection.execute("INSERT INTO topics (name) VALUES (?) ON CONFLICT DO NOTHING", (topic,))
             if inserted.rowcount:
-                connection.executemany("INSERT INTO partitions (topic_id, number) VALUES (?, ?)", [(inserted.lastrowid, number) for number in range(partitions)])
+                rows = [(inserted.lastrowid, number) for number in range(partitions)]
+                connection.executemany("INSERT INTO partitions (topic_id, number) VALUES (?, ?)", rows)
 
     def append(self, messages: Iterable[Message]) -> int:
         """Append in order and durably, some thousand records a transaction; returns how many.

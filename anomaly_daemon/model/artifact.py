@@ -146,9 +146,7 @@ def save(artifact: Artifact, folder: Path) -> None:
             if old.name != weights:
                 old.unlink()
     except OSError as error:
-        raise ArtifactError(
-            f"model artifact {folder}: cannot be written: {error}; name another with --output or model.artifact"
-        ) from None
+        raise ArtifactError(f"model artifact {folder}: cannot be written: {error}; name another with --output or model.artifact") from None
 
 
 def load(folder: Path) -> Artifact:

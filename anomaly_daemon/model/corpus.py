@@ -6,6 +6,7 @@ are still running. Padding is NaN, as is every value that is missing, so neither
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,10 @@ HELD_OUT_PIECE_ROWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class EntitySequence:
-    """One entity's observations in order. values: float32 [T, F], NaN = missing. gaps_s: float64 [T], seconds since the one before, NaN for the first."""
+    """One entity's observations in order.
+
+    values: float32 [T, F], NaN = missing. gaps_s: float64 [T], seconds since the one before, NaN for the first.
+    """
 
     entity: str
     values: NDArray[np.float32]
@@ -69,6 +73,11 @@ class Pieces:
         """P."""
         return len(self.start)
 
+    @property
+    def rows_max(self) -> int:
+        """Rows of the longest."""
+        return int((self.stop - self.start).max())
+
     def groups(self, width: int) -> list[Pieces]:
         """At most `width` pieces of like length each."""
         bounds = range(0, len(self), width)
@@ -105,10 +114,13 @@ def build(sequences: Sequence[EntitySequence], settings: Settings) -> tuple[Corp
     splits = tuple(split(len(sequence.values), settings.training) for sequence in sequences)
     if not any(part.validation for part in splits):
         longest = max((len(sequence.values) for sequence in sequences), default=0)
-        found = f"{len(sequences)} entities, the longest with {longest} observations" if sequences else "no observations"
-        raise InputError(f"nothing to train on: the range holds {found}; at least one entity needs {SPLIT_ROWS_MIN}: widen --from, --to or --entities")
+        raise InputError(
+            f"nothing to train on: the range holds {len(sequences)} entities, the longest with {longest} observations; "
+            f"at least one must have {SPLIT_ROWS_MIN}: widen --from, --to or --entities"
+        )
     trained = [(sequence, part.training) for sequence, part in zip(sequences, splits, strict=True)]
-    scale = fit_fleet(np.concatenate([sequence.values[:rows] for sequence, rows in trained]), np.concatenate([sequence.gaps_s[:rows] for sequence, rows in trained]))
+    values = np.concatenate([sequence.values[:rows] for sequence, rows in trained])
+    scale = fit_fleet(values, np.concatenate([sequence.gaps_s[:rows] for sequence, rows in trained]))
     scaled = []
     for sequence, rows in trained:
         fleet = torch.from_numpy(scale.transform(sequence.values))
@@ -125,7 +137,7 @@ def training_pieces(corpus: Corpus, rows_max: int, shift: int = 0) -> Pieces:
     for first, part in zip(corpus.first_rows, corpus.splits, strict=True):
         end = first + part.training
         cuts = [first, *range(first + (shift % rows_max or rows_max), end, rows_max), end]
-        ranges += [(start, stop, start) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        ranges += [(start, stop, start) for start, stop in itertools.pairwise(cuts)]
     return _pieces(ranges, corpus)
 
 
@@ -135,20 +147,18 @@ def held_out_pieces(corpus: Corpus, part: str, steps: int) -> Pieces:
     for first, rows in zip(corpus.first_rows, corpus.splits, strict=True):
         begin = first + rows.training + (rows.validation if part == "test" else 0)
         end = begin + (rows.test if part == "test" else rows.validation)
-        ranges += [
-            (max(first, start - LEAD_IN_CHUNKS * steps), min(start + HELD_OUT_PIECE_ROWS, end), start) for start in range(begin, end, HELD_OUT_PIECE_ROWS)
-        ]
+        starts = range(begin, end, HELD_OUT_PIECE_ROWS)
+        ranges += [(max(first, start - LEAD_IN_CHUNKS * steps), min(start + HELD_OUT_PIECE_ROWS, end), start) for start in starts]
     return _pieces(ranges, corpus)
 
 
 def chunks(corpus: Corpus, pieces: Pieces, steps: int, decode_every: int, decode_steps: int) -> Iterator[Chunk]:
     """The pieces side by side, `steps` rows at a time, in order; a chunk is as wide as pieces still run."""
     device, back = corpus.values.device, torch.arange(decode_steps, device=corpus.values.device)
-    longest = int((pieces.stop - pieces.start).max())
-    for begin in range(0, longest, steps):
+    for begin in range(0, pieces.rows_max, steps):
         width = int((pieces.stop - pieces.start > begin).sum())
         start, stop, counted = pieces.start[:width], pieces.stop[:width], pieces.counted[:width]
-        offset = torch.arange(begin, min(begin + steps, longest), device=device)
+        offset = torch.arange(begin, min(begin + steps, pieces.rows_max), device=device)
         row = start + offset[:, None]  # [S, n]
         after = row + 1
         decoded = ((offset + 1) % decode_every == 0).nonzero().flatten()

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import OBSERVATIONS, Column
+from anomaly_daemon.domain.errors import ArtifactError
 from anomaly_daemon.model import evidence as errors
 from anomaly_daemon.model.artifact import Artifact
-from anomaly_daemon.model.scaling import CLIP, DEVIATION_FLOOR, PRIOR_OBSERVATIONS
+from anomaly_daemon.model.scaling import scale_with, shrunk_scale
 from anomaly_daemon.settings import Engine as EngineSettings
 from anomaly_daemon.settings import Model as ModelSettings
 from anomaly_daemon.state.segments import Layout
@@ -70,12 +71,14 @@ class Engine:
     """Scale, encode, predict, rebuild. Reads and writes the rows it is handed and, of the table, only its ring."""
 
     def __init__(self, artifact: Artifact, engine: EngineSettings, model: ModelSettings, device: str) -> None:
-        if engine.decode_steps > artifact.reconstruction_level.shape[0]:
-            raise ValueError(f"the artifact rebuilds {artifact.reconstruction_level.shape[0]} steps, the settings ask for {engine.decode_steps}")
+        if engine.decode_steps > artifact.decode_steps:
+            raise ArtifactError(f"the artifact rebuilds {artifact.decode_steps} steps, engine.decode_steps asks for {engine.decode_steps}; train again")
+        if model.scale != artifact.scale_kind:
+            raise ArtifactError(f"the artifact was trained with model.scale: {artifact.scale_kind}, the settings say {model.scale}; they must agree")
         self._artifact, self._settings, self._device = artifact, engine, device
         self._network = artifact.model.to(device).eval()
-        self._prediction_level = torch.as_tensor(artifact.prediction_level, device=device)
-        self._reconstruction_level = torch.as_tensor(artifact.reconstruction_level, device=device)[: engine.decode_steps]
+        self._prediction_level = artifact.prediction_level.to(device)
+        self._reconstruction_level = artifact.reconstruction_level.to(device)[: engine.decode_steps]
         self._own_scale = model.scale == "entity"
         self._scale_observations = model.scale_observations
         shape = artifact.shape
@@ -109,7 +112,7 @@ class Engine:
         seen = rows[OBSERVATIONS.name].clone()
         fleet = self._fleet(observed)
         center, spread = self._scales(layout, rows, fleet)
-        scaled = _scale(fleet, center, spread)
+        scaled = scale_with(fleet, center, spread)
         gaps = torch.from_numpy(np.ascontiguousarray(self._artifact.scale.gap(gaps_s))).to(self._device)
         tops, first = self._encode(layout, rows, self._network.inputs(scaled, gaps))
         expected = self._predict(layout, tops, first)
@@ -149,10 +152,10 @@ class Engine:
         length = max(1, min(points, self._settings.ring))
         recent = self._recent(work, table, row, max(length, steps))
         rebuilt = self._network.reconstruct(self._network.encode(work.tops[row : row + 1]), steps)
-        target = _scale(self._fleet(recent[:steps]), center.expand(steps, -1), spread.expand(steps, -1))[None]
-        terms = errors.squared_terms(rebuilt, target, self._reconstruction_level)[0].sum(0) / steps
-        terms = terms + errors.squared_terms(work.expected[row : row + 1], work.scaled[row : row + 1], self._prediction_level)[0]
-        shares = terms.double().cpu().numpy()
+        target = scale_with(self._fleet(recent[:steps]), center.expand(steps, -1), spread.expand(steps, -1))[None]
+        terms = errors.squared_terms(rebuilt, target, self._reconstruction_level)[0].nan_to_num(nan=0.0).sum(0) / steps
+        terms = terms + errors.squared_terms(work.expected[row], work.scaled[row], self._prediction_level).nan_to_num(nan=0.0)
+        shares = terms.cpu().numpy()
         total = shares.sum()
 
         def unscaled(tensor: Tensor) -> NDArray[np.float64]:
@@ -184,13 +187,13 @@ class Engine:
         count = rows["scale.count"]
         present = ~fleet.isnan()
         if not bool((present & (count < self._scale_observations).index_select(0, rank)).any()):
-            center, spread = _shrunk(rows["scale.mean"], rows["scale.variance"], count)
+            center, spread = shrunk_scale(count.float(), rows["scale.mean"], rows["scale.variance"])
             return center.index_select(0, rank), spread.index_select(0, rank)
         center, spread = torch.empty_like(fleet), torch.empty_like(fleet)
         for start, width in zip(layout.starts.tolist(), layout.widths.tolist(), strict=True):
             mean, variance, held = rows["scale.mean"][:width], rows["scale.variance"][:width], count[:width]
             here = slice(start, start + width)
-            center[here], spread[here] = _shrunk(mean, variance, held)
+            center[here], spread[here] = shrunk_scale(held.float(), mean, variance)
             learns = present[here] & (held < self._scale_observations)
             number = held.float() + 1
             deviation = torch.where(learns, fleet[here].clamp(-1e6, 1e6) - mean, 0.0)
@@ -229,7 +232,7 @@ class Engine:
         if len(due):
             rebuilt = self._network.reconstruct(self._network.encode(tops.index_select(0, due)), steps)
             history = self._history(index, table, observed, due, steps)
-            target = _scale(self._fleet(history), center.index_select(0, due)[:, None], spread.index_select(0, due)[:, None])
+            target = scale_with(self._fleet(history), center.index_select(0, due)[:, None], spread.index_select(0, due)[:, None])
             found = torch.full((len(tops),), torch.nan, dtype=torch.float64, device=self._device)
             found[due] = errors.reconstruction_error(rebuilt, target, self._reconstruction_level)
             held = torch.where(index.is_known, found.index_select(0, index.last_due), held)
@@ -273,13 +276,3 @@ class _Index:
         lengths = torch.bincount(self.rank)
         self.last_row = self.starts[lengths - 1] + torch.arange(len(lengths), device=device)
 
-
-def _shrunk(mean: Tensor, variance: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """An entity's own mean and deviation, shrunk towards the fleet's (0, 1) by `PRIOR_OBSERVATIONS` pseudo-observations."""
-    number = count.float()
-    total = number + PRIOR_OBSERVATIONS
-    return number * mean / total, ((number * variance + PRIOR_OBSERVATIONS) / total).sqrt().clamp(min=DEVIATION_FLOOR)
-
-
-def _scale(fleet: Tensor, center: Tensor, spread: Tensor) -> Tensor:
-    return ((fleet - center) / spread).clamp(-CLIP, CLIP)

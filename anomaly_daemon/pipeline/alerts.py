@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from anomaly_daemon.domain.records import (
     Transition,
     WindowPoint,
 )
-from anomaly_daemon.pipeline.incidents import Turn
+from anomaly_daemon.pipeline.incident import Turn
 
 SCHEMA_VERSION = "1.0"
 Direction = Literal["above", "below", "mixed"]
@@ -58,11 +58,12 @@ class Explanation:
 class AlertContext:
     """What all alerts of a run share.
 
+    mode:          live, replay or shadow.
     feature_names: in the order of a window point's values; the body lists the features in this order too.
     """
 
     detector_id: str
-    mode: Literal["live", "replay", "shadow"]
+    mode: str
     model_name: str
     model_version: str
     settings_hash: str
@@ -76,12 +77,10 @@ def rfc3339(time_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
-def build_alert(
-    turn: Turn, explanation: Explanation, context: AlertContext, partition: Partition, phase: Phase, suppression_rule: str | None
-) -> Alert:
-    """The alert of a turn. Score, grade, probability and threshold are those of the turn's record; `peak` and severity are the incident's.
+def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, partition: Partition, phase: Phase) -> Alert:
+    """The alert of a turn.
 
-    suppression_rule: the cooldown that counted suppressed triggers, for a person; None where there is none.
+    Score, grade, probability and threshold are those of the turn's record; peak, severity and confidence the incident's.
     """
     at = turn.at
     readings = _in_order(explanation.readings, context.feature_names)
@@ -109,7 +108,7 @@ def build_alert(
         },
         "direction": _direction(_leading(readings)),
         "entity": turn.entity,
-        "data_start_time": explanation.window[0].time if explanation.window else rfc3339(at.time_us),
+        "data_start_time": rfc3339(turn.since_us),
         "data_end_time": rfc3339(at.time_us),
         "starts_at": rfc3339(turn.starts_at_us),
         "ends_at": None if turn.ends_at_us is None else rfc3339(turn.ends_at_us),
@@ -129,7 +128,7 @@ def build_alert(
             "first_offset": turn.first_offset,
             "last_offset": turn.last_offset,
         },
-        "suppression": {"count": turn.suppressed, "rule": suppression_rule},
+        "suppression": {"count": turn.suppressed, "rule": turn.suppression_rule},
     }
     return Alert(partition, at.offset, turn.entity, turn.incident_id, turn.transition, rfc3339(at.time_us), body)
 
@@ -187,7 +186,7 @@ def dead_letter_message(rejection: Rejection, topic: str) -> Message:
     return Message(topic, record.key, record.value, _kept(record.headers, why.keys()) + ours)
 
 
-def _kept(headers: Headers, ours: Sequence[str] | Any) -> Headers:
+def _kept(headers: Headers, ours: Iterable[str]) -> Headers:
     """A record's own headers, out of the way of those that a dead letter adds."""
     renamed = {_DEAD_LETTER + name: _PREVIOUS + name for name in ours}
     return tuple((renamed.get(name, name), value) for name, value in headers if name not in renamed.values())
@@ -216,7 +215,7 @@ def _feature(reading: FeatureReading) -> dict[str, Any]:
 
 def _point(point: WindowPoint) -> dict[str, Any]:
     return {
-        "time": point.time,
+        "steps_back": point.steps_back,
         "actual": [_number(value) for value in point.actual],
         "reconstructed": [_number(value) for value in point.reconstructed],
     }
@@ -247,7 +246,8 @@ def _is_unusual(reading: FeatureReading) -> bool:
 def _message(turn: Turn, readings: Sequence[FeatureReading]) -> str:
     """One sentence that a person understands."""
     if turn.transition is Transition.CLOSED:
-        return f"{turn.entity}: normal again after {turn.anomalies} anomalous of {turn.observations} observations; the peak score was {_text(turn.peak_score)} at {rfc3339(turn.peak_time_us)}."
+        peak = f"the peak score was {_text(turn.peak_score)} at {rfc3339(turn.peak_time_us)}"
+        return f"{turn.entity}: normal again after {turn.anomalies} anomalous of {turn.observations} observations; {peak}."
     leading = _leading(readings)
     unusual = sum(map(_is_unusual, readings))
     lead = "" if leading is None else _reading_text(leading, " ")
@@ -259,10 +259,12 @@ def _message(turn: Turn, readings: Sequence[FeatureReading]) -> str:
 
 
 def _reasons(turn: Turn, readings: Sequence[FeatureReading], phase: Phase) -> list[str]:
-    """The leading features, then what else helps to believe the alert or not."""
-    leading = sorted((one for one in readings if one.contribution >= REASON_CONTRIBUTION_MIN), key=lambda one: -one.contribution)
-    reasons = [f"{_reading_text(one, ': ')}; {one.contribution:.0%} of the evidence" for one in leading[:REASON_FEATURES_MAX]]
-    reasons.append(f"a normal record scores this high with probability {_text(turn.at.tail_probability)}")
+    """The leading features, then what else helps to believe the alert or not; a close's own record is normal and gives none."""
+    reasons: list[str] = []
+    if turn.transition is not Transition.CLOSED:
+        leading = sorted((one for one in readings if one.contribution >= REASON_CONTRIBUTION_MIN), key=lambda one: -one.contribution)
+        reasons += [f"{_reading_text(one, ': ')}; {one.contribution:.0%} of the evidence" for one in leading[:REASON_FEATURES_MAX]]
+        reasons.append(f"a normal record scores this high with probability {_text(turn.at.tail_probability)}")
     if phase is Phase.WARMUP:
         reasons.append("warming up: this entity's own statistics are not calibrated yet")
     if turn.suppressed:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -18,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.records import Observations, Record, Rejection
+from anomaly_daemon.pipeline.event_time import MICROSECONDS_PER, epoch_us, parse_all_iso_us
 from anomaly_daemon.pipeline.fields import (
     CATEGORY_TYPE,
     ENTITY_TYPE,
     EPOCH_TYPE,
-    MICROSECONDS_PER,
     NOT_A_NUMBER,
     NUMBER_TYPE,
     READING_MAX,
@@ -33,14 +32,13 @@ from anomaly_daemon.pipeline.fields import (
     category_features,
     category_hash,
     dotted_path,
-    epoch_us,
     feature_path,
     is_entity,
     is_utf8,
     may_be_deep,
     number_features,
 )
-from anomaly_daemon.settings import EPOCH, RecordSchema, microseconds_since_1970, parse_instant_us
+from anomaly_daemon.settings import RecordSchema, parse_instant_us
 
 # Beyond int64 microseconds a timestamp is out of every range; clipped, so that its conversion cannot overflow.
 _TIMESTAMP_MS_MAX = 1 << 52
@@ -81,12 +79,13 @@ class Decoder:
         distinct = list(dict.fromkeys(numbers))
         leaves = [*distinct, *dict.fromkeys(categories)]
         if record.time.path is not None:
-            leaves.append(_Leaf(dotted_path(record.time.path), datetime if record.time.format == "iso8601" else EPOCH_TYPE))
+            leaves.append(_Leaf(dotted_path(record.time.path), str if record.time.format == "iso8601" else EPOCH_TYPE))
         if record.entity != "key":
             leaves.append(_Leaf(dotted_path(record.entity), ENTITY_TYPE))
 
         kind, attributes = _typed(leaves) or (None, dict.fromkeys((leaf.path for leaf in leaves), ""))
         self._parse = None if kind is None else msgspec.json.Decoder(kind).decode
+        self._is_any_watched = bool(numbers or categories)
         self._distinct_numbers = len(distinct)
         self._number_columns = np.array([distinct.index(leaf) for leaf in numbers], np.int64)
         self._pack = struct.Struct(f"{len(distinct)}d").pack
@@ -100,34 +99,36 @@ class Decoder:
 
         Never raises because of a record's bytes. Every record is in exactly one of the two.
         """
-        rows = self._parsed(records)
-        columns, is_doubtful = self._columns(records, rows)
-        if len(columns.positions) == len(records) and not is_doubtful.any():
+        positions, rows = self._parsed(records)
+        columns, is_doubtful = self._columns(records, positions, rows)
+        if len(positions) == len(records) and not is_doubtful.any():
             return Observations(list(records), columns.entities, columns.times_us, columns.readings, columns.categories), []
         vouched = np.flatnonzero(~is_doubtful)
-        left = sorted(set(range(len(records))).difference(columns.positions[vouched].tolist()))
+        left = sorted(set(range(len(records))).difference(positions[vouched].tolist()))
         outcomes = {position: self._reader.read(records[position]) for position in left}
         read = {position: outcome for position, outcome in outcomes.items() if isinstance(outcome, Row)}
         rejections = [outcome for outcome in outcomes.values() if isinstance(outcome, Rejection)]
         return _merged(records, columns, vouched, read), rejections
 
-    def _parsed(self, records: Sequence[Record]) -> list[msgspec.Struct | None]:
-        """Each record's typed struct, None where its value does not parse as one."""
+    def _parsed(self, records: Sequence[Record]) -> tuple[NDArray[np.int64], list[msgspec.Struct]]:
+        """The positions of the records whose value parses as the schema's struct, and those structs."""
         if self._parse is None:
-            return [None] * len(records)
-        values = [record.value for record in records]
-        # A value that is not to be parsed stands as b"", which never parses.
-        parsing = map(self._parse, values if self._is_plain(values) else [value if self._is_fit(value) else b"" for value in values])
-        rows: list[msgspec.Struct | None] = []
-        while len(rows) < len(records):
+            return np.zeros(0, np.int64), []
+        values: list[Any] = [record.value for record in records]
+        if not self._is_plain(values):
+            values = [value if self._is_fit(value) else b"" for value in values]  # b"" never parses
+        rows: list[msgspec.Struct] = []
+        unparsed: list[int] = []
+        parsing = map(self._parse, values)
+        while len(rows) + len(unparsed) < len(values):
             try:
                 for row in parsing:
                     rows.append(row)  # noqa: PERF402 - what was parsed before an error must stay
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                rows.append(None)
-        return rows
+                unparsed.append(len(rows) + len(unparsed))
+        return np.delete(np.arange(len(values)), unparsed), rows
 
-    def _is_plain(self, values: list[bytes | None]) -> bool:
+    def _is_plain(self, values: list[Any]) -> bool:
         """Whether all values surely fit: present, short and ASCII."""
         short = min(self._record.record_bytes_max, SHALLOW_BYTES_MAX)
         return all(values) and max(map(len, values), default=0) <= short and all(map(bytes.isascii, values))
@@ -136,22 +137,22 @@ class Decoder:
         """The parser passes over fields that are not watched without looking at their bytes, so UTF-8 is checked here."""
         return value is not None and len(value) <= self._record.record_bytes_max and not may_be_deep(value) and is_utf8(value)
 
-    def _columns(self, records: Sequence[Record], parsed: list[msgspec.Struct | None]) -> tuple[_Columns, NDArray[np.bool_]]:
+    def _columns(self, records: Sequence[Record], positions: NDArray[np.int64], rows: list[msgspec.Struct]) -> tuple[_Columns, NDArray[np.bool_]]:
         """The columns of the parsed records, and which of their rows break a rule."""
-        positions = [position for position, row in enumerate(parsed) if row is not None]
-        rows = [row for row in parsed if row is not None]
-        kept = records if len(positions) == len(records) else [records[position] for position in positions]
+        kept = records if len(rows) == len(records) else [records[position] for position in positions.tolist()]
         entities, is_nameless = self._entities(kept, rows)
         times_us, is_untimely = self._times_us(kept, rows)
         readings = self._readings(rows)
-        categories = np.zeros((len(kept), len(self._categories)), np.int64)
+        categories = np.zeros((len(rows), len(self._categories)), np.int64)
         for column, category_of in enumerate(self._categories):
             categories[:, column] = [0 if value is None else category_hash(value) for value in map(category_of, rows)]
         is_doubtful = is_nameless | is_untimely
-        if readings.shape[1] or categories.shape[1]:
-            is_doubtful |= (np.abs(readings) > READING_MAX).any(1)
-            is_doubtful |= np.isnan(readings).all(1) & (categories == 0).all(1)
-        return _Columns(np.array(positions, np.int64), entities, times_us, readings, categories), is_doubtful
+        is_large, is_missing = np.abs(readings) > READING_MAX, np.isnan(readings)
+        if is_large.any():
+            is_doubtful |= is_large.any(1)
+        if self._is_any_watched and (is_missing.any() or not readings.shape[1]):
+            is_doubtful |= is_missing.all(1) & (categories == 0).all(1)
+        return _Columns(positions, entities, times_us, readings, categories), is_doubtful
 
     def _readings(self, rows: list[msgspec.Struct]) -> NDArray[np.float64]:
         numbers_of, width = self._numbers_of, self._distinct_numbers
@@ -168,7 +169,7 @@ class Decoder:
         if self._entity_of is not None:
             names = list(map(str, map(self._entity_of, rows)))
         else:
-            keys = [record.key for record in records]
+            keys: list[Any] = [record.key for record in records]
             names = list(map(bytes.decode, keys)) if all(keys) and all(map(bytes.isascii, keys)) else list(map(_decoded, keys))
         joined = "".join(names)
         if all(names) and joined.isascii() and joined.isprintable() and max(map(len, names), default=0) <= bytes_max:
@@ -178,15 +179,16 @@ class Decoder:
     def _times_us(self, records: Sequence[Record], rows: list[msgspec.Struct]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         stamps_ms = np.array([record.timestamp_ms for record in records], np.int64)
         stamps_us = np.clip(stamps_ms, -_TIMESTAMP_MS_MAX, _TIMESTAMP_MS_MAX) * 1_000
+        is_untimely = np.zeros(len(records), np.bool_)
         if self._time_of is None:
             times_us = stamps_us
         elif self._record.time.format == "iso8601":
-            times_us = np.array(_all_microseconds(list(map(self._time_of, rows))), np.int64)
+            times_us, is_untimely = parse_all_iso_us(list(map(self._time_of, rows)))
         else:
             unit_us = MICROSECONDS_PER[self._record.time.format]
             times_us = np.array([epoch_us(count, unit_us) for count in map(self._time_of, rows)], np.int64)
-        is_ahead = (stamps_us > 0) & (times_us > stamps_us + self._ahead_max_us)
-        return times_us, is_ahead | (times_us < self._earliest_us) | (times_us > self._latest_us)
+        is_untimely |= (times_us < self._earliest_us) | (times_us > self._latest_us)
+        return times_us, is_untimely | ((stamps_us > 0) & (times_us > stamps_us + self._ahead_max_us))
 
 
 def _decoded(key: bytes | None) -> str:
@@ -195,13 +197,6 @@ def _decoded(key: bytes | None) -> str:
         return (key or b"").decode()
     except UnicodeDecodeError:
         return ""
-
-
-def _all_microseconds(moments: list[datetime]) -> list[int]:
-    try:
-        return [((since := moment - EPOCH).days * 86_400 + since.seconds) * 1_000_000 + since.microseconds for moment in moments]
-    except TypeError:  # one without an offset among them
-        return [microseconds_since_1970(moment) for moment in moments]
 
 
 def _merged(records: Sequence[Record], columns: _Columns, vouched: NDArray[np.int64], rows: dict[int, Row]) -> Observations:
@@ -215,8 +210,8 @@ def _merged(records: Sequence[Record], columns: _Columns, vouched: NDArray[np.in
         [records[position] for position in positions[order].tolist()],
         [entities[row] for row in order.tolist()],
         np.concatenate([columns.times_us[vouched], np.array([row.time_us for row in slow], np.int64)])[order],
-        np.concatenate([columns.readings[vouched], np.array([row.readings for row in slow], np.float64).reshape(-1, numbers)])[order],
-        np.concatenate([columns.categories[vouched], np.array([row.categories for row in slow], np.int64).reshape(-1, categories)])[order],
+        np.concatenate([columns.readings[vouched], np.array([row.readings for row in slow], np.float64).reshape(len(slow), numbers)])[order],
+        np.concatenate([columns.categories[vouched], np.array([row.categories for row in slow], np.int64).reshape(len(slow), categories)])[order],
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -16,7 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from anomaly_daemon.domain.records import Reason, Record, Rejection
-from anomaly_daemon.settings import NUMBER_KINDS, Feature, RecordSchema, microseconds_since_1970, parse_instant_us
+from anomaly_daemon.pipeline.event_time import MICROSECONDS_PER, epoch_us, parse_iso_us
+from anomaly_daemon.settings import NUMBER_KINDS, Feature, RecordSchema, parse_instant_us
 
 NOT_A_NUMBER: Final = float("nan")
 READING_MAX: Final = 1e300
@@ -24,7 +24,13 @@ NUMBER_TYPE: Final = float | None
 CATEGORY_TYPE: Final = str | int | bool | None
 ENTITY_TYPE: Final = str | int
 EPOCH_TYPE: Final = int | float
-MICROSECONDS_PER: Final = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+_OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NUMBER: Final = msgspec.json.Decoder(NUMBER_TYPE)
+_CATEGORY: Final = msgspec.json.Decoder(CATEGORY_TYPE)
+_ENTITY: Final = msgspec.json.Decoder(ENTITY_TYPE)
+_EPOCH: Final = msgspec.json.Decoder(EPOCH_TYPE)
+_TEXT: Final = msgspec.json.Decoder(str)
 
 # Deeper nesting is refused: where the parser's own limit strikes depends on the caller's stack, so on nothing in the log.
 DEPTH_MAX: Final = 400
@@ -32,7 +38,6 @@ SHALLOW_BYTES_MAX: Final = 2 * DEPTH_MAX  # each bracket has its match
 _BRACKET_OR_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _EXCERPT_MAX: Final = 80
 _DETAIL_MAX: Final = 400
-_INSTANT_US_MAX: Final = 1 << 62
 _CACHED_CATEGORY_MAX: Final = 128
 
 Path = tuple[str, ...]
@@ -48,7 +53,7 @@ class Row:
     categories: tuple[int, ...]
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, reason: Reason, detail: str) -> None:
         self.reason = reason
         self.detail = detail if len(detail) <= _DETAIL_MAX else detail[: _DETAIL_MAX - 1] + "…"
@@ -88,14 +93,6 @@ def _hash(value: str | int | bool) -> int:
 
 
 _cached_hash = lru_cache(maxsize=1 << 16, typed=True)(_hash)
-
-
-def epoch_us(count: float, microseconds_per_unit: int) -> int:
-    """An epoch count in microseconds, rounded, and held within what int64 can say."""
-    scaled = count * microseconds_per_unit
-    if abs(scaled) >= _INSTANT_US_MAX:
-        return _INSTANT_US_MAX if scaled > 0 else -_INSTANT_US_MAX
-    return round(scaled)
 
 
 def is_entity(name: str, bytes_max: int) -> bool:
@@ -152,8 +149,8 @@ class FieldReader:
             readings = tuple(self._number(tree, name, path) for name, path in self._numbers)
             categories = tuple(self._category(tree, name, path) for name, path in self._categories)
             if (readings or categories) and all(reading != reading for reading in readings) and not any(categories):
-                raise _Refused(Reason.FEATURES_MISSING, f"none of the features is there: {self._names()}; one is enough")
-        except _Refused as refused:
+                raise _RefusedError(Reason.FEATURES_MISSING, f"none of the features is there: {self._names()}; one is enough")
+        except _RefusedError as refused:
             return Rejection(record, refused.reason, refused.detail)
         return Row(entity, time_us, readings, categories)
 
@@ -163,15 +160,15 @@ class FieldReader:
     def _tree(self, record: Record) -> dict[str, msgspec.Raw]:
         value = record.value
         if value is None:
-            raise _Refused(Reason.TOMBSTONE, "the record has no value: a tombstone deletes a key and says nothing of an entity")
+            raise _RefusedError(Reason.TOMBSTONE, "the record has no value: a tombstone deletes a key and says nothing of an entity")
         if len(value) > self._record.record_bytes_max:
-            raise _Refused(Reason.OVERSIZED, f"{len(value)} bytes, more than record.record_bytes_max = {self._record.record_bytes_max}")
+            raise _RefusedError(Reason.OVERSIZED, f"{len(value)} bytes, more than record.record_bytes_max = {self._record.record_bytes_max}")
         try:
             value.decode()
         except UnicodeDecodeError as error:
-            raise _Refused(Reason.ENCODING, f"byte {error.start} is not UTF-8: 0x{value[error.start]:02x} ({error.reason})") from None
+            raise _RefusedError(Reason.ENCODING, f"byte {error.start} is not UTF-8: 0x{value[error.start]:02x} ({error.reason})") from None
         if may_be_deep(value) and is_deep(value):
-            raise _Refused(Reason.MALFORMED_JSON, f"brackets nest more than {DEPTH_MAX} deep")
+            raise _RefusedError(Reason.MALFORMED_JSON, f"brackets nest more than {DEPTH_MAX} deep")
         return _object(msgspec.Raw(value), "the record")
 
     def _entity(self, record: Record, tree: dict[str, msgspec.Raw]) -> str:
@@ -181,70 +178,70 @@ class FieldReader:
             where = f"`{self._record.entity}`"
             raw = _field(tree, self._entity_path)
             if raw is None:
-                raise _Refused(Reason.ENTITY_MISSING, f"{where}, the entity by record.entity, is absent or null")
+                raise _RefusedError(Reason.ENTITY_MISSING, f"{where}, the entity by record.entity, is absent or null")
             try:
-                name = str(_leaf(raw, ENTITY_TYPE))
+                name = str(_leaf(raw, _ENTITY))
             except (msgspec.ValidationError, ValueError):
-                raise _Refused(Reason.ENTITY_INVALID, f"{where} is {_said(raw)}; an entity is a string or an integer") from None
+                raise _RefusedError(Reason.ENTITY_INVALID, f"{where} is {_said(raw)}; an entity is a string or an integer") from None
         if not name:
-            raise _Refused(Reason.ENTITY_MISSING, f"{where}, the entity by record.entity, is empty")
+            raise _RefusedError(Reason.ENTITY_MISSING, f"{where}, the entity by record.entity, is empty")
         if not is_entity(name, self._record.entity_bytes_max):
             limit = self._record.entity_bytes_max
-            raise _Refused(Reason.ENTITY_INVALID, f"{where} is `{_cut(name)}`; an entity has at most {limit} bytes and no control characters")
+            raise _RefusedError(Reason.ENTITY_INVALID, f"{where} is `{_cut(name)}`; an entity has at most {limit} bytes and no control characters")
         return name
 
     def _entity_of_key(self, key: bytes | None) -> str:
         if not key:
-            raise _Refused(Reason.ENTITY_MISSING, "the record has no key; send the entity as the key or name a field in record.entity")
+            raise _RefusedError(Reason.ENTITY_MISSING, "the record has no key; send the entity as the key or name a field in record.entity")
         try:
             return key.decode()
         except UnicodeDecodeError as error:
-            raise _Refused(Reason.ENTITY_INVALID, f"the record's key is not UTF-8 at byte {error.start}: {key[:40]!r}") from None
+            raise _RefusedError(Reason.ENTITY_INVALID, f"the record's key is not UTF-8 at byte {error.start}: {key[:40]!r}") from None
 
     def _time_us(self, record: Record, tree: dict[str, msgspec.Raw]) -> int:
         if self._time_path is None:
             if record.timestamp_ms < 0:
-                raise _Refused(Reason.TIME_MISSING, "the record has no timestamp of its own; name a field in record.time.path")
+                raise _RefusedError(Reason.TIME_MISSING, "the record has no timestamp of its own; name a field in record.time.path")
             where, time_us = "the record's timestamp", epoch_us(record.timestamp_ms, 1_000)
         else:
             where = f"`{self._record.time.path}`"
             raw = _field(tree, self._time_path)
             if raw is None:
-                raise _Refused(Reason.TIME_MISSING, f"{where}, the event time by record.time.path, is absent or null")
+                raise _RefusedError(Reason.TIME_MISSING, f"{where}, the event time by record.time.path, is absent or null")
             time_us = self._parsed_us(raw, where)
         if not self._earliest_us <= time_us <= self._latest_us:
             bounds = f"{self._record.time.earliest} to {self._record.time.latest}"
-            raise _Refused(Reason.TIME_OUT_OF_RANGE, f"{where} is {time_us} µs since 1970, outside {bounds}; is record.time.format right?")
+            raise _RefusedError(Reason.TIME_OUT_OF_RANGE, f"{where} is {time_us} µs since 1970, outside {bounds}; is record.time.format right?")
         if record.timestamp_ms > 0 and time_us > epoch_us(record.timestamp_ms, 1_000) + self._ahead_max_us:
-            ahead_s = time_us / 1e6 - record.timestamp_ms / 1e3
-            raise _Refused(Reason.TIME_OUT_OF_RANGE, f"{where} lies {ahead_s:.0f} s after the record's own timestamp, more than record.time.ahead_max")
+            ahead = f"{time_us / 1e6 - record.timestamp_ms / 1e3:.0f} s after the record's own timestamp"
+            raise _RefusedError(Reason.TIME_OUT_OF_RANGE, f"{where} lies {ahead}, more than record.time.ahead_max allows")
         return time_us
 
     def _parsed_us(self, raw: msgspec.Raw, where: str) -> int:
         time_format = self._record.time.format
         try:
             if time_format == "iso8601":
-                return _iso_us(raw)
-            return epoch_us(_leaf(raw, EPOCH_TYPE), MICROSECONDS_PER[time_format])
+                return parse_iso_us(_leaf(raw, _TEXT))
+            return epoch_us(_leaf(raw, _EPOCH), MICROSECONDS_PER[time_format])
         except (msgspec.ValidationError, ValueError):
             wanted = "ISO 8601, such as 2024-05-01T12:00:00Z" if time_format == "iso8601" else f"a number of {time_format} since 1970"
-            raise _Refused(Reason.TIME_INVALID, f"{where} is {_said(raw)}; record.time.format asks for {wanted}") from None
+            raise _RefusedError(Reason.TIME_INVALID, f"{where} is {_said(raw)}; record.time.format asks for {wanted}") from None
 
     def _number(self, tree: dict[str, msgspec.Raw], name: str, path: Path) -> float:
         raw = _field(tree, path)
         if raw is None:
             return NOT_A_NUMBER
         try:
-            reading = _leaf(raw, NUMBER_TYPE)
+            reading = _leaf(raw, _NUMBER)
         except msgspec.ValidationError:
             if _kind(raw) == "a number":
-                raise _Refused(Reason.FEATURE_OUT_OF_RANGE, f"feature `{_cut(name)}` is {_said(raw)}, too large for a double") from None
+                raise _RefusedError(Reason.FEATURE_OUT_OF_RANGE, f"feature `{_cut(name)}` is {_said(raw)}, too large for a double") from None
             hint = "send it without quotes" if _is_quoted_number(raw) else "send a number, or null when it is missing"
-            raise _Refused(Reason.FEATURE_TYPE, f"feature `{_cut(name)}` is {_said(raw)}; {hint}") from None
+            raise _RefusedError(Reason.FEATURE_TYPE, f"feature `{_cut(name)}` is {_said(raw)}; {hint}") from None
         if reading is None:
             return NOT_A_NUMBER
         if abs(reading) > READING_MAX:
-            raise _Refused(Reason.FEATURE_OUT_OF_RANGE, f"feature `{_cut(name)}` is {reading:g}, beyond ±{READING_MAX:g}")
+            raise _RefusedError(Reason.FEATURE_OUT_OF_RANGE, f"feature `{_cut(name)}` is {reading:g}, beyond ±{READING_MAX:g}")
         return float(reading)
 
     def _category(self, tree: dict[str, msgspec.Raw], name: str, path: Path) -> int:
@@ -252,19 +249,21 @@ class FieldReader:
         if raw is None:
             return 0
         try:
-            value = _leaf(raw, CATEGORY_TYPE)
+            value = _leaf(raw, _CATEGORY)
         except msgspec.ValidationError:
-            raise _Refused(Reason.FEATURE_TYPE, f"feature `{_cut(name)}` is {_said(raw)}; a category is a string, an integer or a boolean") from None
+            raise _RefusedError(
+                Reason.FEATURE_TYPE, f"feature `{_cut(name)}` is {_said(raw)}; a category is a string, an integer or a boolean"
+            ) from None
         return 0 if value is None else category_hash(value)
 
 
 def _object(raw: msgspec.Raw, where: str) -> dict[str, msgspec.Raw]:
     try:
-        return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        return _OBJECT.decode(raw)
     except msgspec.ValidationError:
-        raise _Refused(Reason.SCHEMA, f"{where} is {_said(raw)}, not an object") from None
+        raise _RefusedError(Reason.SCHEMA, f"{where} is {_said(raw)}, not an object") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _Refused(Reason.MALFORMED_JSON, f"{str(error) or 'not JSON'}") from None
+        raise _RefusedError(Reason.MALFORMED_JSON, f"{str(error) or 'not JSON'}") from None
 
 
 def _field(tree: dict[str, msgspec.Raw], path: Path) -> msgspec.Raw | None:
@@ -277,22 +276,13 @@ def _field(tree: dict[str, msgspec.Raw], path: Path) -> msgspec.Raw | None:
     return None if raw is None or bytes(raw) == b"null" else raw
 
 
-def _leaf(raw: msgspec.Raw, kind: Any) -> Any:
+def _leaf(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return decoder.decode(raw)
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _Refused(Reason.MALFORMED_JSON, str(error)) from None
-
-
-def _iso_us(raw: msgspec.Raw) -> int:
-    """RFC 3339 as the fast path reads it, then whatever else ISO 8601 allows: without seconds, a date alone, basic format."""
-    try:
-        moment = _leaf(raw, datetime)
-    except msgspec.ValidationError:
-        moment = datetime.fromisoformat(_leaf(raw, str))
-    return microseconds_since_1970(moment)
+        raise _RefusedError(Reason.MALFORMED_JSON, str(error)) from None
 
 
 def _kind(raw: msgspec.Raw) -> str:
@@ -312,7 +302,7 @@ def _cut(text: str) -> str:
 
 def _is_quoted_number(raw: msgspec.Raw) -> bool:
     try:
-        float(_leaf(raw, str))
+        float(_leaf(raw, _TEXT))
     except (msgspec.ValidationError, ValueError):
         return False
     return True

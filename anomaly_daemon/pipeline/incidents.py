@@ -3,7 +3,7 @@
 It stands between the engine, which judges observations, and `alerts`, which words what is announced. Every decision about an
 entity follows from that entity's own observations in log order, so cutting the log into other batches changes nothing.
 Memory: one entry per entity that has an open incident, cools down, or is owed a count of suppressed triggers; never more
-than the partition has entities, because the table of entities calls `forget` for those it drops.
+than the partition has entities, because whoever drops an entity calls `forget`.
 """
 
 from __future__ import annotations
@@ -11,74 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
-from anomaly_daemon.domain.records import Offset, Partition, Transition
-from anomaly_daemon.settings import Incidents
+from anomaly_daemon.domain.records import Partition, Transition
+from anomaly_daemon.pipeline.incident import Judged, OpenIncident, Turn, open_incident
+from anomaly_daemon.settings import Incidents, format_duration
 
-Kind = Literal["point", "collective"]
-Severity = Literal["low", "medium", "high", "critical"]
+__all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "push"]
 
 RECENT_MASK = (1 << 63) - 1
-POINT_ANOMALIES_MAX = 3
 FORMAT = 1
-
-# Lower bound of the peak grade, the word, and OpenTelemetry's severity number: WARN, WARN3, ERROR, FATAL.
-SEVERITIES: tuple[tuple[float, Severity, int], ...] = ((0.75, "critical", 21), (0.5, "high", 17), (0.25, "medium", 15), (0.0, "low", 13))
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What was decided of one observation, in Python's own numbers, all finite.
-
-    is_judged: False in warm-up; such an observation neither opens, feeds nor closes anything.
-    """
-
-    offset: Offset
-    time_us: int
-    is_anomaly: bool
-    is_judged: bool
-    anomaly_score: float
-    tail_probability: float
-    threshold: float
-    grade: float
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One transition of an incident, as it stands at the observation `at`.
-
-    sequence:         1 when it opens, one more with every turn.
-    first_offset, starts_at_us: of the opening observation, the one that completed the trigger window.
-    last_offset:      of the last anomalous observation.
-    ends_at_us:       closed only: latest event time of an anomalous observation; the recovery after it is our doubt, not the anomaly.
-    peak_*:           of the anomalous observation with the highest score; peak_probability the smallest tail probability of any.
-    observations, anomalies: judged since the trigger window's first anomaly, that window included.
-    suppressed:       triggers that completed during the cooldown before it opened.
-    """
-
-    transition: Transition
-    incident_id: str
-    sequence: int
-    entity: str
-    at: Judged
-    first_offset: Offset
-    last_offset: Offset
-    starts_at_us: int
-    ends_at_us: int | None
-    peak_score: float
-    peak_time_us: int
-    peak_offset: Offset
-    peak_probability: float
-    observations: int
-    anomalies: int
-    kind: Kind
-    severity: Severity
-    severity_number: int
-    suppressed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,28 +38,6 @@ class Advance:
     incident_ids: list[str | None]
 
 
-class _Open(msgspec.Struct, forbid_unknown_fields=True):
-    """An open incident; `announced_*` belong to its last turn, `since_opening` counts judged observations after the opening one."""
-
-    incident_id: str
-    sequence: int
-    first_offset: int
-    last_offset: int
-    starts_at_us: int
-    last_anomaly_us: int
-    peak_score: float
-    peak_time_us: int
-    peak_offset: int
-    peak_probability: float
-    peak_grade: float
-    observations: int
-    anomalies: int
-    since_opening: int
-    announced_us: int
-    announced_severity: int
-    suppressed: int
-
-
 class _Cooling(msgspec.Struct, forbid_unknown_fields=True):
     """After a close: cooling until this event time, None once that is past and only the count is owed to the next opening."""
 
@@ -129,7 +51,7 @@ class _State(msgspec.Struct, forbid_unknown_fields=True):
     topic: str
     partition: int
     suppressed_total: int
-    open: dict[str, _Open]
+    open: dict[str, OpenIncident]
     cooling: dict[str, _Cooling]
 
 
@@ -142,6 +64,7 @@ class _Rule:
     recovery_count: int
     recovery_of: int
     cooldown_us: int
+    cooldown_text: str | None
     update_every_us: int
 
     @classmethod
@@ -152,6 +75,7 @@ class _Rule:
             recovery_count=settings.recovery.count,
             recovery_of=settings.recovery.of,
             cooldown_us=round(settings.cooldown * 1e6),
+            cooldown_text=f"cooldown {format_duration(settings.cooldown)}" if settings.cooldown else None,
             update_every_us=round(settings.update_every * 1e6),
         )
 
@@ -168,23 +92,18 @@ def push(recent: int, is_anomaly: bool) -> int:
     return ((recent << 1) | is_anomaly) & RECENT_MASK
 
 
-def severity_of(grade: float) -> tuple[Severity, int]:
-    """The word for a peak grade, and OpenTelemetry's severity number."""
-    return next(((word, number) for bound, word, number in SEVERITIES if grade >= bound), SEVERITIES[-1][1:])
-
-
 class IncidentMachine:
     """The incidents of one partition.
 
-    An entity that is not tracked is known to it by `recent` alone, which the caller keeps and may push itself as long as no
-    anomalous observation completes a trigger; from the first one that might, and while `is_tracked`, `advance` takes over.
+    Every judged observation of an entity with a verdict in `recent`, or that is tracked, must pass through `advance`; for the
+    others nothing changes as long as no observation is anomalous.
     """
 
     def __init__(self, detector_id: str, partition: Partition, rules: Sequence[Incidents]) -> None:
         self._detector_id = detector_id
         self._partition = partition
         self._rules = [_Rule.of(settings) for settings in rules]
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, OpenIncident] = {}
         self._cooling: dict[str, _Cooling] = {}
         self._suppressed_total = 0
 
@@ -199,11 +118,11 @@ class IncidentMachine:
         return self._suppressed_total
 
     def is_tracked(self, entity: str) -> bool:
-        """Whether every observation of the entity must pass through `advance`: open, cooling down, or owed a count."""
+        """Whether the entity has an open incident, cools down, or is owed a count of suppressed triggers."""
         return entity in self._open or entity in self._cooling
 
     def with_rules(self, rules: Sequence[Incidents]) -> IncidentMachine:
-        """The same machine under other rules from its next observation on; a cooldown under way keeps its end."""
+        """The same machine, under other rules from its next observation on; a cooldown under way keeps its end."""
         self._rules = [_Rule.of(settings) for settings in rules]
         return self
 
@@ -249,51 +168,34 @@ class IncidentMachine:
         if not is_triggered:
             return None
         owed = self._cooling.pop(entity, None)
-        incident = self._opened(entity, at, recent & rule.trigger_mask, owed.suppressed if owed is not None else 0)
+        incident = open_incident(self._identify(entity, at), at, recent & rule.trigger_mask, owed.suppressed if owed is not None else 0)
         self._open[entity] = incident
-        return _announce(Transition.OPENED, entity, incident, at)
+        return incident.announce(Transition.OPENED, entity, at, rule.cooldown_text)
 
-    def _follow(self, entity: str, incident: _Open, at: Judged, recent: int, rule: _Rule) -> Turn | None:
+    def _follow(self, entity: str, incident: OpenIncident, at: Judged, recent: int, rule: _Rule) -> Turn | None:
         """An observation inside an incident: it may close it, or be worth an update.
 
-        Only an anomalous observation brings an update, so that what an alert explains is always something anomalous.
+        Only an anomalous observation brings an update, so that what an update explains is always something anomalous.
         """
         incident.observations += 1
         incident.since_opening += 1
         if at.is_anomaly:
-            _absorb(incident, at)
+            incident.absorb(at)
             is_due = at.time_us - incident.announced_us >= rule.update_every_us
-            has_risen = severity_of(incident.peak_grade)[1] > incident.announced_severity
-            return _announce(Transition.UPDATED, entity, incident, at) if is_due or has_risen else None
+            if is_due or incident.is_worse_than_announced():
+                return incident.announce(Transition.UPDATED, entity, at, rule.cooldown_text)
+            return None
         if not rule.is_recovered(recent, incident.since_opening):
             return None
         del self._open[entity]
         if rule.cooldown_us:
             self._cooling[entity] = _Cooling(until_us=at.time_us + rule.cooldown_us, suppressed=0)
-        return _announce(Transition.CLOSED, entity, incident, at)
+        return incident.announce(Transition.CLOSED, entity, at, rule.cooldown_text)
 
-    def _opened(self, entity: str, at: Judged, trigger_bits: int, suppressed: int) -> _Open:
-        # The leading set bit is the window's first anomaly: the window's length and count are all that is known of it.
+    def _identify(self, entity: str, at: Judged) -> str:
+        """The same id in every replay of the log."""
         identity = [self._detector_id, self._partition.topic, self._partition.number, entity, at.offset]
-        return _Open(
-            incident_id=hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:16],
-            sequence=0,
-            first_offset=at.offset,
-            last_offset=at.offset,
-            starts_at_us=at.time_us,
-            last_anomaly_us=at.time_us,
-            peak_score=at.anomaly_score,
-            peak_time_us=at.time_us,
-            peak_offset=at.offset,
-            peak_probability=min(1.0, at.tail_probability),
-            peak_grade=at.grade,
-            observations=trigger_bits.bit_length(),
-            anomalies=trigger_bits.bit_count(),
-            since_opening=0,
-            announced_us=at.time_us,
-            announced_severity=0,
-            suppressed=suppressed,
-        )
+        return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
         """The state as canonical JSON: equal states give equal bytes."""
@@ -301,7 +203,7 @@ class IncidentMachine:
         return msgspec.json.encode(state, order="sorted")
 
     def restore(self, state_bytes: bytes) -> None:
-        """Take over the state of `to_bytes`. Raises CheckpointInvalid and changes nothing when it is damaged or of another partition."""
+        """Take over the state of `to_bytes`. Raises CheckpointInvalid, and changes nothing, when it is damaged or of another partition."""
         try:
             state = msgspec.json.decode(state_bytes, type=_State)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -313,43 +215,3 @@ class IncidentMachine:
         if state.open.keys() & state.cooling.keys():
             raise CheckpointInvalid(f"incidents of {self._partition}: an entity is both open and cooling down")
         self._open, self._cooling, self._suppressed_total = state.open, state.cooling, state.suppressed_total
-
-
-def _absorb(incident: _Open, at: Judged) -> None:
-    """Add an anomalous observation to what the incident has shown so far."""
-    incident.anomalies += 1
-    incident.last_offset = at.offset
-    incident.last_anomaly_us = max(incident.last_anomaly_us, at.time_us)
-    incident.peak_grade = max(incident.peak_grade, at.grade)
-    incident.peak_probability = min(incident.peak_probability, at.tail_probability)
-    if at.anomaly_score > incident.peak_score:
-        incident.peak_score, incident.peak_time_us, incident.peak_offset = at.anomaly_score, at.time_us, at.offset
-
-
-def _announce(transition: Transition, entity: str, incident: _Open, at: Judged) -> Turn:
-    """The incident's next turn, and note of it in the incident."""
-    severity, severity_number = severity_of(incident.peak_grade)
-    incident.sequence += 1
-    incident.announced_us = at.time_us
-    incident.announced_severity = severity_number
-    return Turn(
-        transition=transition,
-        incident_id=incident.incident_id,
-        sequence=incident.sequence,
-        entity=entity,
-        at=at,
-        first_offset=incident.first_offset,
-        last_offset=incident.last_offset,
-        starts_at_us=incident.starts_at_us,
-        ends_at_us=incident.last_anomaly_us if transition is Transition.CLOSED else None,
-        peak_score=incident.peak_score,
-        peak_time_us=incident.peak_time_us,
-        peak_offset=incident.peak_offset,
-        peak_probability=incident.peak_probability,
-        observations=incident.observations,
-        anomalies=incident.anomalies,
-        kind="point" if incident.anomalies <= POINT_ANOMALIES_MAX else "collective",
-        severity=severity,
-        severity_number=severity_number,
-        suppressed=incident.suppressed,
-    )

@@ -90,6 +90,7 @@ class Processor:
         self._stages, self._rules, self._context = stages, rules, context
         self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
         self._ttl_us, self._window_points, self._now_us = int(entity_ttl_s * 1e6), window_points, now_us
+        self.forgotten = 0
         self._machines: dict[Partition, IncidentMachine] = {}
         self._watermarks: dict[Partition, int] = {}
         self._gathered = (OBSERVATIONS.name, *stages.engine.gathered, *(column.name for column in stages.judge.columns()))
@@ -185,6 +186,9 @@ class Processor:
             end = done + length
             while done < end:
                 admitted = table.admit(partition, observations.entities[done:end])
+                for owner, entity in table.take_forgotten():
+                    self._machines[owner].forget(entity)
+                    self.forgotten += 1
                 slots.append(admitted)
                 done += len(admitted)
                 if done < end:
@@ -318,6 +322,7 @@ class _Columns:
         self._tail = verdicts.tail_probability.cpu().numpy()
         self._threshold = verdicts.threshold.cpu().numpy()
         self._grade = verdicts.grade.cpu().numpy()
+        self._phase = verdicts.phase.cpu().numpy()
         self._is_anomaly = verdicts.is_anomaly.cpu().numpy()
 
     def row(self, row: int, record: Record, time_us: int) -> Judged:
@@ -326,7 +331,7 @@ class _Columns:
             offset=record.offset,
             time_us=time_us,
             is_anomaly=bool(self._is_anomaly[row]),
-            is_judged=not np.isnan(score),
+            is_judged=bool(self._phase[row] == Phase.LIVE and not np.isnan(score)),
             anomaly_score=score,
             tail_probability=float(self._tail[row]),
             threshold=float(self._threshold[row]),

@@ -23,6 +23,8 @@ _WORN = (pumps.PRESSURE, pumps.FLOW, pumps.VIBRATION, pumps.TEMPERATURE, pumps.B
 _ANY = tuple(range(len(pumps.CHANNELS)))
 _CANDIDATES = (_ANY, _ANY[1:], _WORN, _ANY, _ANY, _FLOWING, _ANY[1:], _ANY)
 _CHANNELS_MAX = np.array([2, 2, 1, 3, 3, 1, 1, 0])
+# A channel that lost its correlation wanders through its normal range and back in so many steps.
+_WANDERING_STEPS = 40
 _OPPOSITE = np.array([pumps.HIGH, pumps.IDLE, pumps.IDLE])
 
 
@@ -123,7 +125,9 @@ def _faulty(
     kind: int, plan: Plan, affected: Integers, before: Floats, regimes: Integers, step: int, levels: Levels, random: np.random.Generator
 ) -> Floats:
     """What all channels of the affected pumps would show: before, regimes of those pumps only."""
-    moved = plan.size[affected, None] * levels.span[affected]
+    # Upwards by a part of the span, downwards by a part of the value: a sensor that loses gain does not end below zero.
+    size = plan.size[affected, None]
+    moved = np.where(size > 0, size * levels.span[affected], size * before)
     if kind in (SPIKE, LEVEL_SHIFT):
         return before + moved
     if kind == DRIFT:
@@ -137,9 +141,11 @@ def _faulty(
         return np.broadcast_to(plan.held[affected], before.shape)
     if kind == NOISE_BURST:
         return np.asarray(before + random.standard_normal(before.shape) * np.abs(moved))
+    noise = random.standard_normal(before.shape) * levels.noise[affected]
     if kind == BROKEN_CORRELATION:
-        return np.asarray(2 * levels.middle[affected] - before)
-    return np.asarray(levels.by_regime[_OPPOSITE[regimes], affected] + random.standard_normal(before.shape) * levels.noise[affected])
+        turn = 2 * np.pi * (np.arange(step, step + len(before))[:, None] - plan.first[affected]) / _WANDERING_STEPS
+        return np.asarray(levels.middle[affected] + levels.span[affected] / 2 * np.sin(turn)[:, :, None] + noise)
+    return np.asarray(levels.by_regime[_OPPOSITE[regimes], affected] + noise)
 
 
 def is_silent(plan: Plan, step: int, steps: int) -> Booleans:

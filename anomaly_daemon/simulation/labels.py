@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.simulation.stream import Label, iso_times, parse_iso_us
+from anomaly_daemon.simulation.stream import Label, iso_time, parse_iso_us
 
 COLUMNS = ("entity", "start", "end", "kind", "channels")
 
@@ -49,8 +47,8 @@ class Ledger:
     def _write(self, label: Label, until_us: int) -> None:
         self.kinds[label.kind] += 1
         if self._writer is not None:
-            start, end = iso_times(np.asarray([label.start_us, min(label.end_us, until_us)]))
-            self._writer.writerow((label.entity, start, end, label.kind, " ".join(label.channels)))
+            end_us = min(label.end_us, until_us)
+            self._writer.writerow((label.entity, iso_time(label.start_us), iso_time(end_us), label.kind, " ".join(label.channels)))
 
 
 def read_labels(path: Path) -> list[Label]:
@@ -61,7 +59,7 @@ def read_labels(path: Path) -> list[Label]:
         return [_label(row) for row in rows]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; `anomaly-daemon simulate … --labels {path}` writes it") from None
-    except (KeyError, ValueError, AttributeError, UnicodeDecodeError) as error:
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: not a labels file with the columns {', '.join(COLUMNS)}: {error}") from None
 
 

@@ -65,11 +65,11 @@ class Pumps:
     def readings(self, speed: Floats, flow: Floats, valve: Floats, heat: Floats, season: Floats) -> Floats:
         """[T, N] shares of the rated values, heat [T, 2, N], season [T] in ±1 → [T, N, channels] in units, free of noise."""
         values = np.empty((*speed.shape, len(CHANNELS)))
-        ambient = self.ambient + 3.0 * season[:, None]
+        ambient = self.ambient + 1.5 * season[:, None]
         values[..., SPEED] = speed
         values[..., FLOW] = flow
         values[..., PRESSURE] = self.static_head + (1 - self.static_head) * flow**2 * (1 + valve)
-        values[..., SUCTION_PRESSURE] = 1 + 0.06 * season[:, None] - 0.2 * flow**2
+        values[..., SUCTION_PRESSURE] = 1 + 0.03 * season[:, None] - 0.2 * flow**2
         values[..., CURRENT] = _current(speed, flow)
         values[..., VIBRATION] = 0.25 + 0.75 * speed**2 + 0.6 * np.abs(speed - flow)
         values[..., TEMPERATURE] = heat[:, 0]
@@ -83,16 +83,17 @@ class Pumps:
 class Plant:
     """N pumps through time: advances in steps of one interval, keeping what has inertia."""
 
-    def __init__(self, pumps: Pumps, interval_s: float, random: np.random.Generator, hour: float) -> None:
-        """At rest in the regime that the schedule gives for `hour`."""
+    def __init__(self, pumps: Pumps, interval_s: float, hour: float, disturbance: np.random.Generator, noise: np.random.Generator) -> None:
+        """At rest in the regime that the schedule gives for `hour`. Two generators, so that readings do not depend on where chunks are cut."""
         self._pumps = pumps
-        self._random = random
+        self._disturbance = disturbance
+        self._noise = noise
         self._drive_keep = float(np.exp(-interval_s / _DRIVE_S))
         self._slow_keep = np.exp(-interval_s / np.array([[_DEMAND_S], [_VALVE_S]]))
         self._heat_keep = np.exp(-interval_s / np.array([[_WINDING_S], [_BEARING_S]]))
         self._slow_deviation = np.array([[_DEMAND_DEVIATION], [_VALVE_DEVIATION]])
         self._drive: Floats = REGIME_SPEED[pumps.regimes(np.array([hour]))[0]]
-        self._slow = random.standard_normal((2, len(pumps.ambient))) * self._slow_deviation
+        self._slow = disturbance.standard_normal((2, len(pumps.ambient))) * self._slow_deviation
         flow = _flow(self._drive, pumps.static_head, np.zeros_like(self._drive))
         self._heat = np.stack([_losses(self._drive, flow), _friction(self._drive)])
 
@@ -101,18 +102,18 @@ class Plant:
         season = np.sin(2 * np.pi * (hours - 9) / 24)
         setpoint = REGIME_SPEED[regimes] * (1 + 0.04 * season[:, None])
         drive, self._drive = _lag(setpoint, self._drive, self._drive_keep)
-        shocks = self._random.standard_normal((len(hours), *self._slow.shape))
+        shocks = self._disturbance.standard_normal((len(hours), *self._slow.shape))
         shocks *= self._slow_deviation * np.sqrt(1 - self._slow_keep**2) / (1 - self._slow_keep)
         slow, self._slow = _lag(shocks, self._slow, self._slow_keep)
         speed = drive * (1 + slow[:, 0])
         flow = _flow(speed, self._pumps.static_head, slow[:, 1])
         heat, self._heat = _lag(np.stack([_losses(speed, flow), _friction(speed)], 1), self._heat, self._heat_keep)
         values = self._pumps.readings(speed, flow, slow[:, 1], heat, season)
-        return values + self._noise(values)
+        return values + self._sensor_noise(values)
 
-    def _noise(self, values: Floats) -> Floats:
+    def _sensor_noise(self, values: Floats) -> Floats:
         """[T, N, channels], in units."""
-        noise = self._random.standard_normal(values.shape)
+        noise = self._noise.standard_normal(values.shape)
         noise *= self._pumps.noise_scale()
         noise[..., VIBRATION] *= values[..., VIBRATION] / self._pumps.rated[:, VIBRATION]
         return noise

@@ -55,8 +55,9 @@ def sensor_chunks(scenario: SensorScenario) -> Iterator[Chunk]:
     """The whole simulation in event-time order; memory does not grow with its duration."""
     base = scenario.base
     fleet = build(base.entities, base.random(0))
-    plant = Plant(fleet, scenario.interval_us / SECOND_US, base.random(1), float(hours_of_day(np.array([base.start_us]))[0]))
-    planning, planting = base.random(2), base.random(3)
+    hour = float(hours_of_day(np.array([base.start_us]))[0])
+    plant = Plant(fleet, scenario.interval_us / SECOND_US, hour, base.random(1), base.random(2))
+    planning, planting = base.random(3), base.random(4)
     levels = faults.Levels(fleet)
     entities = names("pump", base.entities)
     keys = [entity.encode() for entity in entities]

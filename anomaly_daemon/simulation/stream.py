@@ -119,6 +119,11 @@ def iso_times(times_us: Integers) -> list[str]:
     return [text + "Z" for text in written]
 
 
+def iso_time(time_us: int) -> str:
+    """RFC 3339 in UTC of one time."""
+    return iso_times(np.array([time_us]))[0]
+
+
 def parse_iso_us(text: str) -> int:
     """Microseconds since 1970 of an ISO 8601 time, UTC unless it says otherwise. Raises ValueError."""
     moment = datetime.fromisoformat(text)

@@ -35,7 +35,7 @@ class Table:
         if len(set(names)) != len(names):
             raise ValueError(f"two columns share a name: {sorted(names)}")
         self.columns = {column.name: column for column in columns}
-        self.forgotten = 0
+        self._forgotten: list[tuple[Partition, str]] = []
         self._resident_max, self._entities_max, self._device = resident_max, entities_max, device
         self._slabs: dict[str, Tensor] = {}
         self._owned: dict[Partition, OrderedDict[str, int]] = {}
@@ -84,6 +84,11 @@ class Table:
             return slots
         return self._admit_missing(partition, owned, entities)
 
+    def take_forgotten(self) -> list[tuple[Partition, str]]:
+        """Entities forgotten since the last call, because their partition was full."""
+        forgotten, self._forgotten = self._forgotten, []
+        return forgotten
+
     def _admit_missing(self, partition: Partition, owned: OrderedDict[str, int], entities: Sequence[str]) -> NDArray[np.int64]:
         slots: list[int] = []
         fresh: list[int] = []
@@ -118,7 +123,7 @@ class Table:
         if slot >= 0 and self._touched[slot] == self._now:
             return False
         self.forget(partition, entity)
-        self.forgotten += 1
+        self._forgotten.append((partition, entity))
         return True
 
     def _take_slot(self) -> int | None:
@@ -167,7 +172,7 @@ class Table:
             return
         for name, column in self.columns.items():
             slab = self._slabs[name]
-            start = torch.as_tensor(np.asarray(column.fill), dtype=slab.dtype, device=slab.device)
+            start = torch.as_tensor(np.array(column.fill), dtype=slab.dtype, device=slab.device)
             slab[torch.as_tensor(np.array(slots, np.int64), device=slab.device)] = start
 
     def reset(self, slots: NDArray[np.int64]) -> None:

@@ -41,19 +41,19 @@ class Ewma:
         """Mean and variance, float64 of `shape`."""
         return tuple(Column(name, "float64", self._shape, fill) for name, fill in zip((self.mean, self.variance), self._prior, strict=True))
 
-    def deviation(self, rows: Mapping[str, Tensor], n: int) -> Tensor:
-        """The standard deviation of the first n entities, a new tensor [n, …]."""
-        return rows[self.variance][:n].sqrt().clamp_(min=self._deviation_floor)
+    def deviation(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """The standard deviation, a new tensor [n, …]."""
+        return rows[self.variance].sqrt().clamp_(min=self._deviation_floor)
 
     def learn(self, rows: Mapping[str, Tensor], x: Tensor, weight: Tensor, seen: Tensor) -> None:
         """Take x [n, …] in, at `weight` [n, …] in [0, 1]; `seen` [n, …] float64 says how much was learned before.
 
-        |x| up to 1e150 keeps everything finite; a weight of 0 changes no bit.
+        rows: the columns of these n entities, changed in place. |x| up to 1e150 keeps everything finite; a weight of 0 changes no bit.
         """
-        n = len(x)
-        mean, variance = rows[self.mean][:n], rows[self.variance][:n]
+        mean, variance = rows[self.mean], rows[self.variance]
         rate = (seen + (self._prior_observations + 1)).reciprocal_().clamp_(min=self._rate_min).mul_(weight)
         difference = x - mean
-        mean.addcmul_(rate, difference)
-        variance.add_(difference.mul_(difference).mul_(rate))
-        variance.mul_(rate.neg_().add_(1))
+        step = rate * difference
+        mean.add_(step)
+        variance.addcmul_(step, difference)
+        variance.addcmul_(variance, rate, value=-1)

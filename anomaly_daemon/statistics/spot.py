@@ -41,10 +41,9 @@ class Spot:
 
     def tail_probability(self, rows: Mapping[str, Tensor], score: Tensor) -> Tensor:
         """Probability of a score as high, float64 [n] in [1e-4, 1]."""
-        n = len(score)
-        peak, shape = rows[self._peak][:n], rows[self._shape][:n]
-        excess = ((score - peak) / rows[self._scale][:n]).clamp_(min=0)
-        beyond = torch.exp(-torch.log1p(excess * shape) / shape) * rows[self._peak_tail][:n]
+        peak, shape = rows[self._peak], rows[self._shape]
+        excess = ((score - peak) / rows[self._scale]).clamp_(min=0)
+        beyond = torch.exp(-torch.log1p(excess * shape) / shape) * rows[self._peak_tail]
         return torch.where(score > peak, beyond, self.window.rank(rows, score)).clamp_(TAIL_PROBABILITY_MIN, 1.0)
 
     def learn(self, rows: Mapping[str, Tensor], score: Tensor, weight: Tensor) -> None:

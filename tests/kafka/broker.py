@@ -51,6 +51,7 @@ class Broker:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline_s = time.monotonic() + READY_TIMEOUT_S
         while not _answers(self.bootstrap):
+            time.sleep(0.1)
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 raise RuntimeError(f"the broker did not start:\n{(self._folder / 'broker.log').read_text()[-4000:]}")
 
@@ -131,8 +132,14 @@ def _java(heap: str) -> list[str]:
 
 
 def _answers(bootstrap: str) -> bool:
+    host, port = bootstrap.split(":")
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=500, reconnect_backoff_max_ms=100)
+        # The client leaks the socket of a connection that is refused, so it is not what finds out.
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=2_000)
     except KafkaError:
         return False
     admin.close()

@@ -68,7 +68,7 @@ def test_the_least_recently_seen_entity_is_forgotten_when_the_partition_is_full(
         touch(found, P, entity)
 
     assert list(counts(found, P)) == ["c", "a", "d"]
-    assert found.forgotten == 1
+    assert found.take_forgotten() == [(P, "b")]
 
 
 def test_a_micro_batch_with_more_entities_than_are_remembered_is_admitted_in_parts(table: MakeTable) -> None:

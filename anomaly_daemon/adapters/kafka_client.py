@@ -1,0 +1,263 @@
+"""What source, sink and topics share of the Kafka client: settings → arguments, foreign errors → ours, deadlines, clean ends.
+
+kafka-python 3.0.12 waits without a timeout in some calls, leaks an I/O thread where a constructor fails, and closes a
+producer only after a flush that a broker which is away never answers; each is contained here, once.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from kafka import KafkaProducer, errors
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.net.compat import KafkaNetClient
+from kafka.producer.future import FutureRecordMetadata
+from kafka.serializer import Serializer
+
+from anomaly_daemon.domain.errors import AnomalyDaemonError, CommitFailed, Fenced, LogUnavailable, SettingsError, TopicError
+from anomaly_daemon.domain.records import Message
+from anomaly_daemon.settings import Kafka
+
+T = TypeVar("T")
+Arguments = Mapping[str, Any]
+
+ANSWER_TIMEOUT_S = 10.0
+_REQUEST_TIMEOUT_MS = 30_000
+_RECONNECT_MAX_MS = 1_000
+# A member learns of a rebalance by its heartbeat, and a cooperative one takes two rounds.
+_HEARTBEAT_MAX_MS = 1_000
+_PARTITION_FETCH_BYTES = 4 << 20
+# The broker's max.message.bytes decides what is too large; the client's own limit (1 MB) would only come before it.
+_REQUEST_BYTES_MAX = 64 << 20
+_FORCED_END_TIMEOUT_S = 60.0
+
+
+class _Values(Serializer):  # type: ignore[misc]
+    """Lets a message have neither key nor value, which Kafka allows and the client refuses."""
+
+    def serialize(self, _topic: str, _headers: object, value: object) -> object:
+        return None if value is _NO_VALUE else value
+
+
+_NO_VALUE = object()
+
+
+class Reaction(enum.Enum):
+    """What an error of the client means to the loop."""
+
+    RECOVER = "the log does not answer, or the outcome is unknown"
+    REFUSE_SETTINGS = "the connection's settings must be changed"
+    REFUSE_TOPIC = "a topic, or the right to use it, must be changed"
+    FENCED = "another instance took this one's identity"
+
+
+# By class, subclasses included; the nearest base decides. Whatever is not listed is RECOVER; a test holds the whole list.
+_REACTIONS: dict[type[Exception], Reaction] = {
+    errors.ProducerFencedError: Reaction.FENCED,
+    errors.InvalidProducerEpochError: Reaction.FENCED,
+    errors.FencedInstanceIdError: Reaction.FENCED,
+    errors.AuthorizationError: Reaction.REFUSE_SETTINGS,
+    errors.GroupMaxSizeReachedError: Reaction.REFUSE_SETTINGS,
+    errors.IllegalSaslStateError: Reaction.REFUSE_SETTINGS,
+    errors.InconsistentGroupProtocolError: Reaction.REFUSE_SETTINGS,
+    errors.InvalidConfigurationError: Reaction.REFUSE_SETTINGS,
+    errors.InvalidGroupIdError: Reaction.REFUSE_SETTINGS,
+    errors.InvalidSessionTimeoutError: Reaction.REFUSE_SETTINGS,
+    errors.InvalidTransactionTimeoutError: Reaction.REFUSE_SETTINGS,
+    errors.KafkaConfigurationError: Reaction.REFUSE_SETTINGS,
+    errors.SaslAuthenticationFailedError: Reaction.REFUSE_SETTINGS,
+    errors.SecurityDisabledError: Reaction.REFUSE_SETTINGS,
+    errors.UnrecognizedBrokerVersion: Reaction.REFUSE_SETTINGS,
+    errors.UnsupportedCodecError: Reaction.REFUSE_SETTINGS,
+    errors.UnsupportedCompressionTypeError: Reaction.REFUSE_SETTINGS,
+    errors.UnsupportedSaslMechanismError: Reaction.REFUSE_SETTINGS,
+    errors.UnsupportedVersionError: Reaction.REFUSE_SETTINGS,
+    errors.InvalidPartitionsError: Reaction.REFUSE_TOPIC,
+    errors.InvalidRecordError: Reaction.REFUSE_TOPIC,
+    errors.InvalidReplicationFactorError: Reaction.REFUSE_TOPIC,
+    errors.InvalidTimestampError: Reaction.REFUSE_TOPIC,
+    errors.InvalidTopicError: Reaction.REFUSE_TOPIC,
+    errors.MessageSizeTooLargeError: Reaction.REFUSE_TOPIC,
+    errors.PolicyViolationError: Reaction.REFUSE_TOPIC,
+    errors.RecordListTooLargeError: Reaction.REFUSE_TOPIC,
+    errors.TopicAuthorizationFailedError: Reaction.REFUSE_TOPIC,
+    errors.UnsupportedForMessageFormatError: Reaction.REFUSE_TOPIC,
+}
+_REMEDIES: dict[type[Exception], str] = {
+    errors.MessageSizeTooLargeError: "raise max.message.bytes of the topic",
+    errors.RecordListTooLargeError: "raise segment.bytes of the topic",
+    errors.TopicAuthorizationFailedError: "grant this user READ and DESCRIBE on the topics read, WRITE and DESCRIBE on those written",
+    errors.GroupAuthorizationFailedError: "grant this user READ on the consumer group",
+    errors.TransactionalIdAuthorizationFailedError: "grant this user WRITE and DESCRIBE on the transactional id (group-member)",
+    errors.ClusterAuthorizationFailedError: "grant this user IDEMPOTENT_WRITE, or WRITE on the topics written",
+    errors.SaslAuthenticationFailedError: "check kafka.sasl_mechanism, kafka.sasl_username and the password in the secrets directory",
+    errors.UnsupportedSaslMechanismError: "set kafka.sasl_mechanism to one that the broker offers",
+    errors.InvalidSessionTimeoutError: "set kafka.session_timeout between the broker's group.min. and group.max.session.timeout.ms",
+    errors.InvalidTransactionTimeoutError: "set kafka.transaction_timeout no longer than the broker's transaction.max.timeout.ms",
+    errors.ProducerFencedError: "give every instance its own input.member",
+    errors.InvalidProducerEpochError: "give every instance its own input.member",
+    errors.FencedInstanceIdError: "give every instance its own input.member",
+}
+
+
+def reaction_to(error: Exception) -> Reaction:
+    """What an error of the client asks for."""
+    return next((_REACTIONS[base] for base in type(error).__mro__ if base in _REACTIONS), Reaction.RECOVER)
+
+
+def translate(error: Exception, servers: str, doing: str, *, is_commit: bool = False) -> AnomalyDaemonError:
+    """Our error for one of the client's; the text names the servers, what was being done and, where there is one, the remedy."""
+    remedy = next((f"; {_REMEDIES[base]}" for base in type(error).__mro__ if base in _REMEDIES), "")
+    message = f"{address(servers)}: {doing}: {error}{remedy}"
+    match reaction_to(error):
+        case Reaction.FENCED:
+            return Fenced(message)
+        case Reaction.REFUSE_SETTINGS:
+            return SettingsError(message)
+        case Reaction.REFUSE_TOPIC:
+            return TopicError(message)
+        case Reaction.RECOVER:
+            return CommitFailed(message) if is_commit else LogUnavailable(message)
+
+
+def address(servers: str) -> str:
+    """How a message names the cluster."""
+    return f"kafka://{servers}"
+
+
+def connection_arguments(servers: str, kafka: Kafka) -> dict[str, Any]:
+    """What consumer, producer and admin client have in common. Raises SettingsError."""
+    if kafka.sasl_mechanism == "OAUTHBEARER":
+        raise SettingsError("kafka.sasl_mechanism: OAUTHBEARER needs a token provider, which settings cannot name; use SCRAM-SHA-512 or PLAIN")
+    return {
+        "bootstrap_servers": servers.split(","),
+        "client_id": "anomaly-daemon",
+        "bootstrap_timeout_ms": round(ANSWER_TIMEOUT_S * 1000),
+        "request_timeout_ms": _REQUEST_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": _RECONNECT_MAX_MS,
+        "security_protocol": kafka.security_protocol,
+        "ssl_cafile": None if kafka.ssl_cafile is None else str(kafka.ssl_cafile),
+        "ssl_certfile": None if kafka.ssl_certfile is None else str(kafka.ssl_certfile),
+        "ssl_keyfile": None if kafka.ssl_keyfile is None else str(kafka.ssl_keyfile),
+        "sasl_mechanism": kafka.sasl_mechanism,
+        "sasl_plain_username": kafka.sasl_username,
+        "sasl_plain_password": None if kafka.sasl_password is None else kafka.sasl_password.get_secret_value(),
+    }
+
+
+def consumer_arguments(servers: str, kafka: Kafka, group: str | None, member: str, batch_records_max: int) -> dict[str, Any]:
+    """A consumer that reads what is committed, commits nothing by itself and never moves its position by itself."""
+    session_timeout_ms = round(kafka.session_timeout * 1000)
+    return connection_arguments(servers, kafka) | {
+        "group_id": group,
+        "group_instance_id": None if group is None else member,
+        "isolation_level": "read_committed",
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "allow_auto_create_topics": False,
+        "partition_assignment_strategy": (CooperativeStickyAssignor(),),
+        "session_timeout_ms": session_timeout_ms,
+        "heartbeat_interval_ms": min(_HEARTBEAT_MAX_MS, session_timeout_ms // 4),
+        "max_poll_interval_ms": round(kafka.max_poll_interval * 1000),
+        "max_poll_records": batch_records_max,
+        "max_partition_fetch_bytes": _PARTITION_FETCH_BYTES,
+        "metrics_enabled": False,
+    }
+
+
+def producer_arguments(servers: str, kafka: Kafka, delivery_timeout_s: float, transactional_id: str | None = None) -> dict[str, Any]:
+    """An idempotent producer, transactional where an id is given, that gives a message up after `delivery_timeout_s`."""
+    transaction = {"transaction_timeout_ms": round(kafka.transaction_timeout * 1000)} if transactional_id is not None else {}
+    return (
+        connection_arguments(servers, kafka)
+        | transaction
+        | {
+            "transactional_id": transactional_id,
+            "compression_type": None if kafka.compression == "none" else kafka.compression,
+            "value_serializer": _Values(),
+            "linger_ms": 20,
+            "batch_size": 64 << 10,
+            "max_request_size": _REQUEST_BYTES_MAX,
+            "max_block_ms": round(ANSWER_TIMEOUT_S * 1000),
+            "delivery_timeout_ms": round(delivery_timeout_s * 1000),
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+        }
+    )
+
+
+def open_client(make: Callable[..., T], arguments: Arguments) -> T:
+    """A consumer, producer or admin client; where its constructor fails, the sockets and the I/O thread it had started are closed."""
+    opened: list[KafkaNetClient] = []
+
+    def keep(**configuration: object) -> KafkaNetClient:
+        opened.append(KafkaNetClient(**configuration))
+        return opened[-1]
+
+    try:
+        return make(kafka_client=keep, **arguments)
+    except BaseException:
+        for client in opened:
+            client.close()
+        raise
+
+
+def send(producer: KafkaProducer, message: Message) -> FutureRecordMetadata:
+    """Hand a message to the producer; raises KafkaError, ValueError or TypeError where it cannot be taken."""
+    try:
+        return producer.send(
+            message.topic,
+            _NO_VALUE if message.value is None else message.value,
+            message.key,
+            list(message.headers),
+            message.partition_number,
+            message.timestamp_ms,
+        )
+    except errors.KafkaTimeoutError as error:
+        raise errors.KafkaTimeoutError(f"topic {message.topic}: {error}; does it exist, and may this user write to it?") from error
+
+
+class DeadlineExceededError(Exception):
+    """The work did not end in time; it goes on in a thread of its own."""
+
+
+def within(deadline_s: float, name: str, work: Callable[[], T]) -> T:
+    """The result of `work`, done in a daemon thread, or its exception.
+
+    Raises DeadlineExceededError after `deadline_s`; the caller then sees to it that the work can end.
+    """
+    outcome: Future[T] = Future()
+
+    def settle() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # the caller's thread raises it
+            outcome.set_exception(error)
+
+    threading.Thread(target=settle, name=name, daemon=True).start()
+    try:
+        return outcome.result(max(0.0, deadline_s))
+    except TimeoutError:
+        if outcome.done():
+            raise
+        raise DeadlineExceededError(f"no answer after {deadline_s:.1f} s") from None
+
+
+def discard(producer: KafkaProducer) -> None:
+    """End a producer whose transaction has an unknown outcome: at once it begins nothing new; its threads end by themselves.
+
+    `close(timeout=0)` flushes first and raises before it has closed anything, and a call that waits for a transactional
+    request which will never be sent waits for ever: hence the two private names.
+    """
+    producer._sender.force_close()
+
+    def end() -> None:
+        producer._sender.join(_FORCED_END_TIMEOUT_S)
+        producer._transaction_manager.authentication_failed(errors.KafkaError("the producer was discarded"))
+        producer.close(timeout=0)
+
+    threading.Thread(target=end, name="kafka-discard", daemon=True).start()

@@ -1,0 +1,218 @@
+"""Applies a batch's effects to Kafka: alerts, dead letters and the group's offsets in one transaction; the last step of a record's way.
+
+Transactions are of protocol version 1 (no KIP-890): a request that was delayed may still end a later transaction of the
+same epoch. So after anything but a clean, quick commit the producer is given up and `init_transactions` of a new one
+raises the epoch, which also aborts what the old one left open; until then read_committed readers and
+`KafkaSource.committed` would wait for it. The new one is made in the background, at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import structlog
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+from kafka.producer.future import FutureRecordMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+
+from anomaly_daemon.adapters.kafka_client import (
+    DeadlineExceededError,
+    Reaction,
+    address,
+    discard,
+    open_client,
+    producer_arguments,
+    reaction_to,
+    send,
+    translate,
+    within,
+)
+from anomaly_daemon.domain.errors import CommitFailed, Fenced
+from anomaly_daemon.domain.records import BatchOutput
+from anomaly_daemon.settings import Kafka
+
+log = structlog.get_logger(__name__)
+
+_SLOW_COMMIT_S = 1.0
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 10.0
+_DELIVERY_SLACK_S = 60.0
+_CLOSE_TIMEOUT_S = 2.0
+
+
+class _Preparation:
+    """Makes one transactional producer in a thread of its own, trying again until it succeeds, is refused, or is cancelled."""
+
+    def __init__(self, make: Callable[[], KafkaProducer]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._is_cancelled = threading.Event()
+        self._producer: Future[KafkaProducer] = Future()
+        self.last_error: KafkaError | None = None
+        threading.Thread(target=self._run, name="kafka-prepare", daemon=True).start()
+
+    def wait(self, timeout_s: float) -> KafkaProducer:
+        """The producer. Raises TimeoutError, or KafkaError where the broker refuses this instance."""
+        return self._producer.result(timeout_s)
+
+    def cancel(self) -> None:
+        """Let go of the producer, made or yet to be made; may be called twice."""
+        with self._lock:
+            self._is_cancelled.set()
+        if self._producer.done() and self._producer.exception() is None:
+            self._producer.result().close(timeout=_CLOSE_TIMEOUT_S)
+
+    def _run(self) -> None:
+        try:
+            producer = self._made()
+        except BaseException as error:  # raised by whoever waits for the producer
+            self._producer.set_exception(error)
+            return
+        with self._lock:
+            if producer is not None and not self._is_cancelled.is_set():
+                self._producer.set_result(producer)
+                return
+        if producer is not None:
+            discard(producer)
+
+    def _made(self) -> KafkaProducer | None:
+        backoff_s = _BACKOFF_FIRST_S
+        while not self._is_cancelled.is_set():
+            try:
+                return self._make()
+            except KafkaError as error:
+                # Fenced here means that another instance is starting at the same time: the later one wins at its commit.
+                if reaction_to(error) in (Reaction.REFUSE_SETTINGS, Reaction.REFUSE_TOPIC):
+                    raise
+                self.last_error = error
+            self._is_cancelled.wait(backoff_s)
+            backoff_s = min(_BACKOFF_MAX_S, 2 * backoff_s)
+        return None
+
+
+class _Transaction:
+    """One batch's effects: the calls in their order, run where a deadline can leave them behind."""
+
+    def __init__(self, producer: KafkaProducer, output: BatchOutput, lease: ConsumerGroupMetadata | None, timeout_s: float) -> None:
+        self._producer, self._output, self._lease, self._timeout_s = producer, output, lease, timeout_s
+        self._sent: list[FutureRecordMetadata] = []
+
+    def run(self) -> None:
+        """Commit. The client ends a transaction well even where it gave a message up, so every message is checked before."""
+        self._producer.begin_transaction()
+        for message in self._output.messages:
+            self._sent.append(send(self._producer, message))
+        if self._sent:
+            self._producer.flush(timeout=self._timeout_s)
+        for sent in self._sent:
+            if not sent.succeeded():
+                raise sent.exception or KafkaError("a message was not acknowledged")
+        if self._lease is not None:
+            offsets = {TopicPartition(one.topic, one.number): OffsetAndMetadata(at, "", -1) for one, at in self._output.next_offsets.items()}
+            self._producer.send_offsets_to_transaction(offsets, self._lease)
+        self._producer.commit_transaction()
+
+    def cause(self, error: KafkaError) -> KafkaError:
+        """The error that says most: once fenced, the client answers every call with a general error around the first one."""
+        inner = [one for one in error.args if isinstance(one, KafkaError)]
+        failed = [sent.exception for sent in self._sent if sent.failed()]
+        return next((one for one in [error, *inner, *failed] if reaction_to(one) is not Reaction.RECOVER), error)
+
+
+class KafkaSink:
+    """A `Sink` over Kafka transactions. One at a time per `transactional_id`: the instance that starts later fences the earlier one."""
+
+    def __init__(self, servers: str, kafka: Kafka, transactional_id: str, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        """transactional_id: stable for this instance, so that a restart ends at once what its predecessor left open."""
+        self._servers, self._monotonic_s = servers, monotonic_s
+        self._commit_timeout_s, self._transaction_timeout_s = kafka.commit_timeout, kafka.transaction_timeout
+        # The commit is given up long before a message is.
+        self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id)
+        self._fenced: Fenced | None = None
+        self._preparation = _Preparation(self._make)
+
+    def commit(self, output: BatchOutput) -> None:
+        """One transaction, or nothing for an output without messages and offsets.
+
+        Offsets go with the lease that `KafkaSource.poll` took; without a lease (no group) there are none to commit.
+        Raises CommitFailed, Fenced, or TopicError and SettingsError where the broker refuses.
+        """
+        offsets = output.next_offsets if output.lease is not None else {}
+        if not output.messages and not offsets:
+            return
+        if self._fenced is not None:
+            raise self._fenced
+        lease = self._checked(output.lease) if offsets else None
+        deadline_s = self._monotonic_s() + self._commit_timeout_s
+        producer = self._prepared()
+        began_s = self._monotonic_s()
+        transaction = _Transaction(producer, output, lease, self._commit_timeout_s)
+        try:
+            within(deadline_s - began_s, "kafka-commit", transaction.run)
+        except DeadlineExceededError as error:
+            self._replace(producer)
+            raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}") from error
+        except KafkaError as error:
+            raise self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s) from error
+        except BaseException:
+            self._replace(producer)
+            raise
+        took_s = self._monotonic_s() - began_s
+        if took_s > _SLOW_COMMIT_S:
+            log.info("producer_recycled", servers=self._servers, commit_s=round(took_s, 3))
+            self._replace(producer)
+
+    def close(self) -> None:
+        """Let go of the producer; may be called twice."""
+        self._preparation.cancel()
+
+    def _checked(self, lease: object) -> ConsumerGroupMetadata:
+        """The lease, where it proves a membership: without a generation the broker would not fence this commit."""
+        if not isinstance(lease, ConsumerGroupMetadata):
+            raise TypeError(f"the lease of a commit to Kafka comes from KafkaSource.poll, not {type(lease).__name__}")
+        if lease.generation_id < 0:
+            raise CommitFailed(f"{address(self._servers)}: commit: not a member of group {lease.group_id} when the batch was read")
+        return lease
+
+    def _prepared(self) -> KafkaProducer:
+        try:
+            return self._preparation.wait(self._commit_timeout_s)
+        except TimeoutError:
+            told = f": {self._preparation.last_error}" if self._preparation.last_error is not None else ""
+            raise CommitFailed(f"{address(self._servers)}: commit: no producer after {self._commit_timeout_s:.1f} s{told}") from None
+        except KafkaError as error:
+            self._preparation = _Preparation(self._make)
+            raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
+
+    def _failure(self, producer: KafkaProducer, error: KafkaError, open_s: float) -> Exception:
+        """What to raise after a failed transaction; the producer is replaced, unless someone else holds our identity now.
+
+        Our own next producer never fences one that is still used. But the broker also fences a transaction that was
+        open for too long: that one was ours, and recovery is enough.
+        """
+        if reaction_to(error) is Reaction.FENCED and open_s < self._transaction_timeout_s:
+            self._fenced = Fenced(str(translate(error, self._servers, "commit")))
+            discard(producer)
+            return self._fenced
+        self._replace(producer)
+        if reaction_to(error) is Reaction.FENCED:
+            return CommitFailed(
+                f"{address(self._servers)}: commit: the transaction was open for {open_s:.1f} s, longer than kafka.transaction_timeout: {error}"
+            )
+        return translate(error, self._servers, "commit", is_commit=True)
+
+    def _replace(self, producer: KafkaProducer) -> None:
+        discard(producer)
+        self._preparation = _Preparation(self._make)
+
+    def _make(self) -> KafkaProducer:
+        producer = open_client(KafkaProducer, self._arguments)
+        try:
+            producer.init_transactions()
+        except BaseException:
+            discard(producer)
+            raise
+        return producer

@@ -1,0 +1,287 @@
+"""Reads Kafka topics: as a static member of a consumer group, or all of them without a group; the first step of a record's way.
+
+The loop alone decides where reading starts: a partition that comes is paused until `seek`, and a position that the log no
+longer holds is an error, never a silent jump. After any error the consumer is given up and made anew at the next poll:
+what it owned is LOST, what the new one gets is ASSIGNED, and the loop recovers.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Literal, TypeVar
+
+import structlog
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
+from anomaly_daemon.adapters.kafka_stall import StallWatch
+from anomaly_daemon.domain.errors import AnomalyDaemonError, LogUnavailable, SettingsError, TopicError
+from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
+from anomaly_daemon.settings import Kafka
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+_MEMBER = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_WATCH_EVERY_S = 5.0
+_STALL_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_MS = 2_000
+_ANSWER_TIMEOUT_MS = round(ANSWER_TIMEOUT_S * 1000)
+
+
+class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs on the client's I/O thread, which also sends the heartbeats: notes the fact, keeps new partitions quiet, returns."""
+
+    def __init__(self, consumer: KafkaConsumer, changes: deque[PartitionChange]) -> None:
+        self._consumer, self._changes = consumer, changes
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """A position, whichever, keeps the client from looking one up; the loop seeks."""
+        for partition in assigned:
+            self._consumer.pause(partition)
+            self._consumer.seek(partition, 0)
+        self._note(ChangeKind.ASSIGNED, assigned)
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._note(ChangeKind.REVOKED, revoked)
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self._note(ChangeKind.LOST, lost)
+
+    def _note(self, kind: ChangeKind, partitions: Iterable[TopicPartition]) -> None:
+        named = tuple(sorted(Partition(partition.topic, partition.partition) for partition in partitions))
+        if named:
+            self._changes.append(PartitionChange(kind, named))
+
+
+class KafkaSource:
+    """A `Source` over Kafka."""
+
+    def __init__(
+        self,
+        servers: str,
+        kafka: Kafka,
+        topics: Sequence[str],
+        group: str | None,
+        member: str,
+        start: Literal["earliest", "latest"],
+        batch_records_max: int,
+        *,
+        stall_timeout_s: float = _STALL_TIMEOUT_S,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connects where a broker answers within 10 s; where none does, `poll` says so and tries again.
+
+        Raises TopicError for topics that are missing, SettingsError where the broker refuses this client.
+        """
+        if group is not None and (not _MEMBER.fullmatch(member) or member in (".", "..")):
+            raise SettingsError(f"input.member: {member!r}: use letters, digits, '.', '_' and '-', at most 249 of them")
+        self._servers, self._topics, self._group, self._start = servers, tuple(topics), group, start
+        self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
+        self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max)
+        self._observer_arguments = consumer_arguments(servers, kafka, None, member, batch_records_max) | {"isolation_level": "read_uncommitted"}
+        self._consumer: KafkaConsumer | None = None
+        self._observer: KafkaConsumer | None = None
+        self._changes: deque[PartitionChange] = deque()
+        # Partitions by the client's name: known to the loop; of these, those that it has sought.
+        self._owned: dict[TopicPartition, Partition] = {}
+        self._sought: set[TopicPartition] = set()
+        self._watch = StallWatch(stall_timeout_s)
+        self._next_watch_s = 0.0
+        with suppress(LogUnavailable):
+            self._connected()
+
+    def poll(self, timeout_s: float) -> Batch:
+        """Records, or partition changes, never both: what was read during a rebalance is read again after it, under the new lease."""
+        consumer = self._connected()
+        # Before the poll: proof of the membership under which these records were read.
+        lease = consumer.group_metadata() if self._group is not None else None
+        fetched = self._polled(consumer, timeout_s)
+        if self._changes or (lease is not None and consumer.group_metadata().generation_id != lease.generation_id):
+            changes = self._take_changes()
+            for partition, records in fetched.items():
+                if partition in self._sought:
+                    self._move(consumer, partition, records[0].offset)
+            return Batch(changes=changes, lease=lease)
+        records = self._converted(fetched)
+        self._look_for_stalls(consumer, is_dry=len(records) < self._batch_records_max)
+        return Batch(records=records, lease=lease)
+
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """The group's offsets; waits until no transaction of them is pending, at most 10 s. Without a group always the start."""
+        consumer = self._connected()
+        deadline_s = self._monotonic_s() + ANSWER_TIMEOUT_S
+        found: dict[Partition, Offset] = {}
+        if self._group is not None:
+            for partition in partitions:
+                remaining_ms = max(1.0, (deadline_s - self._monotonic_s()) * 1000)
+                offset = self._answered("reading committed offsets", consumer.committed, _native(partition), timeout_ms=remaining_ms)
+                if offset is not None:
+                    found[partition] = int(offset)
+        missing = [_native(partition) for partition in partitions if partition not in found]
+        if missing:
+            look_up = consumer.beginning_offsets if self._start == "earliest" else consumer.end_offsets
+            starts = self._answered("looking up where to start", look_up, missing, timeout_ms=_ANSWER_TIMEOUT_MS)
+            found |= {Partition(*partition): int(offset) for partition, offset in starts.items()}
+        return found
+
+    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
+        """What each partition retains; `end` lies behind everything written, also by transactions still open."""
+        observer = self._observing()
+        names = [_native(partition) for partition in partitions]
+        earliest = self._answered("looking up the earliest offsets", observer.beginning_offsets, names, timeout_ms=_ANSWER_TIMEOUT_MS)
+        ends = self._answered("looking up the end offsets", observer.end_offsets, names, timeout_ms=_ANSWER_TIMEOUT_MS)
+        return {partition: Bounds(int(earliest[name]), int(ends[name])) for partition, name in zip(partitions, names, strict=True)}
+
+    def positions(self) -> dict[Partition, Offset]:
+        """Of the partitions that were sought; control records and aborted transactions are passed over."""
+        consumer = self._consumer
+        return {} if consumer is None else {self._owned[name]: offset for name, offset in self._positions(consumer).items()}
+
+    def seek(self, partition: Partition, offset: Offset) -> None:
+        """Ignored for a partition that was taken away meanwhile: the change that says so comes with the next poll."""
+        name = _native(partition)
+        if self._consumer is not None and name in self._owned:
+            self._move(self._consumer, name, offset)
+            self._sought.add(name)
+
+    def close(self) -> None:
+        """A static member does not leave: it keeps its partitions until the session times out, so that a restart is no rebalance."""
+        consumers = [one for one in (self._consumer, self._observer) if one is not None]
+        self._consumer = self._observer = None
+        for consumer in consumers:
+            self._end(consumer)
+
+    def _connected(self) -> KafkaConsumer:
+        """The consumer, made and joined where there is none. Raises LogUnavailable, TopicError or SettingsError."""
+        if self._consumer is None:
+            consumer = self._opened(self._arguments)
+            try:
+                self._subscribe(consumer)
+            except (KafkaError, AnomalyDaemonError) as error:
+                self._end(consumer)
+                raise self._translated(error, "subscribing") from error
+            self._consumer = consumer
+            self._next_watch_s = self._monotonic_s() + _WATCH_EVERY_S
+            log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
+        return self._consumer
+
+    def _subscribe(self, consumer: KafkaConsumer) -> None:
+        ownership = _Ownership(consumer, self._changes)
+        if self._group is not None:
+            consumer.subscribe(self._topics, listener=ownership)
+        # After the subscription, and before the group is joined: a leader that learns of the partitions only later joins twice.
+        missing = sorted(set(self._topics) - consumer.topics())
+        if missing:
+            raise TopicError(f"{address(self._servers)}: no topic {', '.join(missing)}: create it, or set topics.create_topics: true")
+        if self._group is None:
+            everything = [TopicPartition(topic, number) for topic in self._topics for number in sorted(consumer.partitions_for_topic(topic))]
+            consumer.assign(everything)
+            ownership.on_partitions_assigned(everything)
+
+    def _polled(self, consumer: KafkaConsumer, timeout_s: float) -> dict[TopicPartition, list[Any]]:
+        fetched: dict[TopicPartition, list[Any]] = self._answered("reading", consumer.poll, round(timeout_s * 1000))
+        # A leader that joins anew because the partitions changed, and does not finish within one poll, forgets about it:
+        # no heartbeats, no way back, while fetching goes on (3.0.12).
+        if consumer._coordinator.rejoining:
+            consumer._coordinator.request_rejoin()
+        return fetched
+
+    def _observing(self) -> KafkaConsumer:
+        if self._observer is None:
+            self._observer = self._opened(self._observer_arguments)
+        return self._observer
+
+    def _opened(self, arguments: dict[str, Any]) -> KafkaConsumer:
+        try:
+            return open_client(KafkaConsumer, arguments)
+        except KafkaError as error:
+            raise self._translated(error, f"no broker answers within {ANSWER_TIMEOUT_S:.0f} s") from error
+
+    def _answered(self, doing: str, ask: Callable[..., T], *arguments: object, **options: object) -> T:
+        """What the client answers; on any error the consumer is given up, and what it owned is LOST."""
+        try:
+            return ask(*arguments, **options)
+        except KafkaError as error:
+            self._give_up()
+            raise self._translated(error, doing) from error
+
+    def _translated(self, error: Exception, doing: str) -> Exception:
+        if isinstance(error, OffsetOutOfRangeError):
+            return LogUnavailable(
+                f"{address(self._servers)}: {doing}: the log no longer holds the offset that was next ({error}): starting over from what it holds"
+            )
+        return translate(error, self._servers, doing) if isinstance(error, KafkaError) else error
+
+    def _give_up(self) -> None:
+        self.close()
+        lost = tuple(sorted(self._owned.values()))
+        self._owned, self._sought, self._watch = {}, set(), StallWatch(self._stall_timeout_s)
+        self._changes = deque([PartitionChange(ChangeKind.LOST, lost)] if lost else [])
+
+    def _end(self, consumer: KafkaConsumer) -> None:
+        try:
+            consumer.close(timeout_ms=_CLOSE_TIMEOUT_MS)
+        except KafkaError as error:
+            log.warning("consumer_close_failed", servers=self._servers, error=str(error))
+
+    def _take_changes(self) -> tuple[PartitionChange, ...]:
+        """The facts so far, in order; the partitions they touch are no longer sought."""
+        changes = tuple(self._changes.popleft() for _ in range(len(self._changes)))
+        for change in changes:
+            for partition in change.partitions:
+                name = _native(partition)
+                self._sought.discard(name)
+                if change.kind is ChangeKind.ASSIGNED:
+                    self._owned[name] = partition
+                else:
+                    self._owned.pop(name, None)
+        return changes
+
+    def _move(self, consumer: KafkaConsumer, name: TopicPartition, offset: Offset) -> None:
+        """Seek and let it be fetched; nothing where the client no longer owns it."""
+        if name in consumer.assignment():
+            consumer.seek(name, offset)
+            consumer.resume(name)
+
+    def _converted(self, fetched: dict[TopicPartition, list[Any]]) -> list[Record]:
+        records: list[Record] = []
+        for name, rows in fetched.items():
+            if name not in self._sought:
+                continue
+            partition = self._owned[name]
+            records += [
+                Record(partition, row.offset, row.timestamp, row.key, row.value, tuple((k, v or b"") for k, v in row.headers) if row.headers else ())
+                for row in rows
+            ]
+        return records
+
+    def _positions(self, consumer: KafkaConsumer) -> dict[TopicPartition, Offset]:
+        names = self._sought & consumer.assignment()
+        positions = {name: self._answered("looking up a position", consumer.position, name, timeout_ms=_ANSWER_TIMEOUT_MS) for name in names}
+        return {name: int(position) for name, position in positions.items() if position is not None}
+
+    def _look_for_stalls(self, consumer: KafkaConsumer, *, is_dry: bool) -> None:
+        """Every few seconds one round trip: it shows that the broker answers, and whether a partition stands still below its end."""
+        now_s = self._monotonic_s()
+        if now_s < self._next_watch_s:
+            return
+        self._next_watch_s = now_s + _WATCH_EVERY_S
+        names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
+        ends = self._answered("no broker answers", consumer.end_offsets, names, timeout_ms=_ANSWER_TIMEOUT_MS)
+        positions = self._positions(consumer)
+        stalled = self._watch.stalled(
+            now_s, {self._owned[name]: at for name, at in positions.items()}, {Partition(*name): int(end) for name, end in ends.items()}, is_dry
+        )
+        if stalled is not None:
+            self._give_up()
+            raise LogUnavailable(f"{address(self._servers)}: {stalled} brings nothing though it is behind its end: connecting anew")
+
+
+def _native(partition: Partition) -> TopicPartition:
+    return TopicPartition(partition.topic, partition.number)

@@ -1,0 +1,132 @@
+"""The administrative side of Kafka: which topics there are, making them, and appending outside any group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.producer.future import FutureRecordMetadata
+
+from anomaly_daemon.adapters.kafka_client import (
+    ANSWER_TIMEOUT_S,
+    address,
+    connection_arguments,
+    discard,
+    open_client,
+    producer_arguments,
+    send,
+    translate,
+)
+from anomaly_daemon.domain.errors import TopicError
+from anomaly_daemon.domain.records import Message
+from anomaly_daemon.settings import Kafka
+
+T = TypeVar("T")
+
+# The client has no bound on what waits to be sent, so appending stops and waits after this many.
+_UNACKNOWLEDGED_MAX = 20_000
+_DELIVERY_TIMEOUT_S = 40.0
+_CLOSE_TIMEOUT_S = 2.0
+
+
+class KafkaTopics:
+    """`Topics` over Kafka. Nothing is connected before the first call; after an error the next call connects anew."""
+
+    def __init__(self, servers: str, kafka: Kafka) -> None:
+        self._servers = servers
+        self._admin_arguments = connection_arguments(servers, kafka)
+        self._producer_arguments = producer_arguments(servers, kafka, _DELIVERY_TIMEOUT_S)
+        self._admin: KafkaAdminClient | None = None
+        self._producer: KafkaProducer | None = None
+        self._known: set[str] = set()
+
+    def partitions(self, topics: Sequence[str]) -> dict[str, int]:
+        """Partition count of those topics that exist. Raises LogUnavailable."""
+        if not topics:
+            return {}
+        described = self._asked("looking up topics", lambda admin: admin.describe_topics(list(topics)))
+        return {topic["name"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Create a topic with the broker's replication and settings and wait until it is there; nothing happens when it exists.
+
+        Raises LogUnavailable, or TopicError where the broker does not allow it.
+        """
+        wanted = {topic: {"num_partitions": partitions, "replication_factor": -1}}
+        timeout_ms = round(ANSWER_TIMEOUT_S * 1000)
+
+        def make(admin: KafkaAdminClient) -> None:
+            try:
+                admin.create_topics(wanted, timeout_ms=timeout_ms)
+            except TopicAlreadyExistsError:
+                return
+            admin.wait_for_topics([topic], timeout_ms=timeout_ms)
+
+        self._asked(f"creating topic {topic}", make)
+
+    def append(self, messages: Iterable[Message]) -> int:
+        """Append in order, acknowledged by all replicas in sync; returns how many.
+
+        Raises TopicError where a topic is missing or refuses a message, LogUnavailable where some may not have been
+        appended.
+        """
+        count, remaining = 0, iter(messages)
+        while chunk := list(islice(remaining, _UNACKNOWLEDGED_MAX)):
+            self._require({message.topic for message in chunk} - self._known)
+            try:
+                self._append(self._appending(), chunk)
+            except KafkaError as error:
+                self._give_up_producer()
+                raise translate(error, self._servers, f"appending (the first {count} messages are there)") from error
+            count += len(chunk)
+        return count
+
+    def close(self) -> None:
+        """Let go of both connections; may be called twice."""
+        self._close_admin()
+        if self._producer is not None:
+            self._producer.close(timeout=_CLOSE_TIMEOUT_S)
+            self._producer = None
+
+    def _append(self, producer: KafkaProducer, chunk: Sequence[Message]) -> None:
+        sent: list[FutureRecordMetadata] = [send(producer, message) for message in chunk]
+        producer.flush(timeout=_DELIVERY_TIMEOUT_S)
+        for one in sent:
+            if not one.succeeded():
+                raise one.exception or KafkaError("a message was not acknowledged")
+
+    def _require(self, topics: set[str]) -> None:
+        if not topics:
+            return
+        self._known |= self.partitions(sorted(topics)).keys()
+        missing = sorted(topics - self._known)
+        if missing:
+            raise TopicError(f"{address(self._servers)}: no topic {', '.join(missing)}: create it, or set topics.create_topics: true")
+
+    def _asked(self, doing: str, ask: Callable[[KafkaAdminClient], T]) -> T:
+        try:
+            if self._admin is None:
+                self._admin = open_client(KafkaAdminClient, self._admin_arguments)
+            return ask(self._admin)
+        except KafkaError as error:
+            self._close_admin()
+            raise translate(error, self._servers, doing) from error
+
+    def _appending(self) -> KafkaProducer:
+        if self._producer is None:
+            self._producer = open_client(KafkaProducer, self._producer_arguments)
+        return self._producer
+
+    def _close_admin(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+
+    def _give_up_producer(self) -> None:
+        if self._producer is not None:
+            discard(self._producer)
+            self._producer = None
+        self._known.clear()

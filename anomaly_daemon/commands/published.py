@@ -1,0 +1,193 @@
+"""What the alerts topic holds, folded to one entry per incident: read by `incidents` and `demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+from anomaly_daemon.domain.errors import LogUnavailable
+from anomaly_daemon.domain.ports import Source
+from anomaly_daemon.domain.records import ChangeKind, Offset, Partition, Record
+
+POLL_S = 0.5
+# A log that brings nothing for this many polls before its end is told, not waited for.
+SILENT_POLLS_MAX = 60
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class PublishedPeak(msgspec.Struct, frozen=True):
+    """Where the incident scored highest so far."""
+
+    anomaly_score: float
+
+
+class PublishedFeature(msgspec.Struct, frozen=True):
+    """What is listed of one feature."""
+
+    feature: str
+    contribution: float
+
+
+class PublishedExplanation(msgspec.Struct, frozen=True):
+    """The sentence."""
+
+    message: str
+
+
+class PublishedPoint(msgspec.Struct, frozen=True):
+    """One point of the window; values in the order of the features."""
+
+    steps_back: int
+    actual: list[float | None]
+    reconstructed: list[float | None]
+
+
+class PublishedAlert(msgspec.Struct, frozen=True):
+    """The part of an alert that is listed; a record that lacks any of it is not an alert of this schema."""
+
+    schema_version: Literal["1.0"]
+    incident_id: str
+    sequence: int
+    status: Literal["firing", "resolved"]
+    kind: str
+    severity: Literal["low", "medium", "high", "critical"]
+    severity_number: int
+    anomaly_score: float
+    entity: str
+    starts_at: Time
+    ends_at: Time | None
+    peak: PublishedPeak
+    observations: int
+    features: list[PublishedFeature]
+    explanation: PublishedExplanation
+    window: list[PublishedPoint]
+
+    def __post_init__(self) -> None:
+        if any(len(values) != len(self.features) for point in self.window for values in (point.actual, point.reconstructed)):
+            raise ValueError("a window point holds one value per feature")
+
+    @property
+    def leading(self) -> int | None:
+        """Position of the feature with the largest share of the evidence; None without features."""
+        return max(range(len(self.features)), key=lambda position: self.features[position].contribution, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """What the alerts of one incident add up to.
+
+    latest:    the alert of the highest sequence, and its bytes as published.
+    strongest: the alert whose own record scored highest: why it was announced, where the latest may only say that it is over.
+    """
+
+    latest: PublishedAlert
+    latest_value: bytes
+    strongest: PublishedAlert
+
+    @property
+    def order(self) -> tuple[datetime, str, str]:
+        """By start, then by what is the same on every log."""
+        return (self.latest.starts_at, self.latest.entity, self.latest.incident_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which incidents are shown: of entities that match, still open only, going on at this time or later."""
+
+    matches: Callable[[str], object] = lambda _entity: True
+    is_open_only: bool = False
+    not_before: datetime | None = None
+
+    def fits(self, alert: PublishedAlert) -> bool:
+        """Whether an incident that stands like this is shown."""
+        is_past = self.not_before is not None and alert.ends_at is not None and alert.ends_at < self.not_before
+        return bool(self.matches(alert.entity)) and not (self.is_open_only and alert.status == "resolved") and not is_past
+
+
+@dataclass(slots=True)
+class Incidents:
+    """Alerts folded to one entry per incident; beyond `incidents_max` those that started first are left out.
+
+    foreign: records that are no alerts of this schema. left_out: incidents beyond the limit.
+    """
+
+    incidents_max: int
+    by_id: dict[str, Incident] = field(default_factory=dict)
+    foreign: int = 0
+    left_out: int = 0
+
+    def add(self, record: Record) -> PublishedAlert | None:
+        """Take note of a record of the alerts topic; None, and counted, when it is no alert of this schema."""
+        value = record.value or b""
+        try:
+            alert = msgspec.json.decode(value, type=PublishedAlert)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.foreign += 1
+            return None
+        known = self.by_id.get(alert.incident_id)
+        if known is None:
+            self.by_id[alert.incident_id] = Incident(alert, value, alert)
+        else:
+            latest, latest_value = (alert, value) if alert.sequence > known.latest.sequence else (known.latest, known.latest_value)
+            strongest = alert if alert.anomaly_score > known.strongest.anomaly_score else known.strongest
+            self.by_id[alert.incident_id] = Incident(latest, latest_value, strongest)
+        if len(self.by_id) >= 2 * self.incidents_max:
+            self._trim()
+        return alert
+
+    def listed(self, wanted: Wanted) -> list[Incident]:
+        """Those that are shown, by start."""
+        self._trim()
+        return sorted((one for one in self.by_id.values() if wanted.fits(one.latest)), key=lambda one: one.order)
+
+    def _trim(self) -> None:
+        surplus = sorted(self.by_id.values(), key=lambda one: one.order)[: max(0, len(self.by_id) - self.incidents_max)]
+        for incident in surplus:
+            del self.by_id[incident.latest.incident_id]
+        self.left_out += len(surplus)
+
+
+class TopicReader:
+    """Every record that a source without a group retains, once each, from the earliest on."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._next: dict[Partition, Offset] = {}
+        self._ends: dict[Partition, Offset] = {}
+
+    def poll(self) -> list[Record]:
+        """What comes within one poll. A partition that the source lost and found again goes on where it was."""
+        batch = self._source.poll(POLL_S)
+        for record in batch.records:
+            self._next[record.partition] = record.offset + 1
+        assigned = [partition for change in batch.changes if change.kind is ChangeKind.ASSIGNED for partition in change.partitions]
+        for partition, bounds in self._source.bounds(assigned).items() if assigned else ():
+            self._next[partition] = max(bounds.earliest, self._next.get(partition, 0))
+            self._source.seek(partition, self._next[partition])
+            self._ends.setdefault(partition, bounds.end)
+        return list(batch.records)
+
+    def to_end(self) -> Iterator[Record]:
+        """All records up to where the partitions ended when they came. Raises LogUnavailable when the log falls silent before that."""
+        silent_polls = 0
+        while silent_polls < SILENT_POLLS_MAX:
+            records = self.poll()
+            yield from records
+            positions = self._source.positions()
+            if self._ends and all(positions.get(partition, 0) >= end for partition, end in self._ends.items()):
+                return
+            silent_polls = 0 if records else silent_polls + 1
+        raise LogUnavailable(f"the log brought nothing for {SILENT_POLLS_MAX * POLL_S:g} s before the end of the topic; is the broker up?")
+
+
+def read_incidents(source: Source, incidents_max: int = 1000) -> Incidents:
+    """The incidents of an alerts topic, up to its end as it is now."""
+    incidents = Incidents(incidents_max)
+    for record in TopicReader(source).to_end():
+        incidents.add(record)
+    return incidents

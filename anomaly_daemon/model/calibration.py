@@ -1,0 +1,60 @@
+"""How large errors are on data the weights were not fitted on: the levels and the log statistics that judging starts from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from anomaly_daemon.model.artifact import Calibration
+from anomaly_daemon.model.autoencoder import Autoencoder
+from anomaly_daemon.model.corpus import Corpus, Pieces
+from anomaly_daemon.model.evidence import prediction_error, reconstruction_error
+from anomaly_daemon.model.objective import held_out
+from anomaly_daemon.settings import Settings
+
+LEVEL_MIN = 1e-3
+# Keeps the logarithm of a perfect error finite.
+ERROR_MIN = 1e-6
+# Of a channel that the validation part never exercised: an ordinary error is about 1.
+_UNKNOWN = Calibration(0.0, 1.0)
+
+
+def calibrate(model: Autoencoder, corpus: Corpus, validation: Pieces, settings: Settings) -> tuple[Tensor, Tensor, dict[str, Calibration]]:
+    """Prediction level [F] and reconstruction level [K, F], float32 on the CPU, and each channel's calibration under them."""
+    expected, following, rebuilt, windows = [], [], [], []
+    for chunk, expected_next, rebuilt_windows in held_out(model, corpus, validation, settings):
+        is_told = ~chunk.following.isnan().all(-1)
+        expected.append(expected_next[is_told].cpu())
+        following.append(chunk.following[is_told].cpu())
+        is_whole = ~chunk.windows[:, :, 0].isnan().all(-1)  # the newest observation counts
+        rebuilt.append(rebuilt_windows[is_whole].cpu())
+        windows.append(chunk.windows[is_whole].cpu())
+    predictions, observations = torch.cat(expected), torch.cat(following)  # [N, F]
+    reconstructions, targets = torch.cat(rebuilt), torch.cat(windows)  # [M, K, F]
+    prediction_level = _level(predictions, observations)
+    reconstruction_level = _level(reconstructions, targets)
+    return (
+        prediction_level,
+        reconstruction_level,
+        {
+            "prediction": _log_statistics(prediction_error(predictions, observations, prediction_level)),
+            "reconstruction": _log_statistics(reconstruction_error(reconstructions, targets, reconstruction_level)),
+        },
+    )
+
+
+def _level(expected: Tensor, actual: Tensor) -> Tensor:
+    """Root mean squared error over the first axis, float32; where nothing was present the mean of the others, or 1."""
+    squared = (actual.double() - expected.double()) ** 2
+    present = ~squared.isnan()
+    level = torch.sqrt(torch.where(present, squared, 0.0).sum(0) / present.sum(0))
+    known = level[~level.isnan()]
+    return torch.where(level.isnan(), known.mean() if len(known) else 1.0, level).clamp(min=LEVEL_MIN).float()
+
+
+def _log_statistics(errors: Tensor) -> Calibration:
+    known = errors[~errors.isnan()]
+    if len(known) < 2:
+        return _UNKNOWN
+    logs = torch.log(known + ERROR_MIN)
+    return Calibration(float(logs.mean()), float(logs.var(correction=0)))

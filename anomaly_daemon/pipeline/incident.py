@@ -1,0 +1,172 @@
+"""One incident: what it has shown so far and how it announces itself. `incidents` decides when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from anomaly_daemon.domain.records import Offset, Transition
+
+Kind = Literal["point", "collective"]
+Severity = Literal["low", "medium", "high", "critical"]
+
+POINT_ANOMALIES_MAX = 3
+
+# Lower bound of the peak grade, the word, and OpenTelemetry's severity number: FATAL, ERROR, WARN3, WARN.
+SEVERITIES: tuple[tuple[float, Severity, int], ...] = ((0.75, "critical", 21), (0.5, "high", 17), (0.25, "medium", 15), (0.0, "low", 13))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was decided of one observation, in Python's own numbers, all finite where it is judged.
+
+    is_judged: False in warm-up; such an observation neither opens, feeds nor closes anything.
+    """
+
+    offset: Offset
+    time_us: int
+    is_anomaly: bool
+    is_judged: bool
+    anomaly_score: float
+    tail_probability: float
+    threshold: float
+    grade: float
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One transition of an incident, as it stands at the observation `at`.
+
+    sequence:         1 when it opens, one more with every turn.
+    since_us:         event time of the observation of the turn before; of this one when it opens.
+    first_offset, starts_at_us: of the opening observation, the one that completed the trigger window.
+    last_offset:      of the last anomalous observation.
+    ends_at_us:       closed only: latest event time of an anomalous observation; the recovery after it is our doubt, not the anomaly.
+    peak_*:           of the anomalous observation with the highest score; peak_probability the smallest tail probability of any.
+    observations, anomalies: judged since the trigger window's first anomaly, that window included.
+    kind:             point up to three anomalous observations, then collective.
+    severity:         by the highest grade so far.
+    suppressed:       triggers that completed during the cooldown before it opened.
+    suppression_rule: the cooldown in force, for a person; None where there is none.
+    """
+
+    transition: Transition
+    incident_id: str
+    sequence: int
+    entity: str
+    at: Judged
+    since_us: int
+    first_offset: Offset
+    last_offset: Offset
+    starts_at_us: int
+    ends_at_us: int | None
+    peak_score: float
+    peak_time_us: int
+    peak_offset: Offset
+    peak_probability: float
+    observations: int
+    anomalies: int
+    kind: Kind
+    severity: Severity
+    severity_number: int
+    suppressed: int
+    suppression_rule: str | None
+
+
+class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
+    """What is kept of an open incident; `announced_*` are of its last turn, `since_opening` counts judged observations after the opening one."""
+
+    incident_id: str
+    sequence: int
+    first_offset: int
+    last_offset: int
+    starts_at_us: int
+    last_anomaly_us: int
+    peak_score: float
+    peak_time_us: int
+    peak_offset: int
+    peak_probability: float
+    peak_grade: float
+    observations: int
+    anomalies: int
+    since_opening: int
+    announced_us: int
+    announced_severity: int
+    suppressed: int
+
+    def absorb(self, at: Judged) -> None:
+        """Add an anomalous observation to what the incident has shown."""
+        self.anomalies += 1
+        self.last_offset = at.offset
+        self.last_anomaly_us = max(self.last_anomaly_us, at.time_us)
+        self.peak_grade = max(self.peak_grade, at.grade)
+        self.peak_probability = min(self.peak_probability, at.tail_probability)
+        if at.anomaly_score > self.peak_score:
+            self.peak_score, self.peak_time_us, self.peak_offset = at.anomaly_score, at.time_us, at.offset
+
+    def is_worse_than_announced(self) -> bool:
+        """Whether its severity has risen since the last turn."""
+        return severity_of(self.peak_grade)[1] > self.announced_severity
+
+    def announce(self, transition: Transition, entity: str, at: Judged, suppression_rule: str | None) -> Turn:
+        """The incident's next turn, of which it takes note."""
+        severity, severity_number = severity_of(self.peak_grade)
+        since_us = min(self.announced_us, at.time_us)
+        self.sequence += 1
+        self.announced_us, self.announced_severity = at.time_us, severity_number
+        return Turn(
+            transition=transition,
+            incident_id=self.incident_id,
+            sequence=self.sequence,
+            entity=entity,
+            at=at,
+            since_us=since_us,
+            first_offset=self.first_offset,
+            last_offset=self.last_offset,
+            starts_at_us=self.starts_at_us,
+            ends_at_us=self.last_anomaly_us if transition is Transition.CLOSED else None,
+            peak_score=self.peak_score,
+            peak_time_us=self.peak_time_us,
+            peak_offset=self.peak_offset,
+            peak_probability=self.peak_probability,
+            observations=self.observations,
+            anomalies=self.anomalies,
+            kind="point" if self.anomalies <= POINT_ANOMALIES_MAX else "collective",
+            severity=severity,
+            severity_number=severity_number,
+            suppressed=self.suppressed,
+            suppression_rule=suppression_rule,
+        )
+
+
+def severity_of(grade: float) -> tuple[Severity, int]:
+    """The word for a peak grade, and OpenTelemetry's severity number."""
+    return next(((word, number) for bound, word, number in SEVERITIES if grade >= bound), SEVERITIES[-1][1:])
+
+
+def open_incident(incident_id: str, at: Judged, trigger_bits: int, suppressed: int) -> OpenIncident:
+    """The incident that `at` opens, not announced yet.
+
+    trigger_bits: verdicts of the trigger window, newest in bit 0; the leading set bit is its first anomaly.
+    """
+    return OpenIncident(
+        incident_id=incident_id,
+        sequence=0,
+        first_offset=at.offset,
+        last_offset=at.offset,
+        starts_at_us=at.time_us,
+        last_anomaly_us=at.time_us,
+        peak_score=at.anomaly_score,
+        peak_time_us=at.time_us,
+        peak_offset=at.offset,
+        peak_probability=at.tail_probability,
+        peak_grade=at.grade,
+        observations=trigger_bits.bit_length(),
+        anomalies=trigger_bits.bit_count(),
+        since_opening=0,
+        announced_us=at.time_us,
+        announced_severity=0,
+        suppressed=suppressed,
+    )

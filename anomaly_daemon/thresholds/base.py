@@ -1,0 +1,59 @@
+"""The seam between a score and a verdict: how high a score of this entity may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+
+Rows = Mapping[str, Tensor]
+"""The columns of the n entities at hand, contiguous, changed in place; a Threshold reads and writes all n of each."""
+
+PREFIX = "threshold"
+"""Every threshold's columns begin with it: only one method is at work in a daemon."""
+
+
+GIVEN = ("slot", "parameter.z", "parameter.level")
+"""What the pipeline puts beside the columns: the entity's place in the table, int64, and parameters that may differ by entity, float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a threshold says of one step's scores; n entities, on the device of the scores.
+
+    threshold:        float64 [n], on the scale of the score, at least 0.
+    is_anomaly:       bool [n].
+    tail_probability: float64 [n] in [1e-4, 1], of a normal score as high.
+    """
+
+    threshold: Tensor
+    is_anomaly: Tensor
+    tail_probability: Tensor
+
+
+class Threshold(Protocol):
+    """A judging method. Its rows hold its columns, `GIVEN`, and `observations`, the count before the one at hand.
+
+    is_checkpointable: all its state is in its columns; where it is not, an entity's state is rebuilt from the log.
+    """
+
+    is_checkpointable: bool
+
+    def columns(self) -> tuple[Column, ...]:
+        """What it keeps per entity."""
+        ...
+
+    def judge(self, rows: Rows, score: Tensor) -> Judgement:
+        """Judge score [n] float64 ≥ 0 by what was learned before; nothing is learned."""
+        ...
+
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement, /) -> None:
+        """Take the scores just judged in, in place, at weight [n] in [0, 1]; below 1 they are suspect, 0 changes no bit.
+
+        judgement: what `judge` said of these scores.
+        """
+        ...

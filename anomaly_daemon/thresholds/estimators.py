@@ -1,0 +1,151 @@
+"""River's estimators behind one face: found by name, built from settings, asked about one score at a time."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.window import SCORE_MAX
+
+RIVER_PREFIX = "river:"
+_MODULES = ("anomaly", "stats")  # nothing else is ever imported by name
+_PROBE_SCORES = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What an estimator says of a score: its reading of it, the threshold on the scale of the score, and whether it is beyond."""
+
+    reading: float
+    threshold: float
+    is_anomaly: bool
+
+
+class Estimator(Protocol):
+    """One entity's estimator."""
+
+    def judge(self, score: float, level: float) -> Opinion:
+        """Its opinion; nothing is learned."""
+        ...
+
+    def learn(self, score: float) -> None:
+        """Take the score in."""
+        ...
+
+
+class Statistic:
+    """A univariate statistic: its value is the threshold, and a score is its own reading."""
+
+    def __init__(self, statistic: Any) -> None:
+        self._statistic = statistic
+
+    def judge(self, score: float, level: float) -> Opinion:  # noqa: ARG002 - the level is the detectors'
+        """See Estimator."""
+        threshold = self._statistic.get()
+        threshold = SCORE_MAX if threshold is None or math.isnan(threshold) else min(max(float(threshold), 0.0), SCORE_MAX)
+        return Opinion(score, threshold, score > threshold)
+
+    def learn(self, score: float) -> None:
+        """See Estimator."""
+        self._statistic.update(score)
+
+
+class Detector:
+    """A detector, or a filter around one: a detector's reading is held against the level, a filter classifies it itself."""
+
+    def __init__(self, detector: Any) -> None:
+        self._detector = detector
+        self._is_filter = hasattr(detector, "classify")
+        inner = detector.anomaly_detector if self._is_filter else detector
+        self._is_supervised = "y" in inspect.signature(inner.score_one).parameters
+
+    def judge(self, score: float, level: float) -> Opinion:
+        """See Estimator; the threshold is where the reading would reach its bound if it grew as the score does."""
+        reading = float(self._detector.score_one(*self._arguments(score)))
+        if math.isnan(reading):
+            return Opinion(0.0, SCORE_MAX, is_anomaly=False)
+        reading = min(max(reading, -SCORE_MAX), SCORE_MAX)
+        is_anomaly = bool(self._detector.classify(reading)) if self._is_filter else reading >= level
+        bound = self._bound() if self._is_filter else level
+        threshold = min(score * bound / reading, SCORE_MAX) if reading > 0 and bound > 0 else SCORE_MAX
+        return Opinion(reading, min(threshold, score) if is_anomaly else max(threshold, score), is_anomaly)
+
+    def learn(self, score: float) -> None:
+        """See Estimator."""
+        self._detector.learn_one(*self._arguments(score))
+
+    def _bound(self) -> float:
+        """The reading from which the filter classifies as anomalous."""
+        bound = self._detector.quantile.get() if hasattr(self._detector, "quantile") else self._detector.threshold
+        return SCORE_MAX if bound is None else float(bound)
+
+    def _arguments(self, score: float) -> tuple[Any, ...]:
+        return ({}, score) if self._is_supervised else ({"score": score / (1 + score)},)
+
+
+def factory(settings: ThresholdSettings) -> Callable[[], Estimator]:
+    """A maker of fresh estimators of `settings.method`, proved on a few scores. Raises SettingsError when it cannot be."""
+    path = settings.method.removeprefix(RIVER_PREFIX)
+    found = _find(path)
+    accepted = inspect.signature(found).parameters
+    usual: dict[str, float | int] = {"seed": 0}  # river draws its seed from the clock otherwise, and replay would differ
+    if path.startswith("stats."):
+        usual |= {"q": 1 - settings.tail, "window_size": settings.window}
+    parameters = {name: value for name, value in usual.items() if name in accepted} | settings.parameters
+
+    def make() -> Estimator:
+        built = found(**{name: _resolved(value) for name, value in parameters.items()})
+        return Detector(built) if hasattr(built, "score_one") else Statistic(built)
+
+    _prove(make, settings, f"{found.__name__}{inspect.signature(found)}")
+    return make
+
+
+def _prove(make: Callable[[], Estimator], settings: ThresholdSettings, signature: str) -> None:
+    try:
+        estimator = make()
+    except (TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(f"threshold.parameters: {settings.method}: {error}; it is made by {signature}") from None
+    try:
+        for score in _PROBE_SCORES:
+            estimator.judge(score, settings.level)
+            estimator.learn(score)
+    except (TypeError, ValueError, AttributeError, KeyError, NotImplementedError) as error:
+        raise SettingsError(
+            f"threshold.method: {settings.method} cannot judge single scores ({error}); "
+            "name an anomaly detector, an anomaly filter or a univariate statistic of river"
+        ) from None
+
+
+def _resolved(value: object) -> object:
+    """A parameter that names an estimator, as QuantileFilter's `anomaly_detector: anomaly.GaussianScorer`, becomes a new one."""
+    if not isinstance(value, str) or value.split(".")[0] not in _MODULES:
+        return value
+    found = _find(value)
+    return found(seed=0) if "seed" in inspect.signature(found).parameters else found()
+
+
+def _find(path: str) -> Any:
+    known = _known()
+    if path in known:
+        return known[path]
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
+    hint = f"did you mean `{RIVER_PREFIX}{near[0]}`?" if near else f"name a class of {' or '.join(f'river.{module}' for module in _MODULES)}"
+    raise SettingsError(f"threshold.method: {RIVER_PREFIX}{path}: river has no such estimator that can judge; {hint}")
+
+
+def _known() -> Mapping[str, Any]:
+    modules = {module: importlib.import_module(f"river.{module}") for module in _MODULES}
+    return {
+        f"{module}.{name}": getattr(river, name)
+        for module, river in modules.items()
+        for name in river.__all__
+        if inspect.isclass(getattr(river, name))
+    }

@@ -1,0 +1,51 @@
+"""The default threshold: so many deviations above the mean of the entity's own log score."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.ewma import Ewma
+from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
+from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
+
+_OFFSET = 1e-6  # keeps the logarithm of a score of 0 finite
+_LOG_MIN, _LOG_MAX = math.log(_OFFSET) + 1e-9, 700.0  # thresholds stay above 0 and within float64
+_DEVIATION_FLOOR = 0.1  # scores that hardly vary would otherwise make a tenth of a per cent an anomaly
+_LEARNED = Column(f"{PREFIX}.learned", "float64")
+
+
+class EwmaThreshold:
+    """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score.
+
+    A suspect score, one at weight below 1, teaches as if it were the threshold, z·σ above the mean, so that an incident hardly widens σ.
+    The tail probability is that of the normal distribution of the log score.
+    """
+
+    is_checkpointable = True
+
+    def __init__(self, settings: ThresholdSettings) -> None:
+        self._log_score = Ewma(PREFIX, settings.half_life, deviation_floor=_DEVIATION_FLOOR)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Mean and variance of the log score, and the weight learned so far."""
+        return (*self._log_score.columns(), _LEARNED)
+
+    def judge(self, rows: Rows, score: Tensor) -> Judgement:
+        """See Threshold; reads rows["parameter.z"]."""
+        mean, deviation = rows[self._log_score.mean], self._log_score.deviation(rows)
+        limit = (deviation * rows["parameter.z"]).add_(mean)
+        threshold = limit.clamp_(_LOG_MIN, _LOG_MAX).exp_().sub_(_OFFSET)
+        below = (mean - torch.log(score + _OFFSET)).div_(deviation)
+        return Judgement(threshold, score > threshold, torch.special.ndtr(below).clamp_(min=TAIL_PROBABILITY_MIN))
+
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
+        """See Threshold."""
+        taught = torch.where(weight < 1, score.minimum(judgement.threshold), score)
+        learned = rows[_LEARNED.name]
+        self._log_score.learn(rows, torch.log(taught + _OFFSET), weight, learned)
+        learned.add_(weight)

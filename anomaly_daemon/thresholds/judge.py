@@ -1,0 +1,163 @@
+"""From evidence to verdicts: each channel over its own usual level, fused, thresholded, and only then learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import OBSERVATIONS, Column
+from anomaly_daemon.domain.records import Phase
+from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.state.segments import Layout
+from anomaly_daemon.statistics.ewma import Ewma
+from anomaly_daemon.thresholds.base import GIVEN, Judgement, Rows
+from anomaly_daemon.thresholds.registry import build
+
+ERROR_MAX = 1e12  # an infinite error counts as this one: nothing non-finite enters state
+_OFFSET = 1e-6  # keeps the logarithm of an error of 0 finite
+_QUANTILE_99 = 2.326  # of the standard normal distribution
+_PRIOR_OBSERVATIONS = 16
+_DEVIATION_FLOOR = 0.01  # of a log error: a channel that never varies is still not measured to better than a per cent
+_LEARNED = "calibration.learned"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What is said of each row, in layout order; N rows, on the device of the evidence.
+
+    anomaly_score, threshold: float64 in [0, 1], on one scale: s / (1 + s) of the fused score s and of its threshold.
+    tail_probability: float64 in [1e-4, 1]. is_anomaly: bool. grade: float64 in [0, 1]. phase: int8 (`Phase`).
+    Where no channel had anything to say, anomaly_score and tail_probability are NaN and is_anomaly is False.
+    """
+
+    anomaly_score: Tensor
+    tail_probability: Tensor
+    threshold: Tensor
+    is_anomaly: Tensor
+    grade: Tensor
+    phase: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """The evidence of a micro-batch, made ready for its steps; N rows, C channels.
+
+    error, log_error: float64 [N, C], 0 and log(1e-6) where the channel has nothing to say. calibrates: float64 [N, C],
+    1 where it is new. judged: float64 [N], 0 where no channel says anything. may_alarm: bool [N], judged and live.
+    is_live: bool [N].
+    """
+
+    error: Tensor
+    log_error: Tensor
+    calibrates: Tensor
+    judged: Tensor
+    may_alarm: Tensor
+    is_live: Tensor
+
+    def stepwise(self) -> tuple[Tensor, ...]:
+        """The columns that a step reads, in the order it takes them."""
+        return self.error, self.log_error, self.calibrates, self.judged, self.may_alarm
+
+
+class Judge:
+    """Fuses the channels and judges, entity by entity, each row by what was learned before it.
+
+    priors: per channel the mean and variance of log(error + 1e-6), from the artifact; a new entity starts from them.
+    """
+
+    def __init__(self, settings: ThresholdSettings, priors: Mapping[str, tuple[float, float]]) -> None:
+        """Raises SettingsError when the threshold's method or parameters do not exist."""
+        self._threshold = build(settings)
+        self._channels = tuple(priors)
+        means, variances = zip(*priors.values(), strict=True)
+        self._calibration = Ewma("calibration", settings.half_life, (means, variances), _PRIOR_OBSERVATIONS, (len(priors),), _DEVIATION_FLOOR)
+        self._warmup_observations, self._suspect_learning = settings.warmup_observations, settings.suspect_learning
+        self._names = (OBSERVATIONS.name, *(column.name for column in self.columns()), *GIVEN)
+
+    @property
+    def is_checkpointable(self) -> bool:
+        """Whether the columns are all its state; if not, it is rebuilt from the log and entities must keep their slots."""
+        return self._threshold.is_checkpointable
+
+    def columns(self) -> tuple[Column, ...]:
+        """The channels' calibration and whatever the threshold keeps; `observations` is the pipeline's own."""
+        return (*self._calibration.columns(), Column(_LEARNED, "float64", (len(self._channels),)), *self._threshold.columns())
+
+    @torch.inference_mode()
+    def judge(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Verdicts:
+        """Judge N rows of B entities, step by step, learning each after its verdict and counting it in `observations`.
+
+        rows:     [B, …], changed in place; with parameter.z, parameter.level (float64) and slot (int64) beside the columns.
+        evidence: channel → float64 [N] in layout order, an error ≥ 0, NaN = nothing to say.
+        fresh:    channel → bool [N], whether that error is new at the row; only then the channel calibrates on it.
+        """
+        prepared = self._prepare(layout, rows, evidence, fresh)
+        suspect = prepared.judged.new_tensor(self._suspect_learning)
+        widths = layout.widths.tolist()
+        steps = zip(widths, *(torch.split(column, widths) for column in prepared.stepwise()), strict=True)
+        scores, judgements, flags = [], [], []
+        active: Rows = {}
+        n_active = -1
+        for n, error, log_error, calibrates, judged, may_alarm in steps:
+            if n != n_active:
+                active, n_active = {name: rows[name][:n] for name in self._names}, n
+            score, log_level = self._fuse(active, error)
+            judgement = self._threshold.judge(active, score)
+            is_anomaly = judgement.is_anomaly & may_alarm
+            weight = torch.where(is_anomaly, suspect, judged)
+            self._threshold.learn(active, score, weight, judgement)
+            self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))
+            active[OBSERVATIONS.name].add_(1)
+            scores.append(score)
+            judgements.append(judgement)
+            flags.append(is_anomaly)
+        return _verdicts(prepared, scores, judgements, flags)
+
+    def _prepare(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> _Evidence:
+        error = torch.stack([evidence[channel] for channel in self._channels], 1)
+        is_known = ~torch.isnan(error)
+        error = torch.where(is_known, error, 0.0).clamp_(0.0, ERROR_MAX)
+        calibrates = torch.stack([fresh[channel] for channel in self._channels], 1) & is_known
+        is_judged = is_known.any(1)
+        observations = rows[OBSERVATIONS.name]
+        rank, step = (torch.from_numpy(index).to(observations.device) for index in (layout.rank, layout.step))
+        is_live = observations[rank] + step >= self._warmup_observations
+        return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), is_judged & is_live, is_live)
+
+    def _fuse(self, rows: Rows, error: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over the channels of log1p(error / level), error and level [n, C], and the log of those levels.
+
+        level: the .99 quantile that a normal distribution of log errors would have.
+        """
+        log_level = torch.add(rows[self._calibration.mean], self._calibration.deviation(rows), alpha=_QUANTILE_99)
+        score, *others = torch.log1p(error / log_level.exp()).unbind(1)
+        for channel in others:  # one by one: the order of a reduction may depend on n
+            score = score + channel
+        return score, log_level
+
+    def _calibrate(self, rows: Rows, log_error: Tensor, log_level: Tensor, weight: Tensor) -> None:
+        """Learn the channels' levels, all [n, C]; a suspect error teaches no more than the level it had."""
+        learned = rows[_LEARNED]
+        taught = torch.where(weight < 1, log_error.minimum(log_level), log_error)
+        self._calibration.learn(rows, taught, weight, learned)
+        learned.add_(weight)
+
+
+def _verdicts(prepared: _Evidence, scores: Sequence[Tensor], judgements: Sequence[Judgement], flags: Sequence[Tensor]) -> Verdicts:
+    none = prepared.judged[:0]  # so that no rows give no verdicts
+    score, is_anomaly = torch.cat([none, *scores]), torch.cat([none > 0, *flags])
+    threshold = torch.cat([none, *(judgement.threshold for judgement in judgements)])
+    tail = torch.cat([none, *(judgement.tail_probability for judgement in judgements)])
+    is_judged = prepared.judged > 0
+    nothing = score.new_tensor(float("nan"))
+    return Verdicts(
+        anomaly_score=torch.where(is_judged, score / (1 + score), nothing),
+        tail_probability=torch.where(is_judged, tail, nothing),
+        threshold=threshold / (1 + threshold),
+        is_anomaly=is_anomaly,
+        grade=torch.where(is_anomaly, 1 - threshold / score, 0.0),
+        phase=torch.where(prepared.is_live, Phase.LIVE.value, Phase.WARMUP.value).to(torch.int8),
+    )

@@ -1,0 +1,40 @@
+"""Threshold at a rolling quantile of the entity's last scores."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.quantile import RollingQuantile
+from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
+
+
+class QuantileThreshold:
+    """The 1 − `tail` quantile of the last `window` scores. Raises SettingsError where the window holds no score that rare."""
+
+    is_checkpointable = True
+
+    def __init__(self, settings: ThresholdSettings) -> None:
+        if settings.tail * settings.window < 1:
+            raise SettingsError(
+                f"threshold.tail: {settings.tail:g} is rarer than one score in a window of {settings.window}; "
+                f"set threshold.window to {math.ceil(1 / settings.tail)} or more, or threshold.method to spot"
+            )
+        self._quantile = RollingQuantile(PREFIX, settings.window, settings.tail)
+
+    def columns(self) -> tuple[Column, ...]:
+        """The window of scores and its quantile."""
+        return self._quantile.columns()
+
+    def judge(self, rows: Rows, score: Tensor) -> Judgement:
+        """See Threshold."""
+        threshold = rows[self._quantile.quantile].clone()
+        return Judgement(threshold, score > threshold, self._quantile.tail_probability(rows, score))
+
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
+        """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""
+        self._quantile.learn(rows, score, weight)

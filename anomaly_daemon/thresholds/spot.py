@@ -1,0 +1,38 @@
+"""Threshold at a tail probability that window-SPOT extrapolates from the entity's last scores."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.spot import Spot
+from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
+from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
+
+
+class SpotThreshold:
+    """The score that a normal one exceeds with probability `tail`. Raises SettingsError for a tail below 1e-4."""
+
+    is_checkpointable = True
+
+    def __init__(self, settings: ThresholdSettings) -> None:
+        if settings.tail < TAIL_PROBABILITY_MIN:
+            raise SettingsError(
+                f"threshold.tail: {settings.tail:g} is rarer than a window of scores can bear out; set it to {TAIL_PROBABILITY_MIN:g} or more"
+            )
+        self._spot = Spot(PREFIX, settings.window, settings.tail)
+
+    def columns(self) -> tuple[Column, ...]:
+        """The window of scores and the fitted tail."""
+        return self._spot.columns()
+
+    def judge(self, rows: Rows, score: Tensor) -> Judgement:
+        """See Threshold."""
+        threshold = rows[self._spot.quantile].clone()
+        return Judgement(threshold, score > threshold, self._spot.tail_probability(rows, score))
+
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
+        """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""
+        self._spot.learn(rows, score, weight)

@@ -1,0 +1,36 @@
+"""A threshold that never moves: a fixed anomaly score."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.thresholds.base import Judgement, Rows
+from anomaly_daemon.thresholds.ewma import EwmaThreshold
+
+
+class StaticThreshold:
+    """Score threshold level / (1 − level), which is `level` on the scale of anomaly_score, s / (1 + s).
+
+    Only the tail probability is learned, as EwmaThreshold does.
+    """
+
+    is_checkpointable = True
+
+    def __init__(self, settings: ThresholdSettings) -> None:
+        self._usual = EwmaThreshold(settings)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Those that the tail probability needs."""
+        return self._usual.columns()
+
+    def judge(self, rows: Rows, score: Tensor) -> Judgement:
+        """See Threshold; reads rows["parameter.level"] and, for the tail, rows["parameter.z"]."""
+        level = rows["parameter.level"]
+        threshold = level / (1 - level)
+        return Judgement(threshold, score > threshold, self._usual.judge(rows, score).tail_probability)
+
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
+        """See Threshold."""
+        self._usual.learn(rows, score, weight, judgement)

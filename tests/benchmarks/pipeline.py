@@ -1,0 +1,144 @@
+"""Bytes to alerts in memory, on one thread, against the loop one would write first.
+
+The naive loop: `json.loads`, a deque of 32 rows per entity, and for every record the whole window encoded and rebuilt
+by the same network, one record at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomaly_daemon import settings as settings_of
+from anomaly_daemon import wiring
+from anomaly_daemon.domain.records import Batch, Partition, Record
+from anomaly_daemon.model.artifact import Artifact
+from anomaly_daemon.model.training import EntitySequence, fit
+from anomaly_daemon.pipeline.process import Processor
+
+FEATURES, HIDDEN, WINDOW, BATCH = 8, 64, 32, 4096
+PARTITION = Partition("readings", 0)
+NAMES = tuple(f"channel_{number}" for number in range(FEATURES))
+
+
+def settings(**engine: int) -> settings_of.Settings:
+    """F=8, H=64, S8K8, a ring of 32."""
+    features = ", ".join(f"{{name: {name}}}" for name in NAMES)
+    assignments = [f"record.features=[{features}]", "record.time.path=timestamp", f"model.hidden={HIDDEN}", "model.code=16", "training.epochs=3"]
+    return settings_of.load((), assignments + [f"engine.{key}={value}" for key, value in engine.items()], {})
+
+
+@cache
+def artifact() -> Artifact:
+    """A network trained a little on the very signal that the benchmark sends."""
+    generator = np.random.default_rng(0)
+    steps = np.arange(600)
+    sequences = [EntitySequence(f"e{number}", _signal(generator, steps, number).astype(np.float32), np.full(600, 60.0)) for number in range(16)]
+    return fit(sequences, settings(), NAMES)
+
+
+def _signal(generator: np.random.Generator, steps: np.ndarray, entity: int) -> np.ndarray:
+    phase = steps[:, None] / (8.0 + np.arange(FEATURES)) + entity
+    return np.round(np.sin(phase) + 0.1 * generator.normal(size=(len(steps), FEATURES)), 4)
+
+
+def records(entities: int, count: int) -> list[Record]:
+    """JSON records of about 200 bytes, entities in random order."""
+    generator = np.random.default_rng(1)
+    chosen = generator.integers(0, entities, count)
+    seen: dict[int, int] = defaultdict(int)
+    noise = 0.1 * generator.normal(size=(count, FEATURES))
+    made = []
+    for offset, entity in enumerate(chosen.tolist()):
+        step = seen[entity]
+        seen[entity] += 1
+        values = np.round(np.sin(step / (8.0 + np.arange(FEATURES)) + entity) + noise[offset], 4).tolist()
+        minute, second = divmod(offset // 1000, 60)
+        hour, minute = divmod(minute, 60)
+        body = dict(zip(NAMES, values, strict=True)) | {"timestamp": f"2026-01-{1 + hour // 24:02d}T{hour % 24:02d}:{minute:02d}:{second:02d}Z"}
+        made.append(Record(PARTITION, offset, 0, b"pump-%06d" % entity, json.dumps(body).encode()))
+    return made
+
+
+def batches(found: list[Record]) -> Iterator[Batch]:
+    """Micro-batches as a poll would bring them."""
+    for first in range(0, len(found), BATCH):
+        yield Batch(found[first : first + BATCH])
+
+
+def processor(**engine: int) -> Processor:
+    """The product's own state machine, from the product's own wiring."""
+    built, _, _ = wiring.build_processor(settings(**engine), artifact())
+    built.begin(PARTITION)
+    return built
+
+
+def rate(found: list[Record], warm: list[Record], **engine: int) -> float:
+    """Records a second from bytes to alerts, the entities already known."""
+    built = processor(**engine)
+    for batch in batches(warm):
+        built.process(batch, {})
+    started = time.perf_counter()
+    for batch in batches(found):
+        built.process(batch, {})
+    seconds = time.perf_counter() - started
+    built.close()
+    return len(found) / seconds
+
+
+@torch.inference_mode()
+def naive_rate(found: list[Record]) -> float:
+    """Records a second of the naive loop."""
+    model, scale = artifact().model, artifact().scale
+    windows: dict[str, deque[list[float]]] = defaultdict(lambda: deque(maxlen=WINDOW))
+    levels: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 1.0))
+    started = time.perf_counter()
+    for record in found:
+        body = json.loads(record.value)
+        entity = record.key.decode()
+        windows[entity].append([body[name] for name in NAMES])
+        window = torch.from_numpy(scale.transform(np.array(windows[entity])))
+        top, _ = model.step(model.inputs(window, torch.zeros(len(window)))[:, None], model.initial(1))
+        rebuilt = model.reconstruct(model.encode(top[-1]), len(window))[0].flip(0)
+        error = float(torch.log(((rebuilt - window) ** 2).mean() + 1e-6))
+        mean, variance = levels[entity]
+        is_anomaly = error > mean + 4 * variance**0.5
+        rate_of_learning = 0.0001 if is_anomaly else 0.001
+        levels[entity] = (mean + rate_of_learning * (error - mean), (1 - rate_of_learning) * (variance + rate_of_learning * (error - mean) ** 2))
+    return len(found) / (time.perf_counter() - started)
+
+
+def measure(rounds: int = 3) -> dict[str, tuple[float, float, str, str]]:
+    """name → (value, goal, unit, better); both sides of a ratio in turn, medians over the rounds."""
+    torch.set_num_threads(1)
+    artifact()
+    few, many = records(1_000, 120_000), records(100_000, 320_000)
+    speedups, scalings = [], []
+    for _ in range(rounds):
+        slow = naive_rate(few[:2_000])
+        fast = rate(few[40_000:], few[:40_000])
+        wide = rate(many[200_000:], many[:200_000], resident_max=200_000)
+        speedups.append(fast / slow)
+        scalings.append(wide / fast)
+        print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, 100 k entities {wide:,.0f}/s")
+    built = processor()
+    entity_bytes = built.table.bytes_per_entity
+    built.close()
+    return {
+        "memory_rate_over_naive": (float(np.median(speedups)), 60.0, "ratio", "higher"),
+        "rate_100k_entities_over_1k": (float(np.median(scalings)), 0.8, "ratio", "higher"),
+        "state_bytes_per_entity": (float(entity_bytes), 1700.0, "bytes", "lower"),
+    }
+
+
+if __name__ == "__main__":
+    for name, (value, goal, unit, better) in measure(1).items():
+        print(f"{name:32s} {value:12.2f}  goal {goal:g} {unit} ({better} is better)")

@@ -1,0 +1,131 @@
+"""Daemons as real processes on a real log, killed at will, and what they left behind."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from anomaly_daemon import wiring
+from anomaly_daemon.domain.records import Message, Record
+from anomaly_daemon.model import artifact as artifacts
+from anomaly_daemon.settings import Settings, load
+from anomaly_daemon.state import checkpoint as checkpoints
+from tests.small import ASSIGNMENTS, artifact
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["anomaly_daemon.cli", "anomaly_daemon.commands.run", "anomaly_daemon.wiring", "anomaly_daemon.pipeline.process", "anomaly_daemon.model.engine"])
+
+
+@dataclass(frozen=True)
+class Site:
+    """A folder with a settings file, a model, a log and checkpoints."""
+
+    folder: Path
+    assignments: tuple[str, ...]
+
+    @property
+    def settings(self) -> Settings:
+        return load((self.folder / "settings.yaml",), self.assignments, {})
+
+    def daemon(self, *arguments: str) -> multiprocessing.process.BaseProcess:
+        """`anomaly-daemon run` in a process of its own, started."""
+        command = ["run", "-c", str(self.folder / "settings.yaml"), *(word for one in self.assignments for word in ("--set", one)), *arguments]
+        process = _CONTEXT.Process(target=_serve, args=(command, str(self.folder / "daemon.log")), daemon=True)
+        process.start()
+        return process
+
+    def run_to_end(self, timeout_s: float = 120, *arguments: str) -> None:
+        """Serve to the end of the log."""
+        process = self.daemon("--until-end", *arguments)
+        process.join(timeout_s)
+        if process.exitcode is None:
+            kill(process)
+            raise AssertionError(f"the daemon did not reach the end in {timeout_s} s:\n{self.log_tail()}")
+        assert process.exitcode == 0, self.log_tail()
+
+    def log_tail(self) -> str:
+        return (self.folder / "daemon.log").read_text()[-3000:]
+
+    def alerts(self) -> list[dict[str, object]]:
+        """Published alerts at read_committed, without the one field that may differ between two lives."""
+        found = [json.loads(record.value or b"{}") for record in self.read(self.settings.output.alerts_topic)]
+        return sorted(({**alert, "detected_at": None} for alert in found), key=lambda alert: (str(alert["incident_id"]), int(str(alert["sequence"]))))
+
+    def dead_letters(self) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
+        found = [(record.key, record.value, dict(record.headers)) for record in self.read(self.settings.output.dead_letter_topic)]
+        return sorted(found, key=lambda one: (one[2]["dead_letter.partition"], int(one[2]["dead_letter.offset"])))
+
+    def read(self, topic: str) -> list[Record]:
+        """Every committed record of a topic."""
+        source = wiring.open_source(self.settings, topics=(topic,))
+        found: list[Record] = []
+        try:
+            batch = source.poll(1.0)
+            owned = [partition for change in batch.changes for partition in change.partitions]
+            bounds = source.bounds(owned)
+            for partition in owned:
+                source.seek(partition, bounds[partition].earliest)
+            for _ in range(2000):
+                found += source.poll(0.1).records
+                if all(source.positions()[partition] >= bounds[partition].end for partition in owned):
+                    return found
+        finally:
+            source.close()
+        raise AssertionError(f"{topic}: the end was not reached")
+
+    def state(self) -> dict[str, tuple[int, str]]:
+        """Per partition the newest checkpoint's offset and digest."""
+        found = {}
+        for folder in sorted((self.folder / "checkpoints").glob("*/*")):
+            newest = sorted(folder.glob("*.safetensors"))[-1]
+            checkpoint = checkpoints.decode(newest.read_bytes())
+            found[str(checkpoint.partition)] = (checkpoint.offset, checkpoints.digest(checkpoint))
+        return found
+
+
+def make_site(folder: Path, log: str, records: Iterable[Record], *, partitions: int = 2, assignments: Sequence[str] = (), suffix: str = "") -> Site:
+    """A site whose input topic holds these records (their partition chosen by key). suffix: keeps topics apart on a shared broker."""
+    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.save(artifact(), folder / "model")
+    base = {
+        "log": log,
+        "input": {"topics": [f"readings{suffix}"], "group": f"detector{suffix}", "member": "one", "batch_records_max": 32, "poll_timeout": "50ms"},
+        "output": {"alerts_topic": f"alerts{suffix}", "dead_letter_topic": f"dead-letters{suffix}"},
+        "topics": {"create_topics": True, "partitions": partitions},
+        "model": {"artifact": str(folder / "model")},
+        "checkpoints": {"url": str(folder / "checkpoints"), "every": "100ms"},
+    }
+    (folder / "settings.yaml").write_text(yaml.safe_dump(base))
+    site = Site(folder, (*ASSIGNMENTS, *assignments))
+    topics = wiring.open_topics(site.settings)
+    try:
+        wiring.ensure_topics(site.settings, topics)
+        topics.append(Message(f"readings{suffix}", record.key, record.value, timestamp_ms=1_700_000_000_000 + record.offset) for record in records)
+    finally:
+        topics.close()
+    return site
+
+
+def kill(process: multiprocessing.process.BaseProcess) -> None:
+    """kill -9, and wait for the end."""
+    if process.pid is not None and process.exitcode is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join(10)
+
+
+def _serve(command: list[str], log: str) -> None:
+    """In the child: output to the log file, then the verb."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    from anomaly_daemon.cli import main
+
+    sys.exit(main(command))

@@ -1,0 +1,62 @@
+"""kill -9 at random moments: nothing lost, nothing said twice, and the state of one that never died."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.harness import Site, kill, make_site
+from tests.small import stream
+
+KILLS = 20
+RECORDS = stream(7, 24, 6000, with_bad=True)
+
+
+def killed_and_unharmed_agree(killed: Site, unharmed: Site) -> None:
+    dice = random.Random(5)
+    kills = 0
+    for _ in range(10 * KILLS):
+        process = killed.daemon("--until-end")
+        process.join(dice.uniform(0.2, 0.6))
+        if process.exitcode is None:
+            kill(process)
+            kills += 1
+        elif kills < KILLS:
+            break
+        if kills == KILLS:
+            break
+    assert kills == KILLS, f"only {kills} kills before the end was reached: {killed.log_tail()}"
+    killed.run_to_end()
+    unharmed.run_to_end()
+
+    assert len(unharmed.alerts()) > 10
+    assert len(unharmed.dead_letters()) > 10
+    assert killed.alerts() == unharmed.alerts()
+    assert killed.dead_letters() == unharmed.dead_letters()
+    assert killed.state() == unharmed.state()
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing_on_the_embedded_log(tmp_path: Path) -> None:
+    sites = [make_site(tmp_path / name, f"sqlite:///{tmp_path / name}/topics.db", RECORDS) for name in ("killed", "unharmed")]
+
+    killed_and_unharmed_agree(*sites)
+
+
+def test_sigterm_leaves_a_checkpoint_at_the_committed_offset_and_the_next_life_goes_on_from_it(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "site", f"sqlite:///{tmp_path}/topics.db", RECORDS[:2000])
+    unharmed = make_site(tmp_path / "unharmed", f"sqlite:///{tmp_path}/unharmed.db", RECORDS[:2000])
+    process = site.daemon()
+    while "partition_recovered" not in (site.folder / "daemon.log").read_text() if (site.folder / "daemon.log").exists() else True:
+        process.join(0.05)
+        assert process.exitcode is None, site.log_tail()
+    assert process.pid is not None
+    __import__("os").kill(process.pid, signal.SIGTERM)
+    process.join(30)
+
+    assert process.exitcode == 0, site.log_tail()
+    site.run_to_end()
+    unharmed.run_to_end()
+    assert site.alerts() == unharmed.alerts()
+    assert site.state() == unharmed.state()

@@ -1,0 +1,164 @@
+"""What must always hold, on the whole line from bytes to alerts (the numbers are those of the README's list)."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomaly_daemon.domain.records import Batch, Partition
+from tests.small import P, Outcome, judge, processor, stream
+
+LENGTH = 160
+cuts = st.lists(st.integers(1, LENGTH - 1), max_size=12)
+shapes = st.fixed_dictionaries({"seed": st.integers(0, 5), "entities": st.integers(1, 9), "with_bad": st.booleans()})
+few = settings(max_examples=15, deadline=None)
+
+
+@few
+@given(shapes, cuts)
+def test_1_batch_cuts_change_no_bit_of_alerts_scores_or_state(shape: dict[str, int], found: list[int]) -> None:
+    records = stream(length=LENGTH, **shape)
+
+    assert judge(records, found) == judge(records)
+
+
+@pytest.mark.parametrize("method", ["spot", "quantile", "static", "river:stats.RollingQuantile"])
+def test_1_holds_for_every_threshold(method: str) -> None:
+    parameters = ["threshold.parameters={q: 0.95, window_size: 50}", "threshold.tail=0.05"] if method.startswith("river") else ["threshold.window=50", "threshold.tail=0.05", "threshold.level=0.6"]
+    records = stream(3, 4, LENGTH)
+
+    whole = judge(records, (), f"threshold.method={method}", *parameters)
+    cut = judge(records, range(1, LENGTH, 7), f"threshold.method={method}", *parameters)
+
+    assert cut == whole
+
+
+def test_1_holds_when_every_observation_is_a_batch_of_its_own_and_the_alerts_are_not_none() -> None:
+    records = stream(1, 4, LENGTH)
+
+    whole = judge(records)
+
+    assert len(whole.alerts) > 0
+    assert judge(records, range(LENGTH)) == whole
+
+
+@pytest.mark.parametrize("policy", [("engine.decode_every=1", "engine.decode_steps=1"), ("engine.decode_every=4", "engine.decode_steps=8")])
+def test_1_holds_for_other_decoding_policies(policy: tuple[str, ...]) -> None:
+    records = stream(2, 5, LENGTH)
+
+    assert judge(records, (1, 2, 50, 51, 99), *policy) == judge(records, (), *policy)
+
+
+@few
+@given(shapes, cuts, st.integers(1, LENGTH - 1))
+def test_3_a_restart_through_a_checkpoint_changes_no_bit(shape: dict[str, int], found: list[int], restart_at: int) -> None:
+    records = stream(length=LENGTH, **shape)
+
+    assert judge(records, found, restart_at=restart_at) == judge(records)
+
+
+@few
+@given(shapes, cuts)
+def test_spilling_changes_no_bit(shape: dict[str, int], found: list[int]) -> None:
+    records = stream(length=LENGTH, **shape)
+
+    assert judge(records, found, "engine.resident_max=2") == judge(records)
+
+
+@few
+@given(shapes, cuts)
+def test_forgetting_the_least_recently_seen_depends_on_the_log_alone(shape: dict[str, int], found: list[int]) -> None:
+    records = stream(length=LENGTH, **shape)
+
+    assert judge(records, found, "engine.entities_max=3") == judge(records, (), "engine.entities_max=3")
+
+
+@few
+@given(shapes, cuts)
+def test_an_entitys_time_to_live_depends_on_the_log_alone(shape: dict[str, int], found: list[int]) -> None:
+    records = stream(length=LENGTH, **shape)
+
+    assert judge(records, found, "engine.entity_ttl=15m") == judge(records, (), "engine.entity_ttl=15m")
+
+
+@few
+@given(st.integers(0, 5), cuts)
+def test_partitions_do_not_see_each_other(seed: int, found: list[int]) -> None:
+    other = Partition("readings", 1)
+    left, right = stream(seed, 3, LENGTH), stream(seed + 10, 3, LENGTH, partition=other)
+    mixed = [record for pair in zip(left, right, strict=True) for record in pair]
+
+    both, alone = judge(mixed, found), judge(left)
+
+    assert both.state[P] == alone.state[P]
+    assert tuple(alert for alert in both.alerts if alert.partition == P) == alone.alerts
+
+
+@few
+@given(shapes)
+def test_4_every_record_is_scored_or_rejected(shape: dict[str, int]) -> None:
+    records = stream(length=LENGTH, **shape)
+    built, _ = processor()
+    built.begin(P)
+
+    output = built.process(Batch(records), {})
+    built.close()
+
+    assert output.scored is not None
+    scored = [record.offset for record in output.scored.observations.records]
+    rejected = [rejection.record.offset for rejection in output.scored.rejections]
+    assert sorted(scored + rejected) == [record.offset for record in records]
+    assert output.next_offsets == {P: LENGTH}
+
+
+@few
+@given(st.lists(st.sampled_from([1e300, -1e300, 3.4e38, 1e-310, 0.0, None]), min_size=20, max_size=40))
+def test_5_nothing_non_finite_enters_state(values: list[float | None]) -> None:
+    records = stream(0, 1, len(values))
+    wild = []
+    for record, value in zip(records, values, strict=True):
+        assert record.value is not None
+        body = json.loads(record.value) | {"pressure": value}
+        wild.append(type(record)(record.partition, record.offset, 0, record.key, json.dumps(body).encode()))
+    built, fingerprint = processor()
+    built.begin(P)
+    built.process(Batch(wild), {})
+
+    columns = built.snapshot(P, len(wild), fingerprint).columns
+    built.close()
+    for name, column in columns.items():
+        if name not in ("ring", "reconstruction"):  # NaN stands for a missing value there
+            assert np.isfinite(column.astype(np.float64)).all(), name
+        assert not np.isinf(column.astype(np.float64)).any(), name
+
+
+def test_records_before_the_committed_offset_advance_the_state_and_nothing_else() -> None:
+    records = stream(1, 4, LENGTH, with_bad=True)
+    built, _ = processor()
+    built.begin(P)
+
+    output = built.process(Batch(records), {P: LENGTH})
+    built.close()
+
+    assert (output.messages, output.next_offsets) == ((), {})
+
+
+def test_alerts_emitted_from_the_middle_are_those_of_the_whole_run() -> None:
+    records = stream(1, 4, LENGTH)
+    middle = judge(records).alerts[1].offset
+    built, _ = processor()
+    built.begin(P)
+
+    output = built.process(Batch(records), {P: middle})
+    built.close()
+
+    assert output.alerts == judge(records).alerts[1:]
+
+
+def test_the_outcome_of_a_stream_is_worth_comparing() -> None:
+    outcome: Outcome = judge(stream(1, 4, LENGTH, with_bad=True))
+
+    assert outcome.rejected
+    assert {alert.transition.value for alert in outcome.alerts} >= {"opened"}
