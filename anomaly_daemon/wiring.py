@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import structlog
@@ -34,12 +34,12 @@ def member_name(settings: Settings) -> str:
     return settings.input.member or socket.gethostname()
 
 
-def open_topics(settings: Settings, clock: Clock | None = None) -> Topics:
+def open_topics(settings: Settings) -> Topics:
     """The administrative side of the log of the settings."""
     if settings.log.startswith(_SQLITE):
         from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 
-        return SqliteTopics(_sqlite_path(settings.log), clock or _clock(), settings.topics.retention, settings.topics.retention_bytes)
+        return SqliteTopics(_sqlite_path(settings.log), _clock(), settings.topics.retention, settings.topics.retention_bytes)
     if settings.log.startswith(_KAFKA):
         from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 
@@ -48,7 +48,7 @@ def open_topics(settings: Settings, clock: Clock | None = None) -> Topics:
 
 
 def open_source(
-    settings: Settings, url: str | None = None, topics: Sequence[str] | None = None, group: str | None = None, start: str = "earliest"
+    settings: Settings, url: str | None = None, topics: Sequence[str] | None = None, group: str | None = None, start: Literal["earliest", "latest"] = "earliest"
 ) -> Source:
     """A source of the log of the settings, or of `url`; without a group every partition is read and nothing committed."""
     url = url or settings.log
@@ -75,7 +75,7 @@ def open_sink(settings: Settings) -> Sink:
     if settings.log.startswith(_SQLITE):
         from anomaly_daemon.adapters.sqlite_sink import SqliteSink
 
-        return SqliteSink(_sqlite_path(settings.log), settings.input.group, _clock())
+        return SqliteSink(_sqlite_path(settings.log), settings.input.group, _clock(), settings.topics.retention, settings.topics.retention_bytes)
     if settings.log.startswith(_KAFKA):
         from anomaly_daemon.adapters.kafka_sink import KafkaSink
 

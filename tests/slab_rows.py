@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -43,8 +44,10 @@ class Stream:
     ) -> dict[str, NDArray[np.float64]]:
         """evidence, fresh: [records, channels] in log order; batches end before each of `cuts`."""
         fresh = np.ones_like(evidence, np.bool_) if fresh is None else fresh
+        if not len(slots):
+            return self._batch(slots, evidence, fresh)
         edges = [0, *sorted(set(cuts)), len(slots)]
-        batches = [self._batch(slots[a:b], evidence[a:b], fresh[a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True) if a < b]
+        batches = [self._batch(slots[a:b], evidence[a:b], fresh[a:b]) for a, b in pairwise(edges) if a < b]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def _batch(self, slots: NDArray[np.int64], evidence: NDArray[np.float64], fresh: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:

@@ -29,7 +29,7 @@ ASSIGNMENTS = (
     "engine.ring=16",
     "engine.resident_max=64",
     "threshold.warmup_observations=12",
-    "threshold.z=3",
+    "threshold.z=2",
     "incidents.trigger={count: 2, of: 3}",
     "incidents.recovery={count: 3, of: 3}",
     "incidents.window_points=4",
@@ -63,7 +63,7 @@ def stream(seed: int, entities: int, length: int, *, faulty: bool = True, partit
     for offset, entity in enumerate(chosen.tolist()):
         values = signals[entity][seen[entity]].copy()
         if faulty and entity % 2 == 0 and seen[entity] > 0.7 * length / entities:
-            values[1] += 4
+            values[1] += 6
         seen[entity] += 1
         body: dict[str, float | None] = {name: round(float(value), 5) for name, value in zip(NAMES, values, strict=True)}
         if generator.random() < 0.03:
@@ -106,7 +106,7 @@ def judge(records: Sequence[Record], cuts: Sequence[int] = (), *assignments: str
             for checkpoint in saved:
                 built.restore(checkpoint)
         outputs.append(built.process(Batch(records[first:last]), {}))
-    state = {partition: digest(snapshot(built, partition, len(records), fingerprint)) for partition in partitions}
+    state = {partition: digest(snapshot(built, partition, 0, fingerprint)) for partition in partitions}
     built.close()
     return Outcome(
         tuple(alert for output in outputs for alert in output.alerts),

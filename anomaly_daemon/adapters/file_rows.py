@@ -8,7 +8,6 @@ Blank lines are no rows.
 from __future__ import annotations
 
 import csv
-import glob
 import gzip
 import io
 import itertools
@@ -23,15 +22,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote
 
 import msgspec
 
+from anomaly_daemon.adapters.file_names import InputFile, bare_suffix, is_gzipped
 from anomaly_daemon.domain.errors import InputError
 
 LINE_BYTES_MAX = 64 * 2**20
 _PARQUET_BATCH_ROWS = 1024
-_GLOB = re.compile(r"[*?\[]")
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _LOOSE_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _EPOCH_UNITS = ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3), (float("inf"), 1e-6))  # below this the number is s, ms, µs, ns; factor to ms
@@ -46,14 +44,6 @@ class FileRow(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
-class InputFile:
-    """A file and the name that its rows go by: its path from the fixed part of the pattern on, without suffixes."""
-
-    path: Path
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
 class RowColumns:
     """Fields that say more of a row than its JSON. key: the record's key, default the file's name; time: the record's timestamp."""
 
@@ -61,32 +51,12 @@ class RowColumns:
     time: str | None = None
 
 
-def find_files(patterns: Sequence[str]) -> list[InputFile]:
-    """The files of some paths, globs (`**` reaches into folders) and file:// URLs, sorted by path.
-
-    Raises InputError where one matches nothing.
-    """
-    found: dict[Path, str] = {}
-    for pattern in patterns:
-        text = unquote(pattern.removeprefix("file://")) if pattern.startswith("file://") else pattern
-        if Path(text).is_file() or not _GLOB.search(text):
-            fixed, paths = Path(text).parent, [Path(text)]
-        else:
-            fixed = Path(*itertools.takewhile(lambda part: not _GLOB.search(part), Path(text).parts[:-1]))
-            paths = [Path(path) for path in glob.iglob(text, recursive=True) if Path(path).is_file()]
-        if not paths or not all(path.is_file() for path in paths):
-            raise InputError(f"{pattern}: no such file; give a path, a pattern in quotes such as 'folder/*.csv.gz', or a file:// URL")
-        for path in paths:
-            found[path] = _without_suffixes(path.relative_to(fixed))
-    return [InputFile(path, found[path]) for path in sorted(found)]
-
-
 def check_files(files: Sequence[InputFile], columns: RowColumns) -> None:
     """Raises InputError for the first that is of no known kind, cannot be opened or lacks a column; reads one row of each."""
     for file in files:
         with closing(read_rows(file, columns)) as rows:
             first = next(rows, None)
-        if first is not None and _bare_suffix(file.path) == ".json" and not _fields_of(first.value):
+        if first is not None and bare_suffix(file.path) == ".json" and not _fields_of(first.value):
             raise InputError(f"{file.path}: its first line is no JSON object of its own; write one object a line, and name the file .jsonl")
 
 
@@ -112,10 +82,10 @@ def read_rows(file: InputFile, columns: RowColumns = RowColumns(), start: int = 
 def count_rows(file: InputFile) -> int:
     """How many rows `read_rows` brings; Parquet says so itself, the others are read through once. Raises InputError."""
     with _explaining(file.path, lambda: 0):
-        if _bare_suffix(file.path) == ".parquet":
+        if bare_suffix(file.path) == ".parquet":
             with _opened_parquet(file.path) as parquet:
                 return int(parquet.metadata.num_rows)
-        if _bare_suffix(file.path) == ".csv":
+        if bare_suffix(file.path) == ".csv":
             with _opened_csv(file.path) as (_, _, rows):
                 return sum(1 for _ in rows)
         with _opened(file.path) as stream:
@@ -251,19 +221,10 @@ _READERS: dict[str, Reader] = {
 
 
 def _reader_of(path: Path) -> Reader:
-    reader = _READERS.get(_bare_suffix(path))
+    reader = _READERS.get(bare_suffix(path))
     if reader is None:
         raise InputError(f"{path}: not a known kind of file; it must end in {', '.join(_READERS)}, with or without .gz")
     return reader
-
-
-def _bare_suffix(path: Path) -> str:
-    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-
-
-def _without_suffixes(path: Path) -> str:
-    bare = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return str(bare.with_suffix("") if bare.suffix.lower() in _READERS else bare)
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
@@ -277,7 +238,7 @@ def _lines(stream: IO[bytes]) -> Iterator[bytes]:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb") as raw:
-        if path.suffix.lower() == ".gz":
+        if is_gzipped(path):
             with gzip.open(raw) as unpacked:
                 yield io.BufferedReader(unpacked)
         else:
@@ -306,10 +267,10 @@ def _opened_parquet(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with _opened(path) as stream, tempfile.TemporaryFile() as unpacked:
-        if path.suffix.lower() == ".gz":
+        if is_gzipped(path):
             shutil.copyfileobj(stream, unpacked)
             unpacked.seek(0)
-        with pq.ParquetFile(unpacked if path.suffix.lower() == ".gz" else path, memory_map=False, pre_buffer=False) as parquet:
+        with pq.ParquetFile(unpacked if is_gzipped(path) else path, memory_map=False, pre_buffer=False) as parquet:
             yield parquet
 
 

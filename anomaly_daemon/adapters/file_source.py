@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Sequence
 
-from anomaly_daemon.adapters.file_rows import FileRow, RowColumns, check_files, count_rows, find_files, read_rows
+from anomaly_daemon.adapters.file_names import find_files
+from anomaly_daemon.adapters.file_rows import FileRow, RowColumns, check_files, count_rows, read_rows
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
 
 OPEN_FILES_MAX = 256

@@ -17,8 +17,9 @@ from anomaly_daemon.domain.entity import EntityMatcher
 from anomaly_daemon.domain.errors import InputError, TopicError
 from anomaly_daemon.domain.ports import Source
 from anomaly_daemon.settings import load
+from anomaly_daemon.telemetry import logging
 
-PIPE_COLUMNS = 200
+PIPE_COLUMNS, WIDE_COLUMNS = 200, 150
 PLOT_COLUMNS, PLOT_LINES, PLOT_NAME_MAX = 78, 12, 44
 SEVERITY_STYLES = {"low": "cyan", "medium": "yellow", "high": "red", "critical": "bold red"}
 
@@ -39,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from anomaly_daemon.wiring import open_source, open_topics
 
     settings = load(options.config, options.assignments)
+    logging.configure("warning", options.log_format or settings.logging.format)
     if options.limit < 1:
         raise InputError(f"--limit {options.limit}: list at least one")
     wanted = Wanted(EntityMatcher(options.entity).compiled().match, options.is_open_only, _parse_time(options.not_before))
@@ -87,30 +89,51 @@ def as_json_line(value: bytes) -> str:
     return msgspec.json.encode(body).decode()
 
 
-def as_table(incidents: Sequence[Incident]) -> Table:
-    """One row per incident; leading feature and sentence are those of its strongest alert."""
-    table = Table(caption="times in UTC", caption_justify="left")
-    for heading in ("started", "ended", "entity", "severity", "kind"):
-        table.add_column(heading)
-    table.add_column("peak", justify="right")
-    table.add_column("records", justify="right")
-    table.add_column("leading")
-    table.add_column("what happened", ratio=1, min_width=24)
+def as_table(incidents: Sequence[Incident], columns: int) -> Table:
+    """One row per incident; leading feature and sentence are those of its strongest alert.
+
+    columns: of the terminal; in a narrow one what belongs together shares a cell, a line each.
+    """
+    table = Table(caption="times in UTC", caption_justify="left", show_lines=columns < WIDE_COLUMNS)
+    if columns < WIDE_COLUMNS:
+        for heading in ("started\nended\npeak, records", "entity\nseverity, kind\nleading"):
+            table.add_column(heading, overflow="fold")
+        table.add_column("what happened", ratio=1)
+    else:
+        for heading in ("started", "ended", "entity", "severity", "kind"):
+            table.add_column(heading)
+        for heading in ("peak", "records"):
+            table.add_column(heading, justify="right")
+        table.add_column("leading")
+        table.add_column("what happened", ratio=1)
     for incident in incidents:
-        latest, strongest = incident.latest, incident.strongest
-        leading = "" if strongest.leading is None else strongest.features[strongest.leading].feature
-        table.add_row(
-            _time(latest.starts_at),
-            _ended(latest),
-            _printable(latest.entity),
-            Text(latest.severity, style=SEVERITY_STYLES[latest.severity]),
-            _printable(latest.kind),
-            f"{latest.peak.anomaly_score:.3f}",
-            str(latest.observations),
-            _printable(leading),
-            _printable(strongest.explanation.message.removeprefix(f"{latest.entity}: ")),
-        )
+        started, ended, entity, severity, kind, peak, records, leading, sentence = cells = _cells(incident)
+        if columns < WIDE_COLUMNS:
+            when = _lines(started, ended, Text.assemble(peak, ", ", records))
+            cells = (when, _lines(entity, Text.assemble(severity, " ", kind), leading), sentence)
+        table.add_row(*cells)
     return table
+
+
+def _cells(incident: Incident) -> tuple[Text, ...]:
+    """Started, ended, entity, severity, kind, peak score, observations, leading feature, sentence."""
+    latest, strongest = incident.latest, incident.strongest
+    leading = "" if strongest.leading is None else strongest.features[strongest.leading].feature
+    return (
+        Text(_time(latest.starts_at)),
+        Text("open" if latest.ends_at is None else _time(latest.ends_at)),
+        _printable(latest.entity),
+        Text(latest.severity, style=SEVERITY_STYLES[latest.severity]),
+        _printable(latest.kind),
+        Text(f"{latest.peak.anomaly_score:.3f}"),
+        Text(str(latest.observations)),
+        _printable(leading),
+        _printable(strongest.explanation.message.removeprefix(f"{latest.entity}: ")),
+    )
+
+
+def _lines(*cells: Text) -> Text:
+    return Text("\n").join(cells)
 
 
 def worst(incidents: Sequence[Incident]) -> Incident:
@@ -158,7 +181,7 @@ def _print_listed(listed: Sequence[Incident], incidents: Incidents, topic: str, 
         known = len(incidents.by_id)
         console.print(f"None of the {known} incidents in topic {topic} fits." if known else f"No incidents in topic {topic}.")
         return
-    console.print(as_table(listed))
+    console.print(as_table(listed, console.width))
     if is_plotted:
         console.print(Text(render_worst(worst(listed))))
 
@@ -173,7 +196,8 @@ def _print_next(reader: TopicReader, incidents: Incidents, wanted: Wanted, form:
             print(as_json_line(record.value or b""), file=console.file, flush=True)
         else:
             style = SEVERITY_STYLES[alert.severity]
-            console.print(Text(_time(alert.starts_at)), Text(f"{alert.severity:8}", style=style), _printable(alert.explanation.message))
+            words = Text(f"{alert.severity:8}", style=style)
+            console.print(Text(_time(alert.data_end_time)), words, _printable(alert.explanation.message), soft_wrap=True)
 
 
 def _parse_time(text: str | None) -> datetime | None:
@@ -185,10 +209,6 @@ def _parse_time(text: str | None) -> datetime | None:
     except ValueError:
         raise InputError(f"--from {text}: write an ISO 8601 time, such as 2024-01-31 or 2024-01-31T12:00:00Z") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _ended(alert: PublishedAlert) -> str:
-    return "open" if alert.ends_at is None else _time(alert.ends_at)
 
 
 def _time(time: datetime) -> str:

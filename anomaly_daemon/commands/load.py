@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from anomaly_daemon.adapters.dump_format import decode_message
-from anomaly_daemon.adapters.file_rows import InputFile, RowColumns, check_files, find_files, read_lines, read_rows
+from anomaly_daemon.adapters.file_names import InputFile, find_files
+from anomaly_daemon.adapters.file_rows import RowColumns, check_files, read_lines, read_rows
 from anomaly_daemon.domain.errors import InputError, TopicError
 from anomaly_daemon.domain.ports import Topics
 from anomaly_daemon.domain.records import Message

@@ -59,6 +59,7 @@ class PublishedAlert(msgspec.Struct, frozen=True):
     severity_number: int
     anomaly_score: float
     entity: str
+    data_end_time: Time
     starts_at: Time
     ends_at: Time | None
     peak: PublishedPeak

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--topic", metavar="TOPIC", help="append to this topic of the log of the settings")
     target.add_argument("--output", metavar="FILE", type=Path, help="write JSON Lines, gzipped where the name ends in .gz")
-    parser.add_argument("--create", action="store_true", help="make the topic when it is missing")
+    parser.add_argument("--create", action="store_true", help="make the topic when it is missing, as topics.create_topics does")
     parser.add_argument("--partitions", metavar="N", type=int, default=None, help="of a topic that is made (default: topics.partitions)")
 
 
@@ -123,9 +123,9 @@ def _output(options: argparse.Namespace) -> Output:
     topics = open_topics(settings)
     try:
         if options.topic not in topics.partitions([options.topic]):
-            if not options.create:
+            if not (options.create or settings.topics.create_topics):
                 raise TopicError(f"{settings.log}: no topic {options.topic}; add --create, and --partitions N if you like, to make it")
-            topics.create(options.topic, options.partitions or settings.topics.partitions)
+            topics.create(options.topic, settings.topics.partitions if options.partitions is None else options.partitions)
     except BaseException:
         topics.close()
         raise

@@ -196,7 +196,7 @@ class Engine:
             center[here], spread[here] = shrunk_scale(held.float(), mean, variance)
             learns = present[here] & (held < self._scale_observations)
             number = held.float() + 1
-            deviation = torch.where(learns, fleet[here].clamp(-1e6, 1e6) - mean, 0.0)
+            deviation = torch.where(learns, fleet[here] - mean, 0.0)
             variance.copy_(torch.where(learns, (1 - 1 / number) * (variance + deviation * deviation / number), variance))
             mean.add_(deviation / number)
             held.add_(learns)

@@ -22,6 +22,7 @@ PRIOR_OBSERVATIONS = 16
 DEVIATION_FLOOR = 0.05
 # Deviations beyond which the network sees no difference.
 CLIP = 10.0
+FLEET_MAX = 1e6
 GAP_CLIP = 5.0
 # A channel that hardly moves: at least this share of its range, of its level (float32's precision) and this in its own unit.
 RANGE_SHARE_MIN = 0.05
@@ -39,8 +40,8 @@ class FleetScale:
     gap_deviation: float
 
     def transform(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """[N, F] in the features' unit → float32 in fleet space, NaN kept, not clipped."""
-        return ((values - self.center) / self.deviation).astype(np.float32)
+        """[N, F] in the features' unit → float32 in fleet space, NaN kept, within ±1e6: far beyond any use, within float32."""
+        return np.clip((values - self.center) / self.deviation, -FLEET_MAX, FLEET_MAX).astype(np.float32)
 
     def inverse(self, scaled: NDArray[Any]) -> Values:
         """[N, F] in fleet space → float64 in the features' unit."""

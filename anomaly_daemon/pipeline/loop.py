@@ -17,6 +17,7 @@ import structlog
 from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, LogUnavailable
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
 from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Checkpoint, Offset, Partition, PartitionChange
+from anomaly_daemon.pipeline.accounting import count_batch, count_state
 from anomaly_daemon.pipeline.process import Processor, next_offsets
 from anomaly_daemon.telemetry.metrics import Metrics
 
@@ -138,7 +139,10 @@ class Loop:
         if self._export is not None:
             self._export.write(output, self._committed)
         self._position |= next_offsets(batch.records)
-        self._observe(batch, output, processed_s - started_s, time.perf_counter() - processed_s)
+        self._metrics.stage_seconds.labels("process").observe(processed_s - started_s)
+        self._metrics.stage_seconds.labels("commit").observe(time.perf_counter() - processed_s)
+        count_batch(self._metrics, batch, output, self._committed)
+        count_state(self._metrics, self._processor)
         self._committed |= output.next_offsets
 
     def _commit(self, output: BatchOutput) -> None:

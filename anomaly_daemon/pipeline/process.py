@@ -90,7 +90,7 @@ class Processor:
         self._stages, self._rules, self._context = stages, rules, context
         self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
         self._ttl_us, self._window_points, self._now_us = int(entity_ttl_s * 1e6), window_points, now_us
-        self.forgotten = 0
+        self._forgotten = self._suppressed = 0
         self._machines: dict[Partition, IncidentMachine] = {}
         self._watermarks: dict[Partition, int] = {}
         self._gathered = (OBSERVATIONS.name, *stages.engine.gathered, *(column.name for column in stages.judge.columns()))
@@ -105,10 +105,12 @@ class Processor:
         """Incidents open over all partitions."""
         return sum(machine.open_count for machine in self._machines.values())
 
-    @property
-    def suppressed(self) -> int:
-        """Incidents that a cooldown kept from opening, over all partitions."""
-        return sum(machine.suppressed_total for machine in self._machines.values())
+    def take_counts(self) -> tuple[int, int]:
+        """Entities forgotten for want of room, and incidents that a cooldown kept from opening, since the last call."""
+        suppressed = sum(machine.suppressed_total for machine in self._machines.values())
+        counts = self._forgotten, max(0, suppressed - self._suppressed)
+        self._forgotten, self._suppressed = 0, suppressed
+        return counts
 
     def process(self, batch: Batch, emit_from: Mapping[Partition, Offset]) -> BatchOutput:
         """Advance the state over the batch and collect its effects.
@@ -188,7 +190,7 @@ class Processor:
                 admitted = table.admit(partition, observations.entities[done:end])
                 for owner, entity in table.take_forgotten():
                     self._machines[owner].forget(entity)
-                    self.forgotten += 1
+                    self._forgotten += 1
                 slots.append(admitted)
                 done += len(admitted)
                 if done < end:
@@ -265,7 +267,7 @@ class Processor:
         hot[tracked] = True
         alerts: list[Alert] = []
         judged = None
-        for rank in np.flatnonzero(hot):
+        for rank in np.flatnonzero(hot).tolist():
             judged = judged or _Columns(verdicts)
             places = layout.starts[: np.count_nonzero(layout.widths > rank)] + rank
             partition, entity = owners[rank], entities[rank]

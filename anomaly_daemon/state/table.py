@@ -270,7 +270,7 @@ class Table:
         columns, first = {}, 0
         for name, column in self.columns.items():
             last = first + column.bytes_per_entity
-            columns[name] = np.ascontiguousarray(packed[:, first:last]).view(column.dtype).reshape(len(packed), *column.shape)
+            columns[name] = np.array(packed[:, first:last], order="C").view(column.dtype).reshape(len(packed), *column.shape)
             first = last
         return columns
 

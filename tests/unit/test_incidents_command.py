@@ -6,10 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from anomaly_daemon.adapters.clock import SystemClock
+from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 from anomaly_daemon.cli import main
 from anomaly_daemon.commands.incidents import render_worst, show, worst
 from anomaly_daemon.commands.published import Incidents, Wanted, read_incidents
@@ -27,8 +30,9 @@ def published(turn: Turn, detected_at_us: int | None = NOW_US, explanation: Expl
 
 
 class AlertsTopic:
-    """A source over messages in memory: partition by position, `step` records a poll, interrupted when all is read and nothing more comes.
+    """A source over messages in memory, dealt out to the partitions in turn; a poll that would wait for ever is a Ctrl-C.
 
+    step:          records a poll.
     empty_offsets: offsets after the last record that hold none, as a transaction's marker does.
     """
 
@@ -48,7 +52,7 @@ class AlertsTopic:
             log = self._records[partition]
             log.append(Record(partition, len(log), 0, message.key, message.value, message.headers))
 
-    def poll(self, timeout_s: float) -> Batch:
+    def poll(self, timeout_s: float) -> Batch:  # noqa: ARG002 - the seam's argument; nothing here waits
         if not self._is_assigned:
             self._is_assigned = True
             return Batch(changes=(PartitionChange(ChangeKind.ASSIGNED, tuple(self._partitions)),))
@@ -124,6 +128,16 @@ def test_table_has_one_row_per_incident_by_start() -> None:
     assert [line.split("│")[3].strip() for line in lines] == ["pump-7", "pump-8", "valve-1"]
     assert [line.split("│")[2].strip() for line in lines] == ["open", "2024-01-01 00:06:10", "2024-01-01 01:05:10"]
     assert [line.split("│")[7].strip() for line in lines] == ["4", "324", "324"]
+
+
+def test_narrow_terminal_shows_every_field_uncut() -> None:
+    lines = shown(AlertsTopic(THREE), columns=80).splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    row = [line for line in lines if "2024-01-01 00:06:10" in line or "0.831, 324" in line]
+    assert [line.split("│")[1].strip() for line in row] == ["2024-01-01 00:06:10", "0.831, 324", "0.831, 324"]
+    assert [line.split("│")[2].strip() for line in row] == ["high collective", "pressure", "pressure"]
 
 
 def test_row_of_a_closed_incident_still_says_what_happened() -> None:
@@ -211,8 +225,8 @@ def test_follow_prints_each_alert_as_it_comes_until_interrupted() -> None:
     assert lines[0] == "No incidents in topic alerts."
     assert [line.split(": ")[0] for line in lines[1:]] == [
         "2024-01-01 00:00:00 high     pump-8",
-        "2024-01-01 00:00:00 high     pump-8, still anomalous after 304 observations",
-        "2024-01-01 00:00:00 high     pump-8",
+        "2024-01-01 00:05:00 high     pump-8, still anomalous after 304 observations",
+        "2024-01-01 00:05:20 high     pump-8",
     ]
 
 
@@ -301,9 +315,24 @@ def test_alert_without_a_window_says_so_instead_of_a_plot() -> None:
     ],
 )
 def test_wrong_arguments_and_a_missing_topic_are_told_with_the_remedy(
-    arguments: list[str], said: str, tmp_path: object, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = main(["incidents", "--set", f"log=sqlite:///{tmp_path}/topics.db", *arguments])
 
     assert code == 2
     assert said in capsys.readouterr().err
+
+
+def test_verb_lists_what_the_embedded_log_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    topics = SqliteTopics(tmp_path / "topics.db", SystemClock())
+    topics.create("alerts", 2)
+    topics.append(THREE)
+    topics.close()
+    common = ["incidents", "--set", f"log=sqlite:///{tmp_path}/topics.db"]
+
+    assert main([*common, "--format", "json", "--from", "2024-01-01T01:00", "--entity", "valve-*"]) == 0
+    assert [json.loads(line)["entity"] for line in capsys.readouterr().out.splitlines()] == ["valve-1"]
+    assert main([*common, "--plot"]) == 0
+    text = capsys.readouterr().out
+    assert all(entity in text for entity in ("pump-7", "pump-8", "valve-1"))
+    assert "● actual" in text

@@ -1,0 +1,36 @@
+"""What a committed batch adds to the metrics: consumed = scored + dead-lettered + dropped, counted where it is true."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from anomaly_daemon.domain.records import Batch, BatchOutput, Offset, Partition, Record
+from anomaly_daemon.pipeline.process import Processor
+from anomaly_daemon.telemetry.metrics import Metrics
+
+
+def count_batch(metrics: Metrics, batch: Batch, output: BatchOutput, committed: Mapping[Partition, Offset]) -> None:
+    """Count the records that this commit made final. committed: as it stood before the batch."""
+
+    def is_new(record: Record) -> bool:
+        return record.offset >= committed.get(record.partition, 0)
+
+    metrics.batch_records.observe(len(batch.records))
+    metrics.records_consumed.inc(sum(map(is_new, batch.records)))
+    if output.scored is not None:
+        metrics.records_scored.inc(sum(map(is_new, output.scored.observations.records)))
+        for rejection in output.scored.rejections:
+            if is_new(rejection.record):
+                metrics.dead_letter_records.labels(rejection.reason.value).inc()
+    for alert in output.alerts:
+        metrics.alerts.labels(alert.transition.value).inc()
+
+
+def count_state(metrics: Metrics, processor: Processor) -> None:
+    """How much is held now."""
+    metrics.incidents_open.set(processor.incidents_open)
+    metrics.entities.set(processor.table.entities - processor.table.spilled)
+    metrics.entities_spilled.set(processor.table.spilled)
+    forgotten, suppressed = processor.take_counts()
+    metrics.entities_forgotten.inc(forgotten)
+    metrics.alerts_suppressed.inc(suppressed)

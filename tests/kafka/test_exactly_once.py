@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from anomaly_daemon.adapters import kafka_sink
+from anomaly_daemon.adapters.kafka_sink import KafkaSink
+from anomaly_daemon.domain.errors import CommitFailed, Fenced
+from anomaly_daemon.domain.records import BatchOutput, Message, Partition
+from anomaly_daemon.settings import Kafka
+from tests.contract.kafka_log import KafkaLog
+from tests.contract.logs import until
+from tests.kafka.loops import Member, expected
+
+Fresh = Callable[[str], str]
+RECORDS, PARTITIONS = 20_000, 2
+
+
+@pytest.fixture
+def readings(log: KafkaLog, fresh: Fresh) -> str:
+    topic = fresh("readings")
+    log.create(topic, PARTITIONS)
+    log.append(Message(topic, None, b"%d" % number, partition_number=number % PARTITIONS) for number in range(RECORDS))
+    return topic
+
+
+@pytest.fixture
+def alerts(log: KafkaLog, fresh: Fresh) -> str:
+    topic = fresh("alerts")
+    log.create(topic, 1)
+    return topic
+
+
+def member(log: KafkaLog, readings: str, alerts: str, group: str) -> Member:
+    source = log.source([readings], group, batch_records_max=500)
+    return Member(source, log.sink(source, group), alerts)
+
+
+def test_every_seventh_transaction_aborted_after_its_offsets_were_sent_leaves_each_alert_once(
+    log: KafkaLog, fresh: Fresh, readings: str, alerts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = itertools.count(1)
+
+    class Aborting(KafkaProducer):  # type: ignore[misc]
+        def commit_transaction(self) -> None:
+            if next(turns) % 7 == 0:
+                self.abort_transaction()
+                raise KafkaError("aborted on purpose, after the offsets were sent")
+            super().commit_transaction()
+
+    monkeypatch.setattr(kafka_sink, "KafkaProducer", Aborting)
+    one = member(log, readings, alerts, fresh("detectors"))
+
+    per_partition = RECORDS // PARTITIONS
+    until_committed(one, {Partition(readings, number): per_partition for number in range(PARTITIONS)})
+
+    assert len(one.failures) >= 5
+    assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), per_partition))
+
+
+def test_a_restart_ends_at_once_the_transaction_that_its_predecessor_left_open(
+    log: KafkaLog, fresh: Fresh, readings: str, alerts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(KafkaProducer):  # type: ignore[misc]
+        def commit_transaction(self) -> None:
+            raise SystemExit("killed before the end of the transaction")
+
+    group = fresh("detectors")
+    with monkeypatch.context() as patched:
+        patched.setattr(kafka_sink, "KafkaProducer", Dying)
+        patched.setattr(KafkaSink, "_replace", lambda _self, _producer: None)
+        dying = member(log, readings, alerts, group)
+        with pytest.raises(SystemExit):
+            until(lambda: False, dying)  # type: ignore[arg-type]
+        assert dying.owned
+    dying.source.close()
+
+    one = member(log, readings, alerts, group)
+    until_committed(one, {Partition(readings, number): RECORDS // PARTITIONS for number in range(PARTITIONS)})
+
+    assert one.failures == []
+    assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), RECORDS // PARTITIONS))
+
+
+def test_the_later_instance_of_one_identity_fences_the_earlier_one_for_good(log: KafkaLog, fresh: Fresh, alerts: str) -> None:
+    identity = fresh("detectors-one")
+    output = BatchOutput((Message(alerts, b"pump", b"1"),))
+    earlier = KafkaSink(log.bootstrap, log.kafka, identity)
+    earlier.commit(output)
+    later = KafkaSink(log.bootstrap, log.kafka, identity)
+    later.commit(output)
+
+    for _ in range(2):
+        with pytest.raises(Fenced, match=r"input\.member"):
+            earlier.commit(output)
+    later.commit(output)
+
+    earlier.close()
+    later.close()
+    assert len(log.read(alerts)) == 3
+
+
+def test_a_transaction_that_the_broker_ended_for_its_age_is_recovered_from(log: KafkaLog, fresh: Fresh, alerts: str) -> None:
+    identity, output = fresh("detectors-one"), BatchOutput((Message(alerts, b"pump", b"1"),))
+    seconds = itertools.count(0, 100)
+    slow = KafkaSink(log.bootstrap, Kafka(commit_timeout="1h", transaction_timeout="1m"), identity, monotonic_s=lambda: float(next(seconds)))
+    slow.commit(output)
+    # The broker fences for age as it fences for a second instance; only the time that went by tells them apart.
+    other = KafkaSink(log.bootstrap, log.kafka, identity)
+    other.commit(output)
+
+    until_raised(CommitFailed, lambda: slow.commit(output))
+
+    slow.close()
+    other.close()
+
+
+def test_offsets_without_proof_of_membership_are_not_committed(log: KafkaLog, fresh: Fresh, readings: str, alerts: str) -> None:
+    group = fresh("detectors")
+    source = log.source([readings], group)
+    unjoined = source.poll(0.0).lease
+
+    with pytest.raises(CommitFailed, match="not a member"):
+        log.sink(source, group).commit(BatchOutput((Message(alerts, b"pump", b"1"),), {Partition(readings, 0): 1}, unjoined))
+
+    assert log.read(alerts) == []
+
+
+def until_committed(one: Member, ends: dict[Partition, int]) -> None:
+    until(lambda: one.next_offsets == ends, one)  # type: ignore[arg-type]
+
+
+def until_raised(error: type[Exception], act: Callable[[], object]) -> None:
+    with pytest.raises(error):
+        act()
