@@ -199,7 +199,7 @@ def _fingerprint(settings: Settings, model: str, columns: Sequence[object], devi
         "engine": settings.engine.model_dump(mode="json", exclude={"device", "resident_max", "spill_directory"}),
         "scale": settings.model.model_dump(mode="json", exclude={"artifact"}),
         "threshold": settings.threshold.model_dump(mode="json", exclude=live),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "arithmetic": device if device != "cpu" else torch.backends.cpu.get_cpu_capability(),
     }
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()

@@ -95,7 +95,7 @@ def fit(
         validation_losses=tuple(course.validation),
         best_epoch=course.best_epoch,
         test_loss=held_out_loss(model, corpus, test, settings) if len(test) else None,
-        torch_version=torch.__version__,
+        torch_version=str(torch.__version__),
     )
     return Artifact(
         name=NAME,

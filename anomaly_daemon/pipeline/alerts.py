@@ -144,8 +144,8 @@ def confidence(tail_probability: float, phase: Phase) -> float:
     tail_probability: the smallest in the incident. The share of its decades that the calibration resolves: 1e-2 gives .5,
     1e-4 or less gives 1; half of that while the entity's own statistics are not calibrated.
     """
-    decades = -math.log10(min(1.0, max(tail_probability, 10.0**-_RESOLVED_DECADES)))
-    return (decades / _RESOLVED_DECADES + 0.0) * (0.5 if phase is Phase.WARMUP else 1.0)
+    decades = abs(math.log10(min(1.0, max(tail_probability, 10.0**-_RESOLVED_DECADES))))
+    return decades / _RESOLVED_DECADES * (0.5 if phase is Phase.WARMUP else 1.0)
 
 
 def alert_message(alert: Alert, topic: str, detected_at_us: int | None) -> Message:

@@ -33,7 +33,7 @@ class Plan:
     """The fault of each of N pumps in one slot; steps count from the first record.
 
     kind:     [N], −1 for none. first, last: [N] steps, `last` not included.
-    channels: [N, channels] where it shows. size: [N], signed, in idle-to-high spans.
+    channels: [N, channels] where it shows. size: [N], upwards a share of the idle-to-high span, downwards of the value.
     held:     [N, channels] the values at which a freeze holds, written when it begins.
     """
 

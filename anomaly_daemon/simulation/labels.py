@@ -21,7 +21,7 @@ class Ledger:
 
     def __init__(self, file: TextIO | None) -> None:
         self._writer = None if file is None else csv.writer(file, lineterminator="\n")
-        self._pending: list[tuple[int, str, Label]] = []
+        self._pending: list[tuple[int, Label]] = []
         self.kinds: Counter[str] = Counter()
         if self._writer is not None:
             self._writer.writerow(COLUMNS)
@@ -29,17 +29,17 @@ class Ledger:
     def add(self, labels: Iterable[Label]) -> None:
         """Take note of anomalies under way or to come."""
         for label in labels:
-            heapq.heappush(self._pending, (label.end_us, label.entity, label))
+            heapq.heappush(self._pending, (label.end_us, label))
 
     def settle(self, until_us: int) -> None:
         """Write those that ended before this time."""
         while self._pending and self._pending[0][0] < until_us:
-            self._write(heapq.heappop(self._pending)[2], until_us)
+            self._write(heapq.heappop(self._pending)[1], until_us)
 
     def finish(self, until_us: int) -> None:
         """Write those that began before this time, cut off there, and forget those that did not."""
         self.settle(until_us)
-        for _, _, label in sorted(self._pending):
+        for _, label in sorted(self._pending):
             if label.start_us < until_us:
                 self._write(label, until_us)
         self._pending.clear()

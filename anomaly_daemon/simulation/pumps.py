@@ -14,7 +14,6 @@ from anomaly_daemon.simulation.stream import Floats, Integers
 
 CHANNELS = ("speed", "flow", "pressure", "suction_pressure", "current", "vibration", "temperature", "bearing_temperature")
 DECIMALS = np.array([1, 2, 3, 3, 2, 3, 2, 2])
-UNITS = ("rpm", "m³/h", "bar", "bar", "A", "mm/s", "°C", "°C")
 SPEED, FLOW, PRESSURE, SUCTION_PRESSURE, CURRENT, VIBRATION, TEMPERATURE, BEARING_TEMPERATURE = range(len(CHANNELS))
 IDLE, NORMAL, HIGH = range(3)
 REGIME_SPEED = np.array([0.38, 0.78, 1.0])

@@ -17,6 +17,7 @@ class Member:
     def __init__(self, source: Source, sink: Sink, alerts_topic: str) -> None:
         self.source, self.sink, self.alerts_topic = source, sink, alerts_topic
         self.owned: set[Partition] = set()
+        self.to_recover: set[Partition] = set()
         self.changes: list[PartitionChange] = []
         self.next_offsets: dict[Partition, int] = {}
         self.committed: list[Record] = []
@@ -30,20 +31,21 @@ class Member:
             for change in batch.changes:
                 if change.kind is ChangeKind.ASSIGNED:
                     self.owned.update(change.partitions)
-                    self.recover(change.partitions)
+                    self.to_recover.update(change.partitions)
                 else:
                     self.owned.difference_update(change.partitions)
-            if batch.records:
+                    self.to_recover.difference_update(change.partitions)
+            if self.to_recover:
+                for partition, offset in self.source.committed(sorted(self.to_recover)).items():
+                    self.source.seek(partition, offset)
+                self.to_recover.clear()
+            elif batch.records:
                 self._commit(batch.records, batch.lease)
         except LogUnavailable as error:
             self.failures.append(error)
         except CommitFailed as error:
             self.failures.append(error)
-            self.recover(sorted(self.owned))
-
-    def recover(self, partitions: Sequence[Partition]) -> None:
-        for partition, offset in self.source.committed(partitions).items():
-            self.source.seek(partition, offset)
+            self.to_recover.update(self.owned)
 
     def _commit(self, records: Sequence[Record], lease: object) -> None:
         alerts = tuple(Message(self.alerts_topic, b"pump", name(record)) for record in records if record.offset % ALERT_EVERY == 0)

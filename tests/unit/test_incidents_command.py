@@ -3,12 +3,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import structlog
 from rich.console import Console
 
 from anomaly_daemon.adapters.clock import SystemClock
@@ -23,6 +25,17 @@ from anomaly_daemon.pipeline.incident import Turn
 from tests.alert_cases import EXPLANATION, SECOND_US, START_US, alert, closed, judged, opened, updated
 
 NOW_US = 1_767_225_600_000_000
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """The verb sets up logging to this test's standard error, which is closed after it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def published(turn: Turn, detected_at_us: int | None = NOW_US, explanation: Explanation = EXPLANATION) -> Message:

@@ -1,0 +1,156 @@
+"""`train`: fits scale and weights on a range of a topic or of files, and writes the artifact and its loss plot."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from anomaly_daemon.domain.entity import EntityMatcher
+from anomaly_daemon.domain.errors import InputError
+
+if TYPE_CHECKING:
+    from anomaly_daemon.model.artifact import Artifact
+    from anomaly_daemon.model.training import EntitySequence, Progress, Report
+    from anomaly_daemon.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the verb."""
+    parser.add_argument(
+        "--source", metavar="URL", help="sqlite:///topics.db, kafka://host:9092 or file:///path/*.csv.gz (default: the log of the settings)"
+    )
+    parser.add_argument("--topic", metavar="TOPIC", action="append", default=[], help="read this topic; repeatable (default: input.topics)")
+    parser.add_argument("--from", metavar="WHEN", dest="start", help="first event time, ISO 8601, or first offset of each partition")
+    parser.add_argument("--to", metavar="WHEN", dest="end", help="event time or offset to stop before")
+    parser.add_argument("--entities", metavar="PATTERN", help="only entities whose name fits, such as 'pump-*'")
+    parser.add_argument("--rows", metavar="N", type=int, help="only the first N observations of each entity in the range")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="folder of the artifact (default: model.artifact)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, fit, write."""
+    from anomaly_daemon.model.artifact import save
+    from anomaly_daemon.model.plot import LOSS_PLOT, plot_losses
+    from anomaly_daemon.model.training import fit
+    from anomaly_daemon.pipeline.features import FeatureTransforms
+    from anomaly_daemon.settings import features_of, load
+    from anomaly_daemon.telemetry import logging
+
+    settings = load(options.config, options.assignments)
+    logging.configure(settings.logging.level, options.log_format or settings.logging.format)
+    if options.rows is not None and options.rows < 1:
+        raise InputError(f"--rows {options.rows}: take at least one observation of each entity")
+    sequences = _chosen(_read(settings, options), options.entities, options.rows)
+    names = FeatureTransforms(features_of(settings)).names
+    with _training_progress(settings.training.epochs) as report:
+        artifact = fit(sequences, settings, names, report, _source(settings, options))
+    folder = options.output or settings.model.artifact
+    save(artifact, folder)
+    plot_losses(artifact.history, folder / LOSS_PLOT)
+    _print_summary(artifact, folder)
+    return 0
+
+
+def _read(settings: Settings, options: argparse.Namespace) -> list[EntitySequence]:
+    """Every entity's features in the range, by the service's own decoder and transforms."""
+    from anomaly_daemon.pipeline.decode import Decoder
+    from anomaly_daemon.pipeline.features import FeatureTransforms
+    from anomaly_daemon.pipeline.sequences import SequenceReader, parse_range, read_sequences
+    from anomaly_daemon.settings import features_of
+    from anomaly_daemon.wiring import open_source
+
+    wanted = parse_range(options.start, options.end)
+    reader = SequenceReader(Decoder(settings.record), FeatureTransforms(features_of(settings)))
+    with closing(open_source(settings, options.source, options.topic)) as source, _reading_progress() as advance:
+        sequences = read_sequences(source, reader, wanted, advance)
+    log.info("range_read", records=reader.read, rejected=reader.rejected, entities=len(sequences))
+    return sequences
+
+
+def _chosen(sequences: Sequence[EntitySequence], pattern: str | None, rows: int | None) -> list[EntitySequence]:
+    """The entities that fit, each no longer than asked for. Raises InputError when none fits."""
+    fits = EntityMatcher(pattern or "*").compiled().match
+    found = [replace(one, values=one.values[:rows], gaps_s=one.gaps_s[:rows]) for one in sequences if fits(one.entity)]
+    if not found:
+        raise InputError(f"--entities {pattern}: none of the {len(sequences)} entities in the range fits, such as {sequences[0].entity}")
+    return found
+
+
+def _source(settings: Settings, options: argparse.Namespace) -> dict[str, object]:
+    """What was asked for, as the manifest tells it."""
+    return {
+        "log": options.source or settings.log,
+        "topics": options.topic or list(settings.input.topics),
+        "from": options.start,
+        "to": options.end,
+        "entities": options.entities,
+        "rows": options.rows,
+    }
+
+
+@contextmanager
+def _reading_progress() -> Iterator[Callable[[int, int], None]]:
+    """Records read of those to read, on standard error while it is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading", total=None)
+        yield lambda read, total: progress.update(task, completed=read, total=total)
+
+
+@contextmanager
+def _training_progress(epochs: int) -> Iterator[Report]:
+    """Epoch, losses and time left on standard error while it is a terminal; elsewhere one log line an epoch."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    validation = best = "–"
+    with Bar(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training", total=epochs)
+
+        def report(progress: Progress) -> None:
+            nonlocal validation, best
+            if progress.validation_loss is not None:
+                validation = f"{progress.validation_loss:.4f}"
+                best = validation if progress.is_best else best
+                if not console.is_terminal:
+                    log.info("epoch_trained", **_told(progress))
+            told = f"epoch {progress.epoch}/{epochs}  training {progress.training_loss:.4f}  validation {validation}  best {best}"
+            bar.update(task, completed=progress.epoch - 1 + progress.chunk / progress.chunks, description=told)
+
+        yield report
+
+
+def _told(progress: Progress) -> dict[str, object]:
+    losses = {"training_loss": round(progress.training_loss, 4), "validation_loss": round(progress.validation_loss or 0.0, 4)}
+    return {"epoch": progress.epoch, "epochs_max": progress.epochs, **losses, "is_best": progress.is_best}
+
+
+def _print_summary(artifact: Artifact, folder: Path) -> None:
+    history = artifact.history
+    best = history.best_epoch - 1
+    losses = {"training": history.training_losses[best], "validation": history.validation_losses[best], "test": history.test_loss}
+    rows = {
+        "entities": f"{history.entities:,}",
+        "rows": ", ".join(f"{count:,} {part}" for part, count in history.rows.items()),
+        "epochs": f"{len(history.training_losses)}, the weights of epoch {history.best_epoch} kept",
+        "losses": ", ".join(f"{loss:.4f} {part}" for part, loss in losses.items() if loss is not None),
+        "network": f"{len(artifact.features)} features, {artifact.shape.hidden} units, code {artifact.shape.code}, {artifact.shape.layers} layer(s)",
+        "folder": str(folder),
+        "fingerprint": artifact.version,
+    }
+    for name, told in rows.items():
+        print(f"{name:<12} {told}")

@@ -1,0 +1,72 @@
+"""Every knob of the daemon, and the only reader of the environment and of YAML."""
+
+from anomaly_daemon.settings.comparison import changed, digest, features_of, restart_needed
+from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
+from anomaly_daemon.settings.reference import reference
+from anomaly_daemon.settings.sections import (
+    ENVIRONMENT_PREFIX,
+    Checkpoints,
+    Engine,
+    Incidents,
+    Input,
+    Kafka,
+    Logging,
+    Model,
+    Output,
+    Override,
+    Settings,
+    Shutdown,
+    Threshold,
+    TopicCreation,
+    Training,
+    Window,
+)
+from anomaly_daemon.settings.sources import SECRETS_DIR_VARIABLE, load
+from anomaly_daemon.settings.values import (
+    EPOCH,
+    Duration,
+    Instant,
+    format_duration,
+    microseconds_since_1970,
+    parse_duration_s,
+    parse_instant_us,
+)
+
+__all__ = [
+    "ENVIRONMENT_PREFIX",
+    "EPOCH",
+    "NUMBER_KINDS",
+    "SECRETS_DIR_VARIABLE",
+    "Checkpoints",
+    "Duration",
+    "Engine",
+    "Feature",
+    "FeatureKind",
+    "Incidents",
+    "Input",
+    "Instant",
+    "Kafka",
+    "Logging",
+    "Model",
+    "Output",
+    "Override",
+    "RecordSchema",
+    "Section",
+    "Settings",
+    "Shutdown",
+    "Threshold",
+    "Time",
+    "TopicCreation",
+    "Training",
+    "Window",
+    "changed",
+    "digest",
+    "features_of",
+    "format_duration",
+    "load",
+    "microseconds_since_1970",
+    "parse_duration_s",
+    "parse_instant_us",
+    "reference",
+    "restart_needed",
+]

@@ -1,0 +1,48 @@
+"""What differs between two sets of settings, and a short name for one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings.record_schema import Feature
+from anomaly_daemon.settings.sections import Settings
+
+_NOT_IN_DIGEST: Final = {"kafka", "logging"}
+
+
+def features_of(settings: Settings) -> tuple[Feature, ...]:
+    """The features, refused when there are none: every verb that reads records needs them."""
+    if not settings.record.features:
+        raise SettingsError("record.features: name at least one feature, such as `- name: pressure`")
+    return settings.record.features
+
+
+def changed(old: Settings, new: Settings) -> list[str]:
+    """All keys that differ; never their values, which may be secret."""
+    return _differences(old.model_dump(), new.model_dump(), "")
+
+
+def restart_needed(old: Settings, new: Settings) -> list[str]:
+    """The keys that differ and cannot change while the daemon runs."""
+    return [key for key in changed(old, new) if not any(key == live or key.startswith(live + ".") for live in Settings.LIVE)]
+
+
+def digest(settings: Settings) -> str:
+    """Names a set of settings in alerts: 16 hex digits, without secrets and without what is only said or how it connects."""
+    tree = settings.model_dump(mode="json", exclude=_NOT_IN_DIGEST)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[str]:
+    found = []
+    for key, before in old.items():
+        name, after = f"{prefix}{key}", new[key]
+        if isinstance(before, Mapping) and isinstance(after, Mapping) and set(before) == set(after):
+            found += _differences(before, after, name + ".")
+        elif before != after:
+            found.append(name)
+    return found

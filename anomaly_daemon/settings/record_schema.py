@@ -1,0 +1,83 @@
+"""How a record is read: entity, event time and features."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from anomaly_daemon.settings.values import Duration, Instant, parse_instant_us, spelled
+
+FeatureKind = Literal["number", "asinh", "log", "difference", "rate", "elapsed", "cyclic", "category"]
+NUMBER_KINDS: tuple[FeatureKind, ...] = ("number", "asinh", "log", "difference", "rate")
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Feature(Section):
+    """One feature of the entity, read from the record or derived from it."""
+
+    name: str = Field(min_length=1, max_length=128, description="Name in alerts and in the artifact.")
+    path: str | None = Field(None, description="Dotted path of the field in the JSON object; default: the name itself, whole.")
+    kind: FeatureKind = Field(
+        "number",
+        description=(
+            "number, asinh, log (of 1 + x), difference, rate (per second, of a counter), elapsed (log of seconds since the "
+            "entity's previous record), cyclic (sine and cosine), category (rarity and first-seen)."
+        ),
+    )
+    period: Literal["hour_of_day", "day_of_week"] | None = Field(None, description="cyclic only: of the event time, UTC.")
+    values_max: int = Field(32, ge=2, le=1024, description="category only: values remembered per entity; the rarest is dropped when full.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.kind == "cyclic") != (self.period is not None):
+            raise ValueError(f"feature {self.name!r}: `period` goes with kind cyclic, and only with it")
+        if self.kind in ("elapsed", "cyclic") and self.path is not None:
+            raise ValueError(f"feature {self.name!r}: kind {self.kind} is derived from the event time and takes no path")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of what it is turned into: cyclic and category features are two columns."""
+        suffixes = {"cyclic": ("_sin", "_cos"), "category": ("_rarity", "_new")}.get(self.kind, ("",))
+        return tuple(self.name + suffix for suffix in suffixes)
+
+
+class Time(Section):
+    """Where the event time stands."""
+
+    path: str | None = Field(None, description="Dotted path of the event time; none: the record's own timestamp.")
+    format: Literal["iso8601", "s", "ms", "us"] = Field("iso8601", description="ISO 8601 (UTC unless it says otherwise) or an epoch in this unit.")
+    earliest: Instant = spelled("1990-01-01T00:00:00Z", "Event times before this are rejected.")
+    latest: Instant = spelled("2100-01-01T00:00:00Z", "Event times after this are rejected.")
+    ahead_max: Duration = spelled("1d", "How far an event time may lie after the record's own timestamp.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if parse_instant_us(self.earliest) >= parse_instant_us(self.latest):
+            raise ValueError(f"earliest ({self.earliest}) must lie before latest ({self.latest})")
+        return self
+
+
+class RecordSchema(Section):
+    """How a record's JSON is read."""
+
+    entity: str = Field("key", description="`key` (the record's key as UTF-8) or the dotted path of a string or integer field.")
+    entity_bytes_max: int = Field(256, ge=1, le=4096, description="Longer entity names are rejected.")
+    record_bytes_max: int = Field(1_000_000, ge=64, le=64_000_000, description="Larger records are rejected unread.")
+    time: Time = Field(default_factory=Time, description="Where the event time stands.")
+    features: tuple[Feature, ...] = Field((), max_length=512, description="What is watched, in order.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = Counter(name for feature in self.features for name in feature.columns)
+        doubled = [name for name, count in names.items() if count > 1]
+        if doubled:
+            raise ValueError(f"feature names must differ: {', '.join(doubled)} stands twice")
+        return self

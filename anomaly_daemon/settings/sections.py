@@ -1,0 +1,271 @@
+"""Every other knob: its default, bound and meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from anomaly_daemon.settings.record_schema import RecordSchema, Section
+from anomaly_daemon.settings.values import Duration, spelled
+
+ENVIRONMENT_PREFIX: Final = "ANOMALY_DAEMON_"
+
+
+class Input(Section):
+    """The topics read and the group that reads them."""
+
+    topics: tuple[str, ...] = Field(("readings",), min_length=1, description="Topics to read.")
+    group: str = Field("anomaly-daemon", min_length=1, description="Consumer group.")
+    member: str | None = Field(
+        None,
+        description=("Stable name of this instance in the group: static membership and a stable transactional id; default: the host's name."),
+    )
+    start: Literal["earliest", "latest"] = Field("earliest", description="Where a group that never committed begins.")
+    batch_records_max: int = Field(4096, ge=1, le=65536, description="Records of one batch, and so of one transaction, at most.")
+    poll_timeout: Duration = spelled("200ms", "How long a poll waits when there is nothing.")
+
+
+class Output(Section):
+    """The topics written."""
+
+    alerts_topic: str = Field("alerts", min_length=1, description="Where incidents are announced.")
+    dead_letter_topic: str = Field("dead-letters", min_length=1, description="Where rejected records go, bytes unchanged, reason in the headers.")
+
+
+class TopicCreation(Section):
+    """Whether missing topics are made."""
+
+    create_topics: bool = Field(False, description="Make missing topics instead of refusing to start.")
+    partitions: int = Field(4, ge=1, le=4096, description="Partitions of a topic that is made.")
+    retention: Duration | None = Field(None, description="Embedded log: records older than this are deleted; none: kept.")
+    retention_bytes: int | None = Field(
+        None,
+        ge=1_000_000,
+        description="Embedded log: the oldest records of a topic beyond this size are deleted; none: kept.",
+    )
+
+
+class Kafka(Section):
+    """How the Kafka client connects."""
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="Transport security.")
+    ssl_cafile: Path | None = Field(None, description="Certificate authority, PEM.")
+    ssl_certfile: Path | None = Field(None, description="Client certificate, PEM.")
+    ssl_keyfile: Path | None = Field(None, description="Client key, PEM.")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(None, description="SASL mechanism.")
+    sasl_username: str | None = Field(None, description="SASL user.")
+    sasl_password: SecretStr | None = Field(None, description="SASL password; give it through the secrets directory.")
+    session_timeout: Duration = spelled("45s", "A member silent for this long loses its partitions.")
+    max_poll_interval: Duration = spelled("5m", "A member that does not poll for this long leaves the group.")
+    transaction_timeout: Duration = spelled("60s", "The broker aborts a transaction open for longer.")
+    commit_timeout: Duration = spelled("30s", "A commit that takes longer has an unknown outcome: the daemon recovers.")
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("lz4", description="Codec of what is produced.")
+
+
+class Model(Section):
+    """The composite LSTM autoencoder: its size."""
+
+    artifact: Path = Field(Path("model"), description="Folder of the trained artifact.")
+    hidden: int | None = Field(None, ge=2, le=1024, description="Units; default: 32 up to ten features, else 64.")
+    code: int | None = Field(None, ge=1, le=512, description="Width of the code; default: 8 up to ten features, else 16.")
+    layers: int = Field(1, ge=1, le=4, description="Stacked LSTM layers of the encoder.")
+    scale: Literal["entity", "fleet"] = Field(
+        "entity",
+        description="entity: each entity's own mean and deviation, shrunk from the fleet's; fleet: the artifact's for all.",
+    )
+    scale_observations: int = Field(256, ge=2, le=65536, description="An entity's own scale is learned over this many observations, then kept.")
+
+
+class Training(Section):
+    """How `train` fits the model."""
+
+    epochs: int = Field(30, ge=1, le=10_000, description="Passes at most.")
+    patience: int = Field(5, ge=1, le=1000, description="Epochs without a better validation loss before stopping.")
+    batch: int = Field(128, ge=1, le=65536, description="Sequences trained on at once.")
+    steps: int = Field(50, ge=2, le=4096, description="Truncated backpropagation through time: steps of a chunk; state is carried between chunks.")
+    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Adam or RMSprop.")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Initial; decays by a cosine to a twentieth.")
+    gradient_norm_max: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    huber_delta: float = Field(3.0, gt=0, description="Errors beyond this many deviations count linearly.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Between stacked layers.")
+    noise: float = Field(0.05, ge=0, le=1, description="Deviation of the noise on scaled inputs.")
+    validation_share: float = Field(1 / 6, gt=0, lt=0.5, description="The latest part of the training range that decides on stopping.")
+    test_share: float = Field(0.1, ge=0, lt=0.5, description="The part after the validation part that nothing is chosen on; its loss is reported.")
+    seed: int = Field(0, ge=0, description="Of weights, noise and order.")
+
+
+class Engine(Section):
+    """The recurrent state of every entity, on the device."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA when there is one.")
+    decode_every: int = Field(8, ge=1, le=256, description="Observations of an entity between two reconstructions (S).")
+    decode_steps: int = Field(8, ge=1, le=256, description="Newest observations that one reconstruction rebuilds (K).")
+    ring: int = Field(32, ge=1, le=4096, description="Recent observations kept per entity, for reconstruction and for the alert's window.")
+    resident_max: int = Field(
+        100_000,
+        ge=1,
+        description="Entities kept in memory; those seen least recently spill to disk and come back as they were.",
+    )
+    entities_max: int = Field(
+        1_000_000,
+        ge=1,
+        description="Entities remembered per partition; beyond it the least recently seen is forgotten, and said so.",
+    )
+    entity_ttl: Duration = spelled("30d", "An entity unseen for longer, by event time, starts anew.")
+    spill_directory: Path | None = Field(None, description="Where evicted entities spill; default: a folder of the system's temporary directory.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if max(self.decode_steps, self.decode_every) > self.ring:
+            raise ValueError(f"engine.ring ({self.ring}) must hold decode_steps ({self.decode_steps}) and decode_every ({self.decode_every})")
+        return self
+
+
+class Threshold(Section):
+    """When a score is too high. Which parameters count depends on the method."""
+
+    method: str = Field(
+        "ewma",
+        description=("ewma, spot, quantile, static, or river:MODULE.CLASS such as river:anomaly.GaussianScorer or river:stats.RollingQuantile."),
+    )
+    z: float = Field(4.0, gt=0, le=50, description="ewma: deviations of the log score above its mean.")
+    half_life: float = Field(1440, ge=2, description="ewma: observations after which a score counts half.")
+    tail: float = Field(1e-3, gt=0, lt=0.5, description="spot, quantile, river quantiles: probability of a normal score beyond the threshold.")
+    window: int = Field(2000, ge=50, le=20_000, description="spot, quantile: scores remembered per entity.")
+    level: float = Field(0.9, gt=0, lt=1, description="static: the threshold on anomaly_score; river anomaly scorers: on the estimator's score.")
+    parameters: dict[str, float | int | bool | str] = Field(default_factory=dict, description="river: keyword arguments of the estimator.")
+    warmup_observations: int = Field(
+        64,
+        ge=1,
+        le=100_000,
+        description="Until an entity was seen this often nothing of it is announced (phase: warmup).",
+    )
+    suspect_learning: float = Field(0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one.")
+
+
+class Window(Section):
+    """`count` of the last `of` observations."""
+
+    count: int = Field(ge=1, le=63)
+    of: int = Field(ge=1, le=63)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.count > self.of:
+            raise ValueError(f"count ({self.count}) cannot exceed of ({self.of})")
+        return self
+
+
+class Incidents(Section):
+    """When an incident opens, is updated and closes."""
+
+    trigger: Window = Field(Window(count=3, of=5), description="An incident opens when this many of the last observations are anomalous.")
+    recovery: Window = Field(Window(count=10, of=10), description="It closes when this many of the last observations are normal.")
+    cooldown: Duration = spelled("0", "For this long after a close no incident of the entity opens; what would have is counted.")
+    update_every: Duration = spelled("5m", "An open incident is announced again at most this often, by event time, and when its severity rises.")
+    window_points: int = Field(16, ge=0, le=64, description="Recent points in an alert.")
+
+
+def _check_section(section: type[Section], keys: Mapping[str, Any], where: str) -> None:
+    """Raises ValueError naming the first key that the section would refuse."""
+    try:
+        section(**keys)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise ValueError(f"{where}.{key}: {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+class Override(Section):
+    """Other values for some entities; the first matching one applies."""
+
+    match: str = Field(min_length=1, description="Shell-style pattern over the entity: `pump-*`.")
+    threshold: dict[str, float] = Field(default_factory=dict, description="Numeric keys of `threshold`: z, level.")
+    incidents: dict[str, Any] = Field(default_factory=dict, description="Keys of `incidents`.")
+
+    ADJUSTABLE: ClassVar[tuple[str, ...]] = ("z", "level")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in self.threshold:
+            if key not in self.ADJUSTABLE:
+                raise ValueError(f"override {self.match!r}: threshold.{key} cannot differ by entity; these can: {', '.join(self.ADJUSTABLE)}")
+        _check_section(Threshold, self.threshold, f"override {self.match!r}: threshold")
+        return self
+
+
+class Checkpoints(Section):
+    """Where the state of each partition is saved: a cache of the log."""
+
+    url: str = Field("checkpoints", description="Folder or fsspec URL.")
+    every: Duration = spelled("60s", "Time between two checkpoints of a partition.")
+    keep: int = Field(2, ge=1, le=16, description="Checkpoints kept per partition.")
+    rewind_records_max: int | None = Field(
+        None,
+        ge=0,
+        description="Without a valid checkpoint, records before the committed offset to go through again; none: all that is retained.",
+    )
+
+
+class Logging(Section):
+    """What the daemon says of itself."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe that is shown.")
+    format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, JSON elsewhere.")
+
+
+class Shutdown(Section):
+    """How the daemon leaves."""
+
+    drain_timeout: Duration = spelled("20s", "After SIGTERM, time for the batch under way, its commit and a checkpoint.")
+
+
+class Settings(BaseSettings):
+    """The whole of it."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
+    )
+
+    detector_id: str = Field("anomaly-daemon", min_length=1, max_length=128, description="Names this detector in alerts and in incident ids.")
+    log: str = Field("sqlite:///topics.db", description="sqlite:///relative.db, sqlite:////absolute.db or kafka://host:9092,host:9092.")
+    input: Input = Field(default_factory=Input, description="What is read.")
+    output: Output = Field(default_factory=Output, description="What is written.")
+    topics: TopicCreation = Field(default_factory=TopicCreation, description="Missing topics and retention.")
+    kafka: Kafka = Field(default_factory=Kafka, description="The Kafka client.")
+    record: RecordSchema = Field(default_factory=RecordSchema, description="How records are read.")
+    model: Model = Field(default_factory=Model, description="The network.")
+    training: Training = Field(default_factory=Training, description="How it is fitted.")
+    engine: Engine = Field(default_factory=Engine, description="State on the device.")
+    threshold: Threshold = Field(default_factory=Threshold, description="When a score is too high.")
+    incidents: Incidents = Field(default_factory=Incidents, description="When an incident is announced.")
+    overrides: tuple[Override, ...] = Field((), max_length=1000, description="Other values for some entities, first match wins.")
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="Saved state.")
+    logging: Logging = Field(default_factory=Logging, description="What is said.")
+    shutdown: Shutdown = Field(default_factory=Shutdown, description="How it leaves.")
+
+    # What a running daemon takes over without a restart.
+    LIVE: ClassVar[frozenset[str]] = frozenset({"threshold.z", "threshold.level", "incidents", "overrides", "logging", "checkpoints.every"})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        base = self.incidents.model_dump(mode="json")
+        for override in self.overrides:
+            _check_section(Incidents, base | override.incidents, f"override {override.match!r}: incidents")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load` reads and merges the sources, to name the one at fault; made without it, only explicit arguments count."""
+        return (init_settings,)

@@ -1,0 +1,222 @@
+"""Where settings come from, and what to tell when one of them cannot be used.
+
+Precedence: `--set key=value` > `ANOMALY_DAEMON_SECTION__KEY` > secrets directory > YAML files (later ones win) > default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import pydantic_settings
+import yaml
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings.sections import ENVIRONMENT_PREFIX, Settings
+
+SECRETS_DIR_VARIABLE: Final = "ANOMALY_DAEMON_SECRETS_DIR"
+_GIVEN_MAX: Final = 100
+
+Tree = dict[str, Any]
+Location = tuple[int | str, ...]
+
+
+def load(files: Sequence[Path] = (), overrides: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings from all sources. Raises SettingsError with each key, what is wrong with it and the remedy.
+
+    overrides: `key=value` as given to `--set`. environment: the process's own where none is given.
+    """
+    variables = {name.upper(): text for name, text in (os.environ if environment is None else environment).items()}
+    secrets_dir = variables.pop(SECRETS_DIR_VARIABLE, None)
+    sources = [(str(path), _read_yaml(path)) for path in files]
+    if secrets_dir is not None:
+        sources.append((f"secrets directory {secrets_dir}", _read_variables(_read_secrets(Path(secrets_dir)), f"secrets directory {secrets_dir}")))
+    sources.append(("environment", _read_variables(variables, "environment")))
+    sources += [(f"--set {overridden.partition('=')[0]}", _parse_assignment(overridden)) for overridden in overrides]
+    merged: Tree = {}
+    for _, tree in sources:
+        merged = _merge(merged, tree)
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, sources)) from None
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML as people mean it in settings: times stay text, 1e-3 is a number, and a key stands once."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the name is PyYAML's
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key `{key.value}` stands twice", key.start_mark)
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
+
+
+_YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, _YamlLoader)  # noqa: S506 - it is a SafeLoader
+
+
+def _read_yaml(path: Path) -> Tree:
+    try:
+        tree = _parse_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise SettingsError(f"{path}: the file must hold `key: value` lines at its top, not a {type(tree).__name__}")
+    return tree
+
+
+def _read_secrets(directory: Path) -> dict[str, str]:
+    """Names and contents of the files there that are settings."""
+    if not directory.is_dir():
+        raise SettingsError(f"{SECRETS_DIR_VARIABLE}={directory}: no such directory; make it or unset the variable")
+    secrets = {}
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and path.name.upper().startswith(ENVIRONMENT_PREFIX):
+            try:
+                secrets[path.name.upper()] = path.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise SettingsError(f"{path}: not UTF-8 text") from None
+    return secrets
+
+
+class _Variables(pydantic_settings.EnvSettingsSource):
+    """Reads the variables given instead of the process's own."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = {name.lower(): text for name, text in variables.items()}
+        super().__init__(Settings, env_parse_none_str="null")
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return self._variables
+
+
+def _read_variables(variables: Mapping[str, str], where: str) -> Tree:
+    known = {name.upper() for name in Settings.model_fields}
+    for name in variables:
+        head = name.removeprefix(ENVIRONMENT_PREFIX).split("__")[0]
+        if name.startswith(ENVIRONMENT_PREFIX) and head not in known:
+            raise SettingsError(f"{where}: {name}: unknown setting{_nearest(head, known)}")
+    try:
+        return dict(_Variables(variables)())
+    except pydantic_settings.SettingsError as error:
+        section = re.search(r'field "(\w+)"', str(error))
+        name = ENVIRONMENT_PREFIX + (section[1].upper() if section else "…")
+        raise SettingsError(f'{where}: {name}…: lists and groups are written as JSON, such as ["a", "b"]') from None
+
+
+def _parse_assignment(assignment: str) -> Tree:
+    key, sign, text = assignment.partition("=")
+    if not sign or not key:
+        raise SettingsError(f"--set {key or assignment}: write it as key=value, such as --set threshold.z=5")
+    keys = key.split(".")
+    try:
+        value = _parse_yaml(text)
+    except (yaml.YAMLError, ValueError):
+        raise SettingsError(f"--set {key}: the value is not YAML; quote it: --set '{key}=\"…\"'") from None
+    is_scalar = not isinstance(value, (dict, list)) and value is not None
+    tree: Any = text if is_scalar and _is_declared(keys) else value
+    for part in reversed(keys):
+        tree = {part: tree}
+    return dict(tree)
+
+
+def _is_declared(keys: Sequence[str]) -> bool:
+    """Whether the key is a field of its own, whose type decides how text is read; otherwise it lies in a free mapping."""
+    section: type[BaseModel] | None = Settings
+    for key in keys:
+        if section is None or key not in section.model_fields:
+            return False
+        section = _section_of(section.model_fields[key].annotation)
+    return True
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, or holds a list of."""
+    while get_args(annotation):
+        annotation = next((one for one in get_args(annotation) if one not in (type(None), Ellipsis)), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _merge(below: Tree, above: Tree) -> Tree:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(error: ValidationError, sources: Sequence[tuple[str, Tree]]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        location = problem["loc"]
+        where = f"{_origin(location, sources)}: {'.'.join(str(part) for part in location) or 'settings'}"
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key{_nearest(str(location[-1]), _keys_beside(location))}")
+        else:
+            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{_given(problem.get('input'), location, sources)}")
+    return "\n".join(lines)
+
+
+def _origin(location: Location, sources: Sequence[tuple[str, Tree]]) -> str:
+    """The last source that has the key, or else as much of the way to it as any has."""
+    depths = [(_depth(tree, location), number) for number, (_, tree) in enumerate(sources)]
+    depth, number = max(depths, default=(0, 0))
+    return sources[number][0] if depth else "settings"
+
+
+def _depth(tree: Any, location: Location) -> int:
+    for depth, part in enumerate(location):
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+            tree = tree[part]
+        else:
+            return depth
+    return len(location)
+
+
+def _given(value: object, location: Location, sources: Sequence[tuple[str, Tree]]) -> str:
+    """The value at fault, unless it is long, a group, or secret by its type or by where it came from."""
+    is_secret = _origin(location, sources).startswith("secrets directory") or any("password" in str(part) for part in location)
+    if is_secret or value is None or isinstance(value, (dict, list, tuple, BaseModel, SecretStr)):
+        return ""
+    shown = repr(value)
+    return f" (given: {shown if len(shown) <= _GIVEN_MAX else shown[:_GIVEN_MAX] + '…'})"
+
+
+def _keys_beside(location: Location) -> set[str]:
+    """The keys known where an unknown one was found."""
+    section: type[BaseModel] | None = Settings
+    for part in location[:-1]:
+        if section is not None and isinstance(part, str):
+            field = section.model_fields.get(part)
+            section = None if field is None else _section_of(field.annotation)
+    return set() if section is None else set(section.model_fields)
+
+
+def _nearest(word: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(sorted(known))}"

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from kafka import KafkaProducer
+
+from anomaly_daemon.adapters import kafka_sink
+from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
+from anomaly_daemon.domain.records import ChangeKind, Message, Partition
+from tests.contract.kafka_log import KafkaLog
+from tests.contract.logs import until
+from tests.kafka.broker import Broker
+from tests.kafka.loops import Member, expected
+
+Fresh = Callable[[str], str]
+COMMIT_TIMEOUT_S = 3.0
+
+# The client leaks the socket of a connection that is refused.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture
+def log(own_broker: Broker) -> KafkaLog:
+    return KafkaLog(own_broker.bootstrap, commit_timeout=f"{COMMIT_TIMEOUT_S:.0f}s", session_timeout="6s")
+
+
+@pytest.fixture
+def one(log: KafkaLog, fresh: Fresh) -> Member:
+    """A member that has committed the first 300 records of one partition."""
+    readings, alerts = fresh("readings"), fresh("alerts")
+    log.create(readings, 1)
+    log.create(alerts, 1)
+    source = log.source([readings], fresh("detectors"))
+    one = Member(source, log.sink(source, fresh("detectors")), alerts)
+    append(log, one, 300)
+    until(lambda: len(one.committed) == 300, one)
+    return one
+
+
+def append(log: KafkaLog, one: Member, count: int) -> None:
+    topic = one.source._topics[0]
+    log.append(Message(topic, None, b"1", partition_number=0) for _ in range(count))
+
+
+def alerts_of(log: KafkaLog, one: Member) -> list[bytes]:
+    return sorted(record.value or b"" for record in log.read(one.alerts_topic))
+
+
+@pytest.mark.parametrize("moment", ["before the transaction", "at its end"])
+def test_a_broker_frozen_in_a_commit_costs_the_deadline_and_afterwards_nothing_is_doubled(
+    moment: str, own_broker: Broker, log: KafkaLog, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if moment == "at its end":
+        end = KafkaProducer.commit_transaction
+        monkeypatch.setattr(KafkaProducer, "commit_transaction", lambda producer: (own_broker.freeze(), end(producer)))
+    else:
+        one.before_commit = own_broker.freeze
+    append(log, one, 300)
+
+    started_s = time.monotonic()
+    until(lambda: bool(one.failures), one)
+    assert isinstance(one.failures[0], CommitFailed)
+    assert f"{own_broker.bootstrap}: commit: its outcome is unknown" in str(one.failures[0])
+    assert COMMIT_TIMEOUT_S <= time.monotonic() - started_s < COMMIT_TIMEOUT_S + 5.0
+
+    monkeypatch.undo()
+    one.before_commit = lambda: None
+    own_broker.thaw()
+    append(log, one, 300)
+    until(lambda: one.next_offsets == {partition_of(one): 900}, one)
+
+    assert alerts_of(log, one) == expected({0: 900})
+    until_no_thread_named("kafka-commit", "kafka-discard")
+    log.close()
+
+
+def test_a_broker_killed_and_started_again_is_told_once_and_then_served_as_before(own_broker: Broker, log: KafkaLog, one: Member) -> None:
+    own_broker.kill()
+
+    until(lambda: any(isinstance(error, LogUnavailable) for error in one.failures), one)
+    assert own_broker.bootstrap in str(one.failures[-1])
+    with pytest.raises(LogUnavailable, match=own_broker.bootstrap):
+        log.topics().partitions(["readings"])
+
+    own_broker.start()
+    append(log, one, 300)
+    until(lambda: one.next_offsets == {partition_of(one): 600}, one)
+    assert alerts_of(log, one) == expected({0: 600})
+    kinds = [change.kind for change in one.changes]
+    assert kinds.count(ChangeKind.ASSIGNED) == kinds.count(ChangeKind.LOST) + 1
+    log.close()
+
+
+def test_a_source_made_while_no_broker_answers_is_usable_when_one_does(own_broker: Broker, log: KafkaLog, fresh: Fresh) -> None:
+    topic = fresh("readings")
+    log.create(topic, 1)
+    own_broker.kill()
+    started_s = time.monotonic()
+    source = log.source([topic], fresh("detectors"))
+    with pytest.raises(LogUnavailable, match=r"no broker answers within 10 s"):
+        source.poll(0.1)
+    assert time.monotonic() - started_s < 25.0
+
+    own_broker.start()
+
+    one = Member(source, log.sink(source, fresh("detectors")), topic)
+    until(lambda: one.owned == {Partition(topic, 0)}, one)
+    log.close()
+
+
+def test_a_commit_without_any_broker_fails_within_the_deadline() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        log = KafkaLog(f"127.0.0.1:{closed.getsockname()[1]}", commit_timeout="1s")
+        sink = kafka_sink.KafkaSink(log.bootstrap, log.kafka, "nobody")
+
+        with pytest.raises(CommitFailed, match="no producer after 1.0 s"):
+            sink.commit(kafka_sink.BatchOutput((Message("alerts", b"pump", b"1"),)))
+
+        sink.close()
+        until_no_thread_named("kafka-prepare")
+
+
+def partition_of(one: Member) -> Partition:
+    return next(iter(one.next_offsets))
+
+
+def until_no_thread_named(*names: str) -> None:
+    deadline_s = time.monotonic() + 45.0
+    while left := [thread for thread in threading.enumerate() if thread.name in names]:
+        assert time.monotonic() < deadline_s, left
+        left[0].join(1.0)
