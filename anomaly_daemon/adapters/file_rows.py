@@ -31,8 +31,8 @@ from anomaly_daemon.domain.errors import InputError
 LINE_BYTES_MAX = 64 * 2**20
 _PARQUET_BATCH_ROWS = 1024
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_LOOSE_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_EPOCH_UNITS = ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3), (float("inf"), 1e-6))  # below this the number is s, ms, µs, ns; factor to ms
+_LOOSE_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_EPOCH_UNITS = ((1e11, 0.001), (1e14, 1), (1e17, 1_000), (1e20, 1_000_000))  # below this the number is s, ms, µs, ns; units in a ms
 
 
 class FileRow(msgspec.Struct, frozen=True, gc=False):
@@ -104,8 +104,8 @@ def timestamp_ms(moment: object) -> int | None:
                 return None
     if isinstance(moment, datetime):
         return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    if isinstance(moment, (int, float)) and not isinstance(moment, bool) and abs(moment) < 1e20:
-        return next(int(moment * factor) for bound, factor in _EPOCH_UNITS if abs(moment) < bound)
+    if isinstance(moment, (int, float)) and not isinstance(moment, bool):
+        return next((round(moment / unit) for bound, unit in _EPOCH_UNITS if abs(moment) < bound), None)
     return None
 
 

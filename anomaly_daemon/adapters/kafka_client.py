@@ -129,14 +129,14 @@ def address(servers: str) -> str:
     return f"kafka://{servers}"
 
 
-def connection_arguments(servers: str, kafka: Kafka) -> dict[str, Any]:
-    """What consumer, producer and admin client have in common. Raises SettingsError."""
+def connection_arguments(servers: str, kafka: Kafka, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
+    """What consumer, producer and admin client have in common; to connect takes `answer_timeout_s` at most. Raises SettingsError."""
     if kafka.sasl_mechanism == "OAUTHBEARER":
         raise SettingsError("kafka.sasl_mechanism: OAUTHBEARER needs a token provider, which settings cannot name; use SCRAM-SHA-512 or PLAIN")
     return {
         "bootstrap_servers": servers.split(","),
         "client_id": "anomaly-daemon",
-        "bootstrap_timeout_ms": round(ANSWER_TIMEOUT_S * 1000),
+        "bootstrap_timeout_ms": round(answer_timeout_s * 1000),
         "request_timeout_ms": _REQUEST_TIMEOUT_MS,
         "reconnect_backoff_max_ms": _RECONNECT_MAX_MS,
         "security_protocol": kafka.security_protocol,
@@ -149,10 +149,12 @@ def connection_arguments(servers: str, kafka: Kafka) -> dict[str, Any]:
     }
 
 
-def consumer_arguments(servers: str, kafka: Kafka, group: str | None, member: str, batch_records_max: int) -> dict[str, Any]:
+def consumer_arguments(
+    servers: str, kafka: Kafka, group: str | None, member: str, batch_records_max: int, answer_timeout_s: float = ANSWER_TIMEOUT_S
+) -> dict[str, Any]:
     """A consumer that reads what is committed, commits nothing by itself and never moves its position by itself."""
     session_timeout_ms = round(kafka.session_timeout * 1000)
-    return connection_arguments(servers, kafka) | {
+    return connection_arguments(servers, kafka, answer_timeout_s) | {
         "group_id": group,
         "group_instance_id": None if group is None else member,
         "isolation_level": "read_committed",
@@ -169,25 +171,25 @@ def consumer_arguments(servers: str, kafka: Kafka, group: str | None, member: st
     }
 
 
-def producer_arguments(servers: str, kafka: Kafka, delivery_timeout_s: float, transactional_id: str | None = None) -> dict[str, Any]:
+def producer_arguments(
+    servers: str, kafka: Kafka, delivery_timeout_s: float, transactional_id: str | None = None, answer_timeout_s: float = ANSWER_TIMEOUT_S
+) -> dict[str, Any]:
     """An idempotent producer, transactional where an id is given, that gives a message up after `delivery_timeout_s`."""
-    transaction = {"transaction_timeout_ms": round(kafka.transaction_timeout * 1000)} if transactional_id is not None else {}
-    return (
-        connection_arguments(servers, kafka)
-        | transaction
-        | {
-            "transactional_id": transactional_id,
-            "compression_type": None if kafka.compression == "none" else kafka.compression,
-            "value_serializer": _Values(),
-            "linger_ms": 20,
-            "batch_size": 64 << 10,
-            "max_request_size": _REQUEST_BYTES_MAX,
-            "max_block_ms": round(ANSWER_TIMEOUT_S * 1000),
-            "delivery_timeout_ms": round(delivery_timeout_s * 1000),
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-        }
-    )
+    arguments = connection_arguments(servers, kafka, answer_timeout_s) | {
+        "transactional_id": transactional_id,
+        "compression_type": None if kafka.compression == "none" else kafka.compression,
+        "value_serializer": _Values(),
+        "linger_ms": 20,
+        "batch_size": 64 << 10,
+        "max_request_size": _REQUEST_BYTES_MAX,
+        "max_block_ms": round(answer_timeout_s * 1000),
+        "delivery_timeout_ms": round(delivery_timeout_s * 1000),
+        "allow_auto_create_topics": False,
+        "metrics_enabled": False,
+    }
+    if transactional_id is not None:
+        arguments["transaction_timeout_ms"] = round(kafka.transaction_timeout * 1000)
+    return arguments
 
 
 def open_client(make: Callable[..., T], arguments: Arguments) -> T:

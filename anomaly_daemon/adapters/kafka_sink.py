@@ -20,6 +20,7 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from anomaly_daemon.adapters.kafka_client import (
+    ANSWER_TIMEOUT_S,
     DeadlineExceededError,
     Reaction,
     address,
@@ -125,12 +126,20 @@ class _Transaction:
 class KafkaSink:
     """A `Sink` over Kafka transactions. One at a time per `transactional_id`: the instance that starts later fences the earlier one."""
 
-    def __init__(self, servers: str, kafka: Kafka, transactional_id: str, *, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        servers: str,
+        kafka: Kafka,
+        transactional_id: str,
+        *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         """transactional_id: stable for this instance, so that a restart ends at once what its predecessor left open."""
         self._servers, self._monotonic_s = servers, monotonic_s
         self._commit_timeout_s, self._transaction_timeout_s = kafka.commit_timeout, kafka.transaction_timeout
         # The commit is given up long before a message is.
-        self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id)
+        self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
         self._fenced: Fenced | None = None
         self._preparation = _Preparation(self._make)
 

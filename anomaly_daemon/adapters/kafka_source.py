@@ -28,10 +28,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _MEMBER = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_WATCH_EVERY_S = 5.0
 _STALL_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_MS = 2_000
-_ANSWER_TIMEOUT_MS = round(ANSWER_TIMEOUT_S * 1000)
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -72,10 +70,11 @@ class KafkaSource:
         start: Literal["earliest", "latest"],
         batch_records_max: int,
         *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
         stall_timeout_s: float = _STALL_TIMEOUT_S,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connects where a broker answers within 10 s; where none does, `poll` says so and tries again.
+        """Connects where a broker answers within `answer_timeout_s`; where none does, `poll` says so and tries again.
 
         Raises TopicError for topics that are missing, SettingsError where the broker refuses this client.
         """
@@ -83,8 +82,9 @@ class KafkaSource:
             raise SettingsError(f"input.member: {member!r}: use letters, digits, '.', '_' and '-', at most 249 of them")
         self._servers, self._topics, self._group, self._start = servers, tuple(topics), group, start
         self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
-        self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max)
-        self._observer_arguments = consumer_arguments(servers, kafka, None, member, batch_records_max) | {"isolation_level": "read_uncommitted"}
+        self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
+        self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max, answer_timeout_s)
+        self._observer_arguments = self._arguments | {"group_id": None, "group_instance_id": None, "isolation_level": "read_uncommitted"}
         self._consumer: KafkaConsumer | None = None
         self._observer: KafkaConsumer | None = None
         self._changes: deque[PartitionChange] = deque()
@@ -113,9 +113,9 @@ class KafkaSource:
         return Batch(records=records, lease=lease)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """The group's offsets; waits until no transaction of them is pending, at most 10 s. Without a group always the start."""
+        """The group's offsets; waits until no transaction of them is pending, for a bounded time. Without a group always the start."""
         consumer = self._connected()
-        deadline_s = self._monotonic_s() + ANSWER_TIMEOUT_S
+        deadline_s = self._monotonic_s() + self._answer_timeout_s
         found: dict[Partition, Offset] = {}
         if self._group is not None:
             for partition in partitions:
@@ -126,7 +126,7 @@ class KafkaSource:
         missing = [_native(partition) for partition in partitions if partition not in found]
         if missing:
             look_up = consumer.beginning_offsets if self._start == "earliest" else consumer.end_offsets
-            starts = self._answered("looking up where to start", look_up, missing, timeout_ms=_ANSWER_TIMEOUT_MS)
+            starts = self._answered("looking up where to start", look_up, missing, timeout_ms=self._answer_timeout_ms)
             found |= {Partition(*partition): int(offset) for partition, offset in starts.items()}
         return found
 
@@ -134,8 +134,8 @@ class KafkaSource:
         """What each partition retains; `end` lies behind everything written, also by transactions still open."""
         observer = self._observing()
         names = [_native(partition) for partition in partitions]
-        earliest = self._answered("looking up the earliest offsets", observer.beginning_offsets, names, timeout_ms=_ANSWER_TIMEOUT_MS)
-        ends = self._answered("looking up the end offsets", observer.end_offsets, names, timeout_ms=_ANSWER_TIMEOUT_MS)
+        earliest = self._answered("looking up the earliest offsets", observer.beginning_offsets, names, timeout_ms=self._answer_timeout_ms)
+        ends = self._answered("looking up the end offsets", observer.end_offsets, names, timeout_ms=self._answer_timeout_ms)
         return {partition: Bounds(int(earliest[name]), int(ends[name])) for partition, name in zip(partitions, names, strict=True)}
 
     def positions(self) -> dict[Partition, Offset]:
@@ -167,7 +167,7 @@ class KafkaSource:
                 self._end(consumer)
                 raise self._translated(error, "subscribing") from error
             self._consumer = consumer
-            self._next_watch_s = self._monotonic_s() + _WATCH_EVERY_S
+            self._next_watch_s = self._monotonic_s() + self._answer_timeout_s / 2
             log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
         return self._consumer
 
@@ -201,7 +201,7 @@ class KafkaSource:
         try:
             return open_client(KafkaConsumer, arguments)
         except KafkaError as error:
-            raise self._translated(error, f"no broker answers within {ANSWER_TIMEOUT_S:.0f} s") from error
+            raise self._translated(error, f"no broker answers within {self._answer_timeout_s:.0f} s") from error
 
     def _answered(self, doing: str, ask: Callable[..., T], *arguments: object, **options: object) -> T:
         """What the client answers; on any error the consumer is given up, and what it owned is LOST."""
@@ -263,7 +263,7 @@ class KafkaSource:
 
     def _positions(self, consumer: KafkaConsumer) -> dict[TopicPartition, Offset]:
         names = self._sought & consumer.assignment()
-        positions = {name: self._answered("looking up a position", consumer.position, name, timeout_ms=_ANSWER_TIMEOUT_MS) for name in names}
+        positions = {name: self._answered("looking up a position", consumer.position, name, timeout_ms=self._answer_timeout_ms) for name in names}
         return {name: int(position) for name, position in positions.items() if position is not None}
 
     def _look_for_stalls(self, consumer: KafkaConsumer, *, is_dry: bool) -> None:
@@ -271,9 +271,9 @@ class KafkaSource:
         now_s = self._monotonic_s()
         if now_s < self._next_watch_s:
             return
-        self._next_watch_s = now_s + _WATCH_EVERY_S
+        self._next_watch_s = now_s + self._answer_timeout_s / 2
         names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
-        ends = self._answered("no broker answers", consumer.end_offsets, names, timeout_ms=_ANSWER_TIMEOUT_MS)
+        ends = self._answered("no broker answers", consumer.end_offsets, names, timeout_ms=self._answer_timeout_ms)
         positions = self._positions(consumer)
         stalled = self._watch.stalled(
             now_s, {self._owned[name]: at for name, at in positions.items()}, {Partition(*name): int(end) for name, end in ends.items()}, is_dry

@@ -35,10 +35,10 @@ _CLOSE_TIMEOUT_S = 2.0
 class KafkaTopics:
     """`Topics` over Kafka. Nothing is connected before the first call; after an error the next call connects anew."""
 
-    def __init__(self, servers: str, kafka: Kafka) -> None:
-        self._servers = servers
-        self._admin_arguments = connection_arguments(servers, kafka)
-        self._producer_arguments = producer_arguments(servers, kafka, _DELIVERY_TIMEOUT_S)
+    def __init__(self, servers: str, kafka: Kafka, *, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._servers, self._answer_timeout_ms = servers, round(answer_timeout_s * 1000)
+        self._admin_arguments = connection_arguments(servers, kafka, answer_timeout_s)
+        self._producer_arguments = producer_arguments(servers, kafka, _DELIVERY_TIMEOUT_S, None, answer_timeout_s)
         self._admin: KafkaAdminClient | None = None
         self._producer: KafkaProducer | None = None
         self._known: set[str] = set()
@@ -56,14 +56,13 @@ class KafkaTopics:
         Raises LogUnavailable, or TopicError where the broker does not allow it.
         """
         wanted = {topic: {"num_partitions": partitions, "replication_factor": -1}}
-        timeout_ms = round(ANSWER_TIMEOUT_S * 1000)
 
         def make(admin: KafkaAdminClient) -> None:
             try:
-                admin.create_topics(wanted, timeout_ms=timeout_ms)
+                admin.create_topics(wanted, timeout_ms=self._answer_timeout_ms)
             except TopicAlreadyExistsError:
                 return
-            admin.wait_for_topics([topic], timeout_ms=timeout_ms)
+            admin.wait_for_topics([topic], timeout_ms=self._answer_timeout_ms)
 
         self._asked(f"creating topic {topic}", make)
 

@@ -179,9 +179,9 @@ class SqliteSource:
                 self._positions[partition_id] = position = earliest
             if position < end:
                 backlogs.append((partition_id, end - position))
-        if backlogs:
-            self._turn = (self._turn + 1) % len(backlogs)
-        return backlogs[self._turn :] + backlogs[: self._turn]
+        first = self._turn % max(1, len(backlogs))
+        self._turn += 1
+        return backlogs[first:] + backlogs[:first]
 
     def _read(self, partition_id: int, limit: int, bytes_max: int, into: list[Record]) -> int:
         """Append up to `limit` records from the position on, advance it; returns their bytes, at most one fetch beyond `bytes_max`."""

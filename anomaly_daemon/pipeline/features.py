@@ -97,20 +97,17 @@ class FeatureTransforms:
         readings = 0
         for feature in features:
             value = len(names)
+            names += feature.columns
             if feature.kind in NUMBER_KINDS:
                 numeric = _Numeric(feature.kind, readings, value)
                 (self._pointwise if feature.kind in _POINTWISE else self._changes).append(numeric)
                 readings += 1
-                names.append(feature.name)
             elif feature.kind == "elapsed":
                 self._elapsed.append(value)
-                names.append(feature.name)
             elif feature.period is not None:
                 self._cyclic.append((value, _PERIODS_US[feature.period]))
-                names += [f"{feature.name}_sin", f"{feature.name}_cos"]
             else:
                 self._categories.append(_Category(len(self._categories), value, feature.values_max))
-                names += [f"{feature.name}_rarity", f"{feature.name}_new"]
         self.names: tuple[str, ...] = tuple(names)
         """Of the columns of the values; cyclic and category features have two."""
         self._rates = [position for position, change in enumerate(self._changes) if change.kind == "rate"]

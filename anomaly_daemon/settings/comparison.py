@@ -5,13 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings.record_schema import Feature
 from anomaly_daemon.settings.sections import Settings
 
-_NOT_IN_DIGEST: Final = {"kafka", "logging"}
+_SHAPING_ENGINE = {"decode_every", "decode_steps", "ring", "entities_max", "entity_ttl"}
+_IN_DIGEST: Any = {
+    "detector_id": True,
+    "record": True,
+    "model": {"scale", "scale_observations"},
+    "engine": _SHAPING_ENGINE,
+    "threshold": True,
+    "incidents": True,
+    "overrides": True,
+}
 
 
 def features_of(settings: Settings) -> tuple[Feature, ...]:
@@ -32,8 +41,8 @@ def restart_needed(old: Settings, new: Settings) -> list[str]:
 
 
 def digest(settings: Settings) -> str:
-    """Names a set of settings in alerts: 16 hex digits, without secrets and without what is only said or how it connects."""
-    tree = settings.model_dump(mode="json", exclude=_NOT_IN_DIGEST)
+    """Names what decides on alerts, 16 hex digits: equal on both logs, in live and in replay, whatever the machine."""
+    tree = settings.model_dump(mode="json", include=_IN_DIGEST)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from anomaly_daemon.settings.nearest import unknown_key
 from anomaly_daemon.settings.record_schema import RecordSchema, Section
 from anomaly_daemon.settings.values import Duration, spelled
 
@@ -177,7 +178,8 @@ def _check_section(section: type[Section], keys: Mapping[str, Any], where: str) 
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        raise ValueError(f"{where}.{key}: {problem['msg'].removeprefix('Value error, ')}") from None
+        fault = unknown_key(key, section.model_fields) if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{where}.{key}: {fault}") from None
 
 
 class Override(Section):
@@ -227,9 +229,7 @@ class Shutdown(Section):
 class Settings(BaseSettings):
     """The whole of it."""
 
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
-    )
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     detector_id: str = Field("anomaly-daemon", min_length=1, max_length=128, description="Names this detector in alerts and in incident ids.")
     log: str = Field("sqlite:///topics.db", description="sqlite:///relative.db, sqlite:////absolute.db or kafka://host:9092,host:9092.")

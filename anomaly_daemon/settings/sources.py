@@ -5,22 +5,26 @@ Precedence: `--set key=value` > `ANOMALY_DAEMON_SECTION__KEY` > secrets director
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_origin
 
-import pydantic_settings
 import yaml
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings.nearest import unknown_key
 from anomaly_daemon.settings.sections import ENVIRONMENT_PREFIX, Settings
 
 SECRETS_DIR_VARIABLE: Final = "ANOMALY_DAEMON_SECRETS_DIR"
 _GIVEN_MAX: Final = 100
+_WORDING: Final = {
+    "tuple_type": "write a list, such as [a, b]",
+    "dict_type": "write a group, such as {key: value}",
+    "model_type": "write a group, such as {key: value}",
+}
 
 Tree = dict[str, Any]
 Location = tuple[int | str, ...]
@@ -37,7 +41,7 @@ def load(files: Sequence[Path] = (), overrides: Sequence[str] = (), environment:
     if secrets_dir is not None:
         sources.append((f"secrets directory {secrets_dir}", _read_variables(_read_secrets(Path(secrets_dir)), f"secrets directory {secrets_dir}")))
     sources.append(("environment", _read_variables(variables, "environment")))
-    sources += [(f"--set {overridden.partition('=')[0]}", _parse_assignment(overridden)) for overridden in overrides]
+    sources += [("--set", _parse_assignment(assignment)) for assignment in overrides]
     merged: Tree = {}
     for _, tree in sources:
         merged = _merge(merged, tree)
@@ -67,7 +71,7 @@ _YamlLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?(
 
 
 def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, _YamlLoader)  # noqa: S506 - it is a SafeLoader
+    return yaml.load(text, _YamlLoader)
 
 
 def _read_yaml(path: Path) -> Tree:
@@ -75,10 +79,16 @@ def _read_yaml(path: Path) -> Tree:
         tree = _parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: not UTF-8 text") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a secret
+        mark = error.problem_mark
+        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+        raise SettingsError(f"{path}: not valid YAML{where}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError):
+        raise SettingsError(f"{path}: not valid YAML: a character or a number in it cannot be read") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -102,55 +112,53 @@ def _read_secrets(directory: Path) -> dict[str, str]:
     return secrets
 
 
-class _Variables(pydantic_settings.EnvSettingsSource):
-    """Reads the variables given instead of the process's own."""
-
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._variables = {name.lower(): text for name, text in variables.items()}
-        super().__init__(Settings, env_parse_none_str="null")
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return self._variables
-
-
 def _read_variables(variables: Mapping[str, str], where: str) -> Tree:
+    """Of `ANOMALY_DAEMON_A__B` and its text the key a.b and its value; other variables are not looked at."""
     known = {name.upper() for name in Settings.model_fields}
-    for name in variables:
-        head = name.removeprefix(ENVIRONMENT_PREFIX).split("__")[0]
-        if name.startswith(ENVIRONMENT_PREFIX) and head not in known:
-            raise SettingsError(f"{where}: {name}: unknown setting{_nearest(head, known)}")
-    try:
-        return dict(_Variables(variables)())
-    except pydantic_settings.SettingsError as error:
-        section = re.search(r'field "(\w+)"', str(error))
-        name = ENVIRONMENT_PREFIX + (section[1].upper() if section else "…")
-        raise SettingsError(f'{where}: {name}…: lists and groups are written as JSON, such as ["a", "b"]') from None
+    tree: Tree = {}
+    for name, text in sorted(variables.items()):
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        keys = name.removeprefix(ENVIRONMENT_PREFIX).split("__")
+        if keys[0] not in known:
+            raise SettingsError(f"{where}: {name}: {unknown_key(keys[0], known)}")
+        tree = _merge(tree, _placed([key.lower() for key in keys], text, f"{where}: {name}"))
+    return tree
 
 
 def _parse_assignment(assignment: str) -> Tree:
     key, sign, text = assignment.partition("=")
     if not sign or not key:
         raise SettingsError(f"--set {key or assignment}: write it as key=value, such as --set threshold.z=5")
-    keys = key.split(".")
-    try:
-        value = _parse_yaml(text)
-    except (yaml.YAMLError, ValueError):
-        raise SettingsError(f"--set {key}: the value is not YAML; quote it: --set '{key}=\"…\"'") from None
-    is_scalar = not isinstance(value, (dict, list)) and value is not None
-    tree: Any = text if is_scalar and _is_declared(keys) else value
-    for part in reversed(keys):
-        tree = {part: tree}
-    return dict(tree)
+    return _placed(key.split("."), text, f"--set {key}")
 
 
-def _is_declared(keys: Sequence[str]) -> bool:
-    """Whether the key is a field of its own, whose type decides how text is read; otherwise it lies in a free mapping."""
+def _placed(keys: Sequence[str], text: str, where: str) -> Tree:
+    """The text as the value of a key: as it stands for a field of one value, else as YAML, of which JSON is a part."""
+    value: Any = text
+    if text == "null" or not _is_single(keys):
+        try:
+            value = _parse_yaml(text)
+        except (yaml.YAMLError, ValueError):
+            raise SettingsError(
+                f"{where}: neither a list nor a group nor a value; write [a, b] or {{key: value}}, or quote the text once more"
+            ) from None
+    for key in reversed(keys):
+        value = {key: value}
+    return dict(value)
+
+
+def _is_single(keys: Sequence[int | str]) -> bool:
+    """Whether the key is a declared field of one value: no list, no group, nothing in a free mapping. Its type reads the text."""
     section: type[BaseModel] | None = Settings
+    annotation: Any = Settings
     for key in keys:
-        if section is None or key not in section.model_fields:
-            return False
-        section = _section_of(section.model_fields[key].annotation)
-    return True
+        if isinstance(key, str):
+            if section is None or key not in section.model_fields:
+                return False
+            annotation = section.model_fields[key].annotation
+            section = _section_of(annotation)
+    return section is None and get_origin(annotation) not in (tuple, dict)
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
@@ -171,12 +179,13 @@ def _merge(below: Tree, above: Tree) -> Tree:
 def _explain(error: ValidationError, sources: Sequence[tuple[str, Tree]]) -> str:
     lines = []
     for problem in error.errors(include_url=False):
-        location = problem["loc"]
-        where = f"{_origin(location, sources)}: {'.'.join(str(part) for part in location) or 'settings'}"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key{_nearest(str(location[-1]), _keys_beside(location))}")
+        location, kind = problem["loc"], problem["type"]
+        where = ": ".join([_origin(location, sources), *([".".join(map(str, location))] if location else [])])
+        if kind == "extra_forbidden":
+            fault = unknown_key(str(location[-1]), _keys_beside(location))
         else:
-            lines.append(f"{where}: {problem['msg'].removeprefix('Value error, ')}{_given(problem.get('input'), location, sources)}")
+            fault = _WORDING.get(kind, problem["msg"].removeprefix("Value error, ")) + _given(problem.get("input"), location, sources)
+        lines.append(f"{where}: {fault}")
     return "\n".join(lines)
 
 
@@ -188,20 +197,19 @@ def _origin(location: Location, sources: Sequence[tuple[str, Tree]]) -> str:
 
 
 def _depth(tree: Any, location: Location) -> int:
+    """How many parts of the location the tree has."""
     for depth, part in enumerate(location):
-        if isinstance(tree, dict) and part in tree:
+        try:
             tree = tree[part]
-        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
-            tree = tree[part]
-        else:
+        except (KeyError, IndexError, TypeError):
             return depth
     return len(location)
 
 
 def _given(value: object, location: Location, sources: Sequence[tuple[str, Tree]]) -> str:
-    """The value at fault, unless it is long, a group, or secret by its type or by where it came from."""
+    """The value at fault; not where a group may hold a secret, nor what is secret by its name or by where it came from."""
     is_secret = _origin(location, sources).startswith("secrets directory") or any("password" in str(part) for part in location)
-    if is_secret or value is None or isinstance(value, (dict, list, tuple, BaseModel, SecretStr)):
+    if is_secret or value is None or not _is_single(location):
         return ""
     shown = repr(value)
     return f" (given: {shown if len(shown) <= _GIVEN_MAX else shown[:_GIVEN_MAX] + '…'})"
@@ -215,8 +223,3 @@ def _keys_beside(location: Location) -> set[str]:
             field = section.model_fields.get(part)
             section = None if field is None else _section_of(field.annotation)
     return set() if section is None else set(section.model_fields)
-
-
-def _nearest(word: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean `{near[0]}`?" if near else f"; known here: {', '.join(sorted(known))}"

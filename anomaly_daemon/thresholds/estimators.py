@@ -7,7 +7,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from anomaly_daemon.domain.errors import SettingsError
@@ -19,20 +18,11 @@ _MODULES = ("anomaly", "stats")  # nothing else is ever imported by name
 _PROBE_SCORES = (0.5, 1.0, 2.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """What an estimator says of a score: its reading of it, the threshold on the scale of the score, and whether it is beyond."""
-
-    reading: float
-    threshold: float
-    is_anomaly: bool
-
-
 class Estimator(Protocol):
     """One entity's estimator."""
 
-    def judge(self, score: float, level: float) -> Opinion:
-        """Its opinion; nothing is learned."""
+    def judge(self, score: float, level: float) -> tuple[float, bool]:
+        """The threshold, on the scale of the score, and whether the score is beyond it; nothing is learned."""
         ...
 
     def learn(self, score: float) -> None:
@@ -41,16 +31,16 @@ class Estimator(Protocol):
 
 
 class Statistic:
-    """A univariate statistic: its value is the threshold, and a score is its own reading."""
+    """A univariate statistic: its value is the threshold."""
 
     def __init__(self, statistic: Any) -> None:
         self._statistic = statistic
 
-    def judge(self, score: float, level: float) -> Opinion:  # noqa: ARG002 - the level is the detectors'
+    def judge(self, score: float, level: float) -> tuple[float, bool]:  # noqa: ARG002 - the level is the detectors'
         """See Estimator."""
         threshold = self._statistic.get()
         threshold = SCORE_MAX if threshold is None or math.isnan(threshold) else min(max(float(threshold), 0.0), SCORE_MAX)
-        return Opinion(score, threshold, score > threshold)
+        return threshold, score > threshold
 
     def learn(self, score: float) -> None:
         """See Estimator."""
@@ -66,16 +56,16 @@ class Detector:
         inner = detector.anomaly_detector if self._is_filter else detector
         self._is_supervised = "y" in inspect.signature(inner.score_one).parameters
 
-    def judge(self, score: float, level: float) -> Opinion:
+    def judge(self, score: float, level: float) -> tuple[float, bool]:
         """See Estimator; the threshold is where the reading would reach its bound if it grew as the score does."""
         reading = float(self._detector.score_one(*self._arguments(score)))
         if math.isnan(reading):
-            return Opinion(0.0, SCORE_MAX, is_anomaly=False)
+            return SCORE_MAX, False
         reading = min(max(reading, -SCORE_MAX), SCORE_MAX)
         is_anomaly = bool(self._detector.classify(reading)) if self._is_filter else reading >= level
         bound = self._bound() if self._is_filter else level
         threshold = min(score * bound / reading, SCORE_MAX) if reading > 0 and bound > 0 else SCORE_MAX
-        return Opinion(reading, min(threshold, score) if is_anomaly else max(threshold, score), is_anomaly)
+        return (min(threshold, score) if is_anomaly else max(threshold, score)), is_anomaly
 
     def learn(self, score: float) -> None:
         """See Estimator."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import pytest
 
+from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
 from anomaly_daemon.adapters.kafka_source import KafkaSource
 from anomaly_daemon.adapters.kafka_topics import KafkaTopics
@@ -17,12 +18,15 @@ from anomaly_daemon.settings import Kafka
 from tests.contract.logs import LogUnderTest, Reader, until
 from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, shared_broker
 
+B = TypeVar("B", Broker, ForeignBroker, Broker | ForeignBroker)
+
 
 class KafkaLog:
     """The adapters over one cluster."""
 
-    def __init__(self, bootstrap: str, **settings: Any) -> None:
+    def __init__(self, bootstrap: str, answer_timeout_s: float = ANSWER_TIMEOUT_S, **settings: Any) -> None:
         self.bootstrap = bootstrap
+        self._answer_timeout_s = answer_timeout_s
         self.kafka = Kafka(**settings)
         self._members: dict[Source, str] = {}
         self._sinks: dict[Source, KafkaSink] = {}
@@ -43,7 +47,7 @@ class KafkaLog:
         start: Literal["earliest", "latest"] = "earliest",
         batch_records_max: int = 4096,
     ) -> KafkaSource:
-        source = KafkaSource(self.bootstrap, self.kafka, topics, group, member, start, batch_records_max)
+        source = KafkaSource(self.bootstrap, self.kafka, topics, group, member, start, batch_records_max, answer_timeout_s=self._answer_timeout_s)
         self._members[source] = member
         self._opened.append(source)
         return source
@@ -51,12 +55,12 @@ class KafkaLog:
     def sink(self, source: Source, group: str) -> KafkaSink:
         """One per source, as one instance has: a second one of the same name would fence the first."""
         if source not in self._sinks:
-            self._sinks[source] = KafkaSink(self.bootstrap, self.kafka, f"{group}-{self._members[source]}")
+            self._sinks[source] = KafkaSink(self.bootstrap, self.kafka, f"{group}-{self._members[source]}", answer_timeout_s=self._answer_timeout_s)
             self._opened.append(self._sinks[source])
         return self._sinks[source]
 
     def topics(self) -> KafkaTopics:
-        topics = KafkaTopics(self.bootstrap, self.kafka)
+        topics = KafkaTopics(self.bootstrap, self.kafka, answer_timeout_s=self._answer_timeout_s)
         self._opened.append(topics)
         return topics
 
@@ -78,10 +82,10 @@ class KafkaLog:
         return self._topics
 
 
-def broker_or_skip() -> Broker | ForeignBroker:
-    """The shared broker; without Java or Maven the test is left out, on a CI machine it fails."""
+def broker_or_skip(start: Callable[[], B] = shared_broker) -> B:
+    """A broker, the shared one by default; without Java or Maven the test is left out, on a CI machine it fails."""
     try:
-        return shared_broker()
+        return start()
     except ToolsMissingError as error:
         if os.environ.get("CI") == "true":
             raise

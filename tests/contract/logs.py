@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -170,7 +169,7 @@ class ManualClock:
 
     def sleep(self, seconds: float) -> None:
         self.advance(seconds)
-        with suppress(IndexError):
+        if self.on_sleep:
             self.on_sleep.pop(0)()
 
     def advance(self, seconds: float) -> None:

@@ -51,8 +51,13 @@ class Site:
             raise AssertionError(f"the daemon did not reach the end in {timeout_s} s:\n{self.log_tail()}")
         assert process.exitcode == 0, self.log_tail()
 
+    def log(self) -> str:
+        """What the daemons said so far."""
+        path = self.folder / "daemon.log"
+        return path.read_text() if path.exists() else ""
+
     def log_tail(self) -> str:
-        return (self.folder / "daemon.log").read_text()[-3000:]
+        return self.log()[-3000:]
 
     def alerts(self) -> list[dict[str, object]]:
         """Published alerts at read_committed, without the one field that may differ between two lives."""
@@ -97,7 +102,7 @@ def make_site(folder: Path, log: str, records: Iterable[Record], *, partitions: 
     artifacts.save(artifact(), folder / "model")
     base = {
         "log": log,
-        "input": {"topics": [f"readings{suffix}"], "group": f"detector{suffix}", "member": "one", "batch_records_max": 32, "poll_timeout": "50ms"},
+        "input": {"topics": [f"readings{suffix}"], "group": f"detector{suffix}", "member": "one", "batch_records_max": 8, "poll_timeout": "50ms"},
         "output": {"alerts_topic": f"alerts{suffix}", "dead_letter_topic": f"dead-letters{suffix}"},
         "topics": {"create_topics": True, "partitions": partitions},
         "model": {"artifact": str(folder / "model")},
@@ -108,7 +113,7 @@ def make_site(folder: Path, log: str, records: Iterable[Record], *, partitions: 
     topics = wiring.open_topics(site.settings)
     try:
         wiring.ensure_topics(site.settings, topics)
-        topics.append(Message(f"readings{suffix}", record.key, record.value, timestamp_ms=1_700_000_000_000 + record.offset) for record in records)
+        topics.append(Message(f"readings{suffix}", record.key, record.value, timestamp_ms=1_700_000_000_000 + 60_000 * record.offset) for record in records)
     finally:
         topics.close()
     return site

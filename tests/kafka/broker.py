@@ -70,6 +70,13 @@ class Broker:
         """The process goes on."""
         self._signal(signal.SIGCONT)
 
+    def revive(self) -> None:
+        """Whatever was done to it, it runs again."""
+        if self._process is None:
+            self.start()
+        else:
+            self.thaw()
+
     def stop(self) -> None:
         """Kill it and remove its folder."""
         self.kill()
@@ -94,8 +101,9 @@ def shared_broker() -> Broker | ForeignBroker:
     return ForeignBroker(bootstrap) if bootstrap else start_broker()
 
 
+@functools.cache
 def start_broker() -> Broker:
-    """A broker for a caller that harms it; stopped at the end of this process at the latest. Raises ToolsMissingError."""
+    """Our own broker, one for this process, stopped at its end. Raises ToolsMissingError."""
     _require_tools()
     broker = Broker(Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-")))
     atexit.register(broker.stop)

@@ -27,27 +27,20 @@ def broker() -> Broker | ForeignBroker:
     return broker_or_skip()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def own_broker() -> Iterator[Broker]:
-    """A broker of the module's own, to be killed and frozen."""
-    broker_or_skip()
-    broker = start_broker()
+    """A broker that may be killed and frozen: the shared one, where that is ours."""
+    shared = broker_or_skip()
+    broker = shared if isinstance(shared, Broker) else broker_or_skip(start_broker)
     yield broker
-    broker.stop()
-    # What the client left open when the broker was away is found here, where it is expected, not in a later test.
+    broker.revive()
+    # What the client left open while the broker was away is found here, where it is expected, not in a later test.
     gc.collect()
 
 
 @pytest.fixture
 def log(broker: Broker | ForeignBroker) -> Iterator[KafkaLog]:
     log = KafkaLog(broker.bootstrap)
-    yield log
-    log.close()
-
-
-@pytest.fixture
-def own_log(own_broker: Broker) -> Iterator[KafkaLog]:
-    log = KafkaLog(own_broker.bootstrap)
     yield log
     log.close()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from tests.kafka.broker import Broker
 from tests.kafka.loops import Member, expected
 
 Fresh = Callable[[str], str]
-COMMIT_TIMEOUT_S = 3.0
+COMMIT_TIMEOUT_S, ANSWER_TIMEOUT_S = 3.0, 2.0
 
 # The client leaks the socket of a connection that is refused.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 
 @pytest.fixture
 def log(own_broker: Broker) -> KafkaLog:
-    return KafkaLog(own_broker.bootstrap, commit_timeout=f"{COMMIT_TIMEOUT_S:.0f}s", session_timeout="6s")
+    return KafkaLog(own_broker.bootstrap, ANSWER_TIMEOUT_S, commit_timeout=f"{COMMIT_TIMEOUT_S:.0f}s", session_timeout="6s")
 
 
 @pytest.fixture
@@ -101,9 +102,9 @@ def test_a_source_made_while_no_broker_answers_is_usable_when_one_does(own_broke
     own_broker.kill()
     started_s = time.monotonic()
     source = log.source([topic], fresh("detectors"))
-    with pytest.raises(LogUnavailable, match=r"no broker answers within 10 s"):
+    with pytest.raises(LogUnavailable, match="no broker answers within 2 s"):
         source.poll(0.1)
-    assert time.monotonic() - started_s < 25.0
+    assert time.monotonic() - started_s < 10.0
 
     own_broker.start()
 
@@ -115,14 +116,15 @@ def test_a_source_made_while_no_broker_answers_is_usable_when_one_does(own_broke
 def test_a_commit_without_any_broker_fails_within_the_deadline() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        log = KafkaLog(f"127.0.0.1:{closed.getsockname()[1]}", commit_timeout="1s")
-        sink = kafka_sink.KafkaSink(log.bootstrap, log.kafka, "nobody")
+        log = KafkaLog(f"127.0.0.1:{closed.getsockname()[1]}", ANSWER_TIMEOUT_S, commit_timeout="1s")
+        sink = kafka_sink.KafkaSink(log.bootstrap, log.kafka, "nobody", answer_timeout_s=ANSWER_TIMEOUT_S)
 
-        with pytest.raises(CommitFailed, match="no producer after 1.0 s"):
+        with pytest.raises(CommitFailed, match=r"no producer after 1\.0 s"):
             sink.commit(kafka_sink.BatchOutput((Message("alerts", b"pump", b"1"),)))
 
         sink.close()
         until_no_thread_named("kafka-prepare")
+    gc.collect()
 
 
 def partition_of(one: Member) -> Partition:

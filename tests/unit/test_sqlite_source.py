@@ -94,9 +94,8 @@ def test_a_batch_is_bounded_in_bytes(reader: Reader, topics: SqliteTopics, monke
     assert sum(taken(reader)) == 4
     while len(reader.records) < 24:
         reader.step()
-    assert sorted((record.partition.number, record.offset) for record in reader.records) == [
-        (number, offset) for number in (0, 1) for offset in range(12)
-    ]
+    for number in (0, 1):
+        assert [record.offset for record in reader.records if record.partition.number == number] == list(range(12))
 
 
 def test_a_seek_of_a_partition_that_is_not_owned_is_refused(tmp_path: Path, topics: SqliteTopics, clock: ManualClock) -> None:
@@ -117,7 +116,7 @@ def test_a_seek_beyond_the_end_waits_for_that_offset(reader: Reader, topics: Sql
 
 
 def test_a_log_that_does_not_exist_misses_all_topics_and_is_not_made(tmp_path: Path, clock: ManualClock) -> None:
-    with pytest.raises(TopicError, match="fans, pumps.*load --create"):
+    with pytest.raises(TopicError, match=r"fans, pumps.*load --create"):
         SqliteSource(tmp_path / "none.db", ["pumps", "fans"], None, "one", "earliest", 12, 30.0, clock)
 
     assert not (tmp_path / "none.db").exists()

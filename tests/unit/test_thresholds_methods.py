@@ -24,16 +24,18 @@ def usual_scores(n: int = 400) -> list[float]:
     return list(np.exp(np.random.default_rng(0).normal(-1.0, 0.5, n)))
 
 
-def test_ewma_puts_the_threshold_z_deviations_above_the_mean_log_score() -> None:
+def test_ewma_puts_the_threshold_z_deviations_above_the_mean_log_score_in_which_young_scores_count_less() -> None:
     threshold = build(ThresholdSettings(half_life=1e9))
     scores = usual_scores()
     rows = taught(threshold, scores, z=3.0)
-    logs = np.log(np.array(scores) + 1e-6)
+    logs, age = np.log(np.array(scores) + 1e-6), np.arange(1, len(scores) + 1)
+    mean = np.average(logs, weights=age * (age + 1))
+    deviation = math.sqrt(np.average((logs - mean) ** 2, weights=age * (age + 1)))
 
     judgement = threshold.judge(rows, vector(0.4))
 
-    assert judgement.threshold.item() == pytest.approx(math.exp(logs.mean() + 3.0 * logs.std()) - 1e-6)
-    assert judgement.tail_probability.item() == pytest.approx(norm.sf((math.log(0.4 + 1e-6) - logs.mean()) / logs.std()))
+    assert judgement.threshold.item() == pytest.approx(math.exp(mean + 3.0 * deviation) - 1e-6)
+    assert judgement.tail_probability.item() == pytest.approx(norm.sf((math.log(0.4 + 1e-6) - mean) / deviation))
 
 
 def test_ewma_z_may_differ_by_entity() -> None:

@@ -29,9 +29,9 @@ def test_a_supervised_detector_decides_as_river_itself() -> None:
     rows = fresh_rows((), level=0.9)
 
     for score in scores():
-        _, is_anomaly, _ = step(threshold, rows, score)
+        _, is_anomaly, tail = step(threshold, rows, score)
 
-        assert is_anomaly == [reference.score_one({}, score) >= 0.9]
+        assert is_anomaly == [reference.score_one({}, score) >= 0.9 and tail[0] <= 0.5]
         reference.learn_one({}, score)
 
 
@@ -45,9 +45,10 @@ def test_an_unsupervised_detector_decides_as_river_itself_with_a_seed_of_zero() 
 
     for score in scores():
         x = {"score": score / (1 + score)}
-        flags += step(threshold, rows, score)[1]
+        _, is_anomaly, tail = step(threshold, rows, score)
+        flags += is_anomaly
 
-        assert flags[-1] == (reference.score_one(x) >= 0.7)
+        assert flags[-1] == (reference.score_one(x) >= 0.7 and tail[0] <= 0.5)
         reference.learn_one(x)
     assert True in flags
     assert False in flags
@@ -83,11 +84,22 @@ def test_a_filter_classifies_by_itself_and_its_detector_is_named() -> None:
     flags = []
 
     for score in scores():
-        flags += step(threshold, rows, score)[1]
+        _, is_anomaly, tail = step(threshold, rows, score)
+        flags += is_anomaly
 
-        assert flags[-1] == reference.classify(reference.score_one({}, score))
+        assert flags[-1] == (reference.classify(reference.score_one({}, score)) and tail[0] <= 0.5)
         reference.learn_one({}, score)
     assert True in flags
+
+
+def test_a_score_lower_than_usual_is_no_anomaly_to_a_two_sided_detector() -> None:
+    threshold = river("anomaly.GaussianScorer", grace_period=20)
+    rows = fresh_rows((), level=0.9)
+    for score in np.random.default_rng(1).normal(5.0, 0.1, 100):
+        step(threshold, rows, float(score))
+
+    assert step(threshold, rows, 0.0)[1] == [False]
+    assert step(threshold, rows, 10.0)[1] == [True]
 
 
 def test_the_threshold_reported_is_consistent_with_the_decision() -> None:
@@ -120,7 +132,7 @@ def test_a_suspect_score_is_not_learned() -> None:
     assert step(threshold, rows, 1.5)[0] == [1.0]
 
 
-def test_tail_probability_is_the_rank_among_the_last_readings() -> None:
+def test_tail_probability_is_the_rank_among_the_last_scores() -> None:
     threshold = river("stats.Max")
     rows = fresh_rows(())
     for score in range(1000):

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from anomaly_daemon.adapters.dump_format import decode_message, encode_record
+from anomaly_daemon.adapters.sqlite_source import SqliteSource
+from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
+from anomaly_daemon.cli import main
+from anomaly_daemon.commands.dump import SILENCE_MAX_S, records_between
+from anomaly_daemon.commands.load import ensure_topic
+from anomaly_daemon.domain.errors import InputError, LogUnavailable, TopicError
+from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Message, Offset, Partition, PartitionChange, Record
+from tests.contract.logs import ManualClock, read_all
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANOMALY_DAEMON_LOG", f"sqlite:///{tmp_path}/topics.db")
+    return tmp_path / "topics.db"
+
+
+def records(path: Path, topic: str = "readings") -> list[Record]:
+    source = SqliteSource(path, [topic], None, "one", "earliest", 4096, 30.0, ManualClock())
+    found = read_all(source)
+    source.close()
+    return found
+
+
+def made(path: Path, *messages: Message, partitions: int = 1) -> None:
+    topics = SqliteTopics(path, ManualClock())
+    topics.create("readings", partitions)
+    topics.append(messages)
+    topics.close()
+
+
+def test_load_makes_a_topic_and_a_record_of_every_row(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("valve1-2.csv").write_text("timestamp,flow\n2020-02-08 18:34:51,1.5\n2020-02-08 18:34:52,\n")
+    Path("valve1-3.jsonl").write_text('{"timestamp": "2020-02-08 18:34:53", "flow": 2}\n{bad\n')
+
+    assert main(["load", "--topic", "readings", "--create", "--partitions", "1", "--time-column", "timestamp", "valve1-2.csv", "valve1-3.jsonl"]) == 0
+
+    found = records(path)
+    assert [(record.key, record.value) for record in found] == [
+        (b"valve1-2", b'{"timestamp":"2020-02-08 18:34:51","flow":1.5}'),
+        (b"valve1-2", b'{"timestamp":"2020-02-08 18:34:52","flow":null}'),
+        (b"valve1-3", b'{"timestamp": "2020-02-08 18:34:53", "flow": 2}'),
+        (b"valve1-3", b"{bad"),
+    ]
+    assert [record.timestamp_ms for record in found[:3]] == [1_581_186_891_000, 1_581_186_892_000, 1_581_186_893_000]
+    said = capsys.readouterr()
+    assert said.out == "loaded 4 records from 2 files into readings\n"
+    assert said.err == "1 of them have no readable timestamp: they bear the time of loading\n"
+
+
+def test_load_interleaves_files_row_by_row_up_to_the_limit(path: Path) -> None:
+    for name, rows in (("a", 1), ("b", 5), ("c", 3)):
+        Path(f"{name}.csv").write_text("v\n" + "".join(f"{row}\n" for row in range(rows)))
+
+    assert main(["load", "--topic", "readings", "--create", "--partitions", "1", "--interleave", "--limit", "3", "*.csv"]) == 0
+
+    spoken = [(record.key or b"").decode() + json.dumps(json.loads(record.value or b"")["v"]) for record in records(path)]
+    assert spoken == ["a0", "b0", "c0", "b1", "c1", "b2", "c2"]
+
+
+def test_load_takes_keys_from_a_column(path: Path) -> None:
+    Path("all.csv").write_text("id,v\npump-1,1\npump-2,2\n")
+
+    assert main(["load", "--topic", "readings", "--create", "--partitions", "1", "--key-column", "id", "all.csv"]) == 0
+
+    assert [record.key for record in records(path)] == [b"pump-1", b"pump-2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a.csv"], "no topic readings; make it with --create"),
+        (["--create", "none.csv"], "none.csv: no such file"),
+        (["--create", "--key-column", "id", "a.csv"], "no column 'id'"),
+        (["--create", "--limit", "0", "a.csv"], "--limit 0"),
+        (["--create", "--format", "dump", "--key-column", "v", "a.csv"], "leave --key-column"),
+        (["--create", "--partitions", "0", "a.csv"], "0 partitions"),
+    ],
+)
+def test_load_refuses_before_it_writes_anything(path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    Path("a.csv").write_text("v\n1\n")
+
+    assert main(["load", "--topic", "readings", *arguments]) == 2
+
+    assert said in capsys.readouterr().err
+    assert not path.exists() or SqliteTopics(path, ManualClock()).partitions(["readings"]) == {}
+
+
+def test_a_topic_that_is_there_needs_no_permission_to_be_made(path: Path) -> None:
+    topics = SqliteTopics(path, ManualClock())
+    with pytest.raises(TopicError, match="--create"):
+        ensure_topic(topics, "readings", None)
+
+    ensure_topic(topics, "readings", 2)
+    ensure_topic(topics, "readings", None)
+
+    assert topics.partitions(["readings"]) == {"readings": 2}
+
+
+AWKWARD = (
+    Message("readings", b"pump", b'{"v": 1}', (("reason", b"schema"), ("raw", b"\xff")), 1, 0),
+    Message("readings", None, None, (), 2, 1),
+    Message("readings", b"\xff\xfe", b"\x00\xff", (), 3, 2),
+    Message("readings", b"", "größe \u2028\n".encode(), (("empty", b""),), 4, 2),
+)
+
+
+@pytest.mark.parametrize("file", ["all.jsonl", "all.jsonl.gz"])
+def test_what_was_dumped_and_loaded_again_is_the_same_in_everything(path: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+    made(path, *AWKWARD, partitions=3)
+
+    assert main(["dump", "--topic", "readings", "--output", file]) == 0
+    assert main(["load", "--topic", "again", "--create", "--partitions", "3", "--format", "dump", file]) == 0
+
+    def told(topic: str) -> list[tuple[object, ...]]:
+        return [(r.partition.number, r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in records(path, topic)]
+
+    assert told("again") == told("readings")
+    assert f"dumped 4 records of readings into {file}\n" in capsys.readouterr().out
+    assert sorted(one.name for one in Path().iterdir() if one.suffix == ".part") == []
+
+
+def test_a_dumped_line_reads_as_text_where_it_is_text(path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    made(path, AWKWARD[0], AWKWARD[2], partitions=3)
+
+    assert main(["dump", "--topic", "readings"]) == 0
+
+    assert [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()] == [
+        {"topic": "readings", "partition": 0, "offset": 0, "timestamp_ms": 1, "key": "pump", "value": '{"v": 1}',
+         "headers": [{"name": "reason", "value": "schema"}, {"name": "raw", "value_base64": "/w=="}]},
+        {"topic": "readings", "partition": 2, "offset": 0, "timestamp_ms": 3, "key_base64": "//4=", "value_base64": "AP8=", "headers": []},
+    ]  # fmt: skip
+
+
+def test_dump_writes_the_offsets_asked_for_of_every_partition(path: Path) -> None:
+    made(path, *[Message("readings", None, str(number).encode(), partition_number=number % 2) for number in range(20)], partitions=2)
+
+    assert main(["dump", "--topic", "readings", "--from", "3", "--to", "5", "--output", "some.jsonl.gz"]) == 0
+
+    lines = [json.loads(line) for line in gzip.decompress(Path("some.jsonl.gz").read_bytes()).splitlines()]
+    assert sorted((line["partition"], line["offset"]) for line in lines) == [(0, 3), (0, 4), (1, 3), (1, 4)]
+
+
+@pytest.mark.parametrize(("first", "end"), [("5", "3"), ("-1", "3")])
+def test_dump_refuses_a_range_that_is_none(path: Path, capsys: pytest.CaptureFixture[str], first: str, end: str) -> None:
+    made(path)
+
+    assert main(["dump", "--topic", "readings", f"--from={first}", "--to", end]) == 2
+    assert "--from" in capsys.readouterr().err
+
+
+def test_dump_from_beyond_the_end_is_empty(path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    made(path, Message("readings", b"pump", b"1"))
+
+    assert main(["dump", "--topic", "readings", "--from", "7"]) == 0
+    assert capsysbinary.readouterr().out == b""
+
+
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left_there(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(path, Message("readings", b"pump", b"1"))
+
+    assert main(["dump", "--topic", "readings", "--output", "nowhere/all.jsonl"]) == 2
+    assert "nowhere/all.jsonl: cannot be written" in capsys.readouterr().err
+
+
+class SilentSource:
+    """A log that tells of a record and never brings it."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self._changes: tuple[PartitionChange, ...] = (PartitionChange(ChangeKind.ASSIGNED, (Partition("readings", 0),)),)
+
+    def poll(self, timeout_s: float) -> Batch:
+        self._clock.sleep(timeout_s)
+        changes, self._changes = self._changes, ()
+        return Batch(changes=changes)
+
+    def committed(self, partitions: list[Partition]) -> dict[Partition, Offset]:
+        return dict.fromkeys(partitions, 0)
+
+    def bounds(self, partitions: list[Partition]) -> dict[Partition, Bounds]:
+        return dict.fromkeys(partitions, Bounds(0, 1))
+
+    def positions(self) -> dict[Partition, Offset]:
+        return {Partition("readings", 0): 0}
+
+    def seek(self, partition: Partition, offset: Offset) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_log_that_falls_silent_before_its_end_is_told_after_a_bound() -> None:
+    clock = ManualClock()
+
+    with pytest.raises(LogUnavailable, match="dump again"):
+        list(records_between(SilentSource(clock), 0, None, clock))
+
+    assert clock.monotonic_s() <= SILENCE_MAX_S + 2
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"{broken", b'{"topic":"a","partition":0,"offset":0,"timestamp_ms":0,"surprise":1}', b"\xff"])
+def test_a_line_that_dump_did_not_write_is_refused_with_file_and_row(path: Path, capsys: pytest.CaptureFixture[str], line: bytes) -> None:
+    good = encode_record(Record(Partition("readings", 0), 0, 1, b"pump", b"1"))
+    Path("all.jsonl").write_bytes(good + b"\n" + line + b"\n")
+
+    assert main(["load", "--topic", "readings", "--create", "--format", "dump", "all.jsonl"]) == 2
+    assert "all.jsonl: row 1: not a line that `dump` wrote" in capsys.readouterr().err
+
+
+def test_a_damaged_base64_value_is_refused() -> None:
+    with pytest.raises(InputError, match="not a line"):
+        decode_message(b'{"topic":"a","partition":0,"offset":0,"timestamp_ms":0,"value_base64":"*"}', "a")
