@@ -27,7 +27,7 @@ class Feature(Section):
     kind: FeatureKind = Field(
         "number",
         description=(
-            "number, asinh, log (of 1 + x), difference, rate (per second, of a counter), elapsed (log of seconds since the "
+            "number, asinh, log (of 1 + |x|, with the sign of x), difference, rate (per second, of a counter), elapsed (log of seconds since the "
             "entity's previous record), cyclic (sine and cosine), category (rarity and first-seen)."
         ),
     )

@@ -151,8 +151,8 @@ class Threshold(Section):
 class Window(Section):
     """`count` of the last `of` observations."""
 
-    count: int = Field(ge=1, le=63)
-    of: int = Field(ge=1, le=63)
+    count: int = Field(ge=1, le=63, description="How many.")
+    of: int = Field(ge=1, le=63, description="Of how many.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

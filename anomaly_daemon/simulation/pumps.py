@@ -19,8 +19,8 @@ IDLE, NORMAL, HIGH = range(3)
 REGIME_SPEED = np.array([0.38, 0.78, 1.0])
 _DAY = np.array([IDLE, NORMAL, HIGH, NORMAL, HIGH, NORMAL, IDLE])
 
-# Time constants in seconds: of the drive, of demand, of the valve, of the winding, of the bearing.
-_DRIVE_S, _DEMAND_S, _VALVE_S, _WINDING_S, _BEARING_S = 300.0, 900.0, 3600.0, 2400.0, 1500.0
+# Time constants in seconds: of the drive's two lags (a slow ramp spares the pipes a water hammer), of demand, of the valve, of the winding, of the bearing.
+_DRIVE_S, _DEMAND_S, _VALVE_S, _WINDING_S, _BEARING_S = 420.0, 900.0, 3600.0, 2400.0, 1500.0
 _DEMAND_DEVIATION, _VALVE_DEVIATION = 0.012, 0.04
 # Sensor noise: a share of the rated value; of the temperatures, kelvin; of vibration, a share of the value.
 _NOISE = np.array([0.0015, 0.008, 0.006, 0.006, 0.008, 0.05, 0.15, 0.15])
@@ -92,6 +92,7 @@ class Plant:
         self._heat_keep = np.exp(-interval_s / np.array([[_WINDING_S], [_BEARING_S]]))
         self._slow_deviation = np.array([[_DEMAND_DEVIATION], [_VALVE_DEVIATION]])
         self._drive: Floats = REGIME_SPEED[pumps.regimes(np.array([hour]))[0]]
+        self._ramp = self._drive
         self._slow = disturbance.standard_normal((2, len(pumps.ambient))) * self._slow_deviation
         flow = _flow(self._drive, pumps.static_head, np.zeros_like(self._drive))
         self._heat = np.stack([_losses(self._drive, flow), _friction(self._drive)])
@@ -100,7 +101,8 @@ class Plant:
         """The next T readings: hours of the day [T] and regimes [T, N] → [T, N, channels] with noise."""
         season = np.sin(2 * np.pi * (hours - 9) / 24)
         setpoint = REGIME_SPEED[regimes] * (1 + 0.04 * season[:, None])
-        drive, self._drive = _lag(setpoint, self._drive, self._drive_keep)
+        ramp, self._ramp = _lag(setpoint, self._ramp, self._drive_keep)
+        drive, self._drive = _lag(ramp, self._drive, self._drive_keep)
         shocks = self._disturbance.standard_normal((len(hours), *self._slow.shape))
         shocks *= self._slow_deviation * np.sqrt(1 - self._slow_keep**2) / (1 - self._slow_keep)
         slow, self._slow = _lag(shocks, self._slow, self._slow_keep)

@@ -85,7 +85,7 @@ def factory(settings: ThresholdSettings) -> Callable[[], Estimator]:
     path = settings.method.removeprefix(RIVER_PREFIX)
     found = _find(path)
     accepted = inspect.signature(found).parameters
-    usual: dict[str, float | int] = {"seed": 0}  # river draws its seed from the clock otherwise, and replay would differ
+    usual: dict[str, float | int] = {"seed": 0}  # unseeded, each run would draw other trees and a replay would differ
     if path.startswith("stats."):
         usual |= {"q": 1 - settings.tail, "window_size": settings.window}
     parameters = {name: value for name, value in usual.items() if name in accepted} | settings.parameters

@@ -71,8 +71,8 @@ class Judge:
     def __init__(self, settings: ThresholdSettings, priors: Mapping[str, tuple[float, float]]) -> None:
         """Raises SettingsError when the threshold's method or parameters do not exist."""
         self._threshold = build(settings)
-        self._channels = tuple(priors)
-        means, variances = zip(*priors.values(), strict=True)
+        self._channels = tuple(sorted(priors))  # an artifact's order of keys must not decide what a column means
+        means, variances = zip(*(priors[channel] for channel in self._channels), strict=True)
         self._calibration = Ewma("calibration", settings.half_life, (means, variances), _PRIOR_OBSERVATIONS, (len(priors),), _DEVIATION_FLOOR)
         self._warmup_observations, self._suspect_learning = settings.warmup_observations, settings.suspect_learning
         self._names = (OBSERVATIONS.name, *(column.name for column in self.columns()), *GIVEN)

@@ -4,7 +4,7 @@ import gc
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from kafka import KafkaProducer
@@ -22,6 +22,12 @@ COMMIT_TIMEOUT_S, ANSWER_TIMEOUT_S = 3.0, 2.0
 
 # The client leaks the socket of a connection that is refused.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def leaked_sockets_are_found_here() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -124,7 +130,6 @@ def test_a_commit_without_any_broker_fails_within_the_deadline() -> None:
 
         sink.close()
         until_no_thread_named("kafka-prepare")
-    gc.collect()
 
 
 def partition_of(one: Member) -> Partition:
