@@ -97,8 +97,8 @@ class _Preparation:
 class _Transaction:
     """One batch's effects: the calls in their order, run where a deadline can leave them behind."""
 
-    def __init__(self, producer: KafkaProducer, output: BatchOutput, lease: ConsumerGroupMetadata | None, timeout_s: float) -> None:
-        self._producer, self._output, self._lease, self._timeout_s = producer, output, lease, timeout_s
+    def __init__(self, producer: KafkaProducer, output: BatchOutput, lease: ConsumerGroupMetadata | None) -> None:
+        self._producer, self._output, self._lease = producer, output, lease
         self._sent: list[FutureRecordMetadata] = []
 
     def run(self) -> None:
@@ -107,7 +107,7 @@ class _Transaction:
         for message in self._output.messages:
             self._sent.append(send(self._producer, message))
         if self._sent:
-            self._producer.flush(timeout=self._timeout_s)
+            self._producer.flush()
         for sent in self._sent:
             if not sent.succeeded():
                 raise sent.exception or KafkaError("a message was not acknowledged")
@@ -158,7 +158,7 @@ class KafkaSink:
         deadline_s = self._monotonic_s() + self._commit_timeout_s
         producer = self._prepared()
         began_s = self._monotonic_s()
-        transaction = _Transaction(producer, output, lease, self._commit_timeout_s)
+        transaction = _Transaction(producer, output, lease)
         try:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:

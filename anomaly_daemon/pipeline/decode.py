@@ -25,7 +25,6 @@ from anomaly_daemon.pipeline.fields import (
     NOT_A_NUMBER,
     NUMBER_TYPE,
     READING_MAX,
-    SHALLOW_BYTES_MAX,
     FieldReader,
     Path,
     Row,
@@ -34,10 +33,9 @@ from anomaly_daemon.pipeline.fields import (
     dotted_path,
     feature_path,
     is_entity,
-    is_utf8,
-    may_be_deep,
     number_features,
 )
+from anomaly_daemon.pipeline.json_shape import SHALLOW_BYTES_MAX, is_utf8, may_be_deep
 from anomaly_daemon.settings import RecordSchema, parse_instant_us
 
 # Beyond int64 microseconds a timestamp is out of every range; clipped, so that its conversion cannot overflow.
@@ -181,7 +179,7 @@ class Decoder:
         stamps_us = np.clip(stamps_ms, -_TIMESTAMP_MS_MAX, _TIMESTAMP_MS_MAX) * 1_000
         is_untimely = np.zeros(len(records), np.bool_)
         if self._time_of is None:
-            times_us = stamps_us
+            times_us, is_untimely = stamps_us, stamps_ms < 0
         elif self._record.time.format == "iso8601":
             times_us, is_untimely = parse_all_iso_us(list(map(self._time_of, rows)))
         else:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +15,7 @@ import msgspec
 
 from anomaly_daemon.domain.records import Reason, Record, Rejection
 from anomaly_daemon.pipeline.event_time import MICROSECONDS_PER, epoch_us, parse_iso_us
+from anomaly_daemon.pipeline.json_shape import DEPTH_MAX, is_deep, may_be_deep
 from anomaly_daemon.settings import NUMBER_KINDS, Feature, RecordSchema, parse_instant_us
 
 NOT_A_NUMBER: Final = float("nan")
@@ -32,10 +32,6 @@ _ENTITY: Final = msgspec.json.Decoder(ENTITY_TYPE)
 _EPOCH: Final = msgspec.json.Decoder(EPOCH_TYPE)
 _TEXT: Final = msgspec.json.Decoder(str)
 
-# Deeper nesting is refused: where the parser's own limit strikes depends on the caller's stack, so on nothing in the log.
-DEPTH_MAX: Final = 400
-SHALLOW_BYTES_MAX: Final = 2 * DEPTH_MAX  # each bracket has its match
-_BRACKET_OR_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _EXCERPT_MAX: Final = 80
 _DETAIL_MAX: Final = 400
 _CACHED_CATEGORY_MAX: Final = 128
@@ -100,31 +96,6 @@ def is_entity(name: str, bytes_max: int) -> bool:
     if not name or len(name.encode()) > bytes_max:
         return False
     return name.isprintable() or not any(unicodedata.category(character) == "Cc" for character in name)
-
-
-def is_deep(value: bytes) -> bool:
-    """Whether brackets outside strings nest beyond `DEPTH_MAX`; takes time, so count the brackets first."""
-    depth = 0
-    for token in _BRACKET_OR_STRING.finditer(value):
-        first = value[token.start()]
-        depth += (first in b"[{") - (first in b"]}")
-        if depth > DEPTH_MAX:
-            return True
-    return False
-
-
-def may_be_deep(value: bytes) -> bool:
-    """Whether there are enough opening brackets to nest beyond `DEPTH_MAX`."""
-    return len(value) > SHALLOW_BYTES_MAX and value.count(b"[") + value.count(b"{") > DEPTH_MAX
-
-
-def is_utf8(value: bytes) -> bool:
-    """Whether all of it decodes."""
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 class FieldReader:
@@ -263,7 +234,7 @@ def _object(raw: msgspec.Raw, where: str) -> dict[str, msgspec.Raw]:
     except msgspec.ValidationError:
         raise _RefusedError(Reason.SCHEMA, f"{where} is {_said(raw)}, not an object") from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _RefusedError(Reason.MALFORMED_JSON, f"{str(error) or 'not JSON'}") from None
+        raise _RefusedError(Reason.MALFORMED_JSON, _not_json(error)) from None
 
 
 def _field(tree: dict[str, msgspec.Raw], path: Path) -> msgspec.Raw | None:
@@ -282,7 +253,11 @@ def _leaf(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Any]) -> Any:
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _RefusedError(Reason.MALFORMED_JSON, str(error)) from None
+        raise _RefusedError(Reason.MALFORMED_JSON, _not_json(error)) from None
+
+
+def _not_json(error: Exception) -> str:
+    return f"not JSON: {str(error).removeprefix('JSON is malformed: ')}"
 
 
 def _kind(raw: msgspec.Raw) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -43,6 +44,7 @@ from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.table import Table
 from anomaly_daemon.thresholds.judge import Judge, Verdicts
 
+_partition_of = attrgetter("partition")
 RECENT = Column("recent", "int64", is_host=True)
 _LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
@@ -178,14 +180,11 @@ class Processor:
 
     def _pieces(self, observations: Observations) -> Iterator[tuple[Observations, NDArray[np.int64]]]:
         """Cut the observations where the table must finish some before it can admit the next, or where a time to live ran out."""
-        partitions = [record.partition for record in observations.records]
-        runs = [(partition, len(list(same))) for partition, same in itertools.groupby(partitions)]
         done, table = 0, self._stages.table
         table.begin()
         slots: list[NDArray[np.int64]] = []
         first = 0
-        for partition, length in runs:
-            end = done + length
+        for partition, end in _runs(observations.records):
             while done < end:
                 admitted = table.admit(partition, observations.entities[done:end])
                 for owner, entity in table.take_forgotten():
@@ -305,15 +304,23 @@ class Processor:
         )
 
     def _note_watermarks(self, observations: Observations) -> None:
-        times = observations.times_us
-        for partition, group in itertools.groupby(range(len(times)), key=lambda position: observations.records[position].partition):
-            newest = max(int(times[position]) for position in group)
+        first = 0
+        for partition, end in _runs(observations.records):
+            newest = int(observations.times_us[first:end].max())
             self._watermarks[partition] = max(newest, self._watermarks.get(partition, newest))
+            first = end
 
 
 def next_offsets(records: Sequence[Record]) -> dict[Partition, Offset]:
     """Per partition the offset after its last record; the records of a partition come in offset order."""
-    return {record.partition: record.offset + 1 for record in records}
+    return {partition: records[end - 1].offset + 1 for partition, end in _runs(records)}
+
+
+def _runs(records: Sequence[Record]) -> list[tuple[Partition, int]]:
+    """Partition and end of each run of records of one partition."""
+    lengths = [(partition, len(list(run))) for partition, run in itertools.groupby(records, key=_partition_of)]
+    ends = itertools.accumulate(length for _, length in lengths)
+    return [(partition, end) for (partition, _), end in zip(lengths, ends, strict=True)]
 
 
 class _Columns:

@@ -63,8 +63,11 @@ class Broker:
         self._process = None
 
     def freeze(self) -> None:
-        """The process stands still, its sockets stay open."""
-        self._signal(signal.SIGSTOP)
+        """The process stands still, its sockets stay open; returns when the last of its threads has stopped."""
+        process = self._signal(signal.SIGSTOP)
+        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        while any(_state(task) != "T" for task in Path(f"/proc/{process.pid}/task").iterdir()):
+            assert time.monotonic() < deadline_s, "the broker does not stop"
 
     def thaw(self) -> None:
         """The process goes on."""
@@ -82,9 +85,10 @@ class Broker:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the broker is not running"
         os.killpg(self._process.pid, number)
+        return self._process
 
 
 class ForeignBroker:
@@ -133,6 +137,11 @@ def _download_jars(maven: str) -> None:
             raise RuntimeError(f"Maven could not fetch the broker:\n{(done.stdout + done.stderr)[-4000:]}")
         shutil.rmtree(_JARS, ignore_errors=True)
         os.replace(f"{folder}/jars", _JARS)
+
+
+def _state(task: Path) -> str:
+    """One letter; the name in front of it may hold spaces and brackets."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _java(heap: str) -> list[str]:

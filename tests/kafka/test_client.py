@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import gc
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -108,22 +106,14 @@ def test_a_mechanism_without_what_it_needs_is_refused_with_the_way_out() -> None
         connection_arguments(SERVERS, Kafka(sasl_mechanism="OAUTHBEARER"))
 
 
-@pytest.fixture
-def leaked_sockets_are_found_here() -> Iterator[None]:
-    yield
-    gc.collect()
-
-    assert set(threading.enumerate()) <= before
-
-
 @pytest.mark.parametrize("make", [KafkaConsumer, KafkaProducer, KafkaAdminClient])
-@pytest.mark.usefixtures("leaked_sockets_are_found_here")
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # the client leaks the socket of a refused connection
 def test_a_client_that_cannot_connect_leaves_no_thread_behind(make: Any) -> None:
     before = set(threading.enumerate())
 
     with pytest.raises(errors.KafkaTimeoutError):
         open_client(make, {"bootstrap_servers": "127.0.0.1:1", "bootstrap_timeout_ms": 100})
+
+    assert set(threading.enumerate()) <= before
 
 
 def test_work_within_its_deadline_returns_or_raises_as_if_called() -> None:

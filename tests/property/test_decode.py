@@ -17,6 +17,7 @@ from anomaly_daemon.settings import Feature, RecordSchema, Time
 
 SCHEMAS = [
     RecordSchema(features=(Feature(name="a"), Feature(name="b"))),
+    RecordSchema(time=Time(earliest="1900-01-01"), features=(Feature(name="a"),)),
     RecordSchema(
         entity="c",
         time=Time(path="t"),

@@ -83,6 +83,17 @@ class EmbeddedLog(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
+    @rule(member=members)
+    def commit_too_late(self, member: str) -> None:
+        """A member reads and falls silent for longer than the session timeout, the other does its work, and only then it commits."""
+        self.poll(member)
+        other = "two" if member == "one" else "one"
+        for _ in range(6):
+            self.clock.advance(SESSION_TIMEOUT_S / 3 + 1)
+            self.poll(other)
+        self.commit(other)
+        self.commit(member)
+
     @invariant()
     def offsets_are_contiguous_in_every_reader(self) -> None:
         for reader in self.readers.values():
@@ -119,5 +130,5 @@ class EmbeddedLog(RuleBasedStateMachine):
             reader.source.seek(partition, offset)
 
 
-EmbeddedLog.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+EmbeddedLog.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 test_every_record_has_exactly_one_effect_whatever_the_interleaving = EmbeddedLog.TestCase

@@ -128,10 +128,10 @@ def test_what_was_read_before_expiry_cannot_be_committed_even_when_the_partition
     two.step()
     clock.advance(SESSION_TIMEOUT_S + 1)
     two.step()
-    clock.advance(1)
     assert len(two.owned) == 4
     two.source.close()
-    settle(one)
+    one.step()
+    assert kinds(one) == [ChangeKind.ASSIGNED, ChangeKind.LOST, ChangeKind.ASSIGNED]
 
     sink = SqliteSink(path, "detectors", clock)
     with pytest.raises(CommitFailed):
@@ -142,6 +142,30 @@ def test_what_was_read_before_expiry_cannot_be_committed_even_when_the_partition
     until(lambda: len(one.records) == 40, one)
     sink.commit(one.output())
     assert set(one.source.committed(sorted(one.owned)).values()) == {10}
+
+
+def test_an_expired_member_commits_nothing_not_even_messages_alone(join: Join, clock: ManualClock, path: Path) -> None:
+    one, two = join("one"), join("two")
+    settle(one)
+    two.step()
+    clock.advance(SESSION_TIMEOUT_S + 1)
+    two.step()
+
+    with pytest.raises(CommitFailed, match="expired"):
+        SqliteSink(path, "detectors", clock).commit(one.output([Message("alerts", b"pump", b"1")]))
+
+
+def test_a_partition_that_came_back_brings_no_record_until_it_is_sought(join: Join, clock: ManualClock) -> None:
+    one, two = join("one"), join("two")
+    settle(one)
+    two.step()
+    clock.advance(SESSION_TIMEOUT_S + 1)
+    two.step()
+    two.source.close()
+
+    assert [change.kind for change in one.source.poll(0).changes] == [ChangeKind.LOST, ChangeKind.ASSIGNED]
+    assert one.source.positions() == {}
+    assert list(one.source.poll(0).records) == []
 
 
 def test_a_commit_of_partitions_that_stayed_is_accepted_while_others_moved(join: Join, clock: ManualClock, path: Path) -> None:

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from anomaly_daemon.domain.errors import LogUnavailable
+from anomaly_daemon.domain.records import ChangeKind, Message, Partition
+from tests.contract.kafka_log import KafkaLog
+from tests.contract.logs import Reader, joined, until
+from tests.kafka.broker import Broker, ForeignBroker
+from tests.kafka.loops import Member, expected
+
+Fresh = Callable[[str], str]
+PARTITIONS = 4
+
+
+@pytest.fixture
+def readings(log: KafkaLog, fresh: Fresh) -> str:
+    topic = fresh("readings")
+    log.create(topic, PARTITIONS)
+    return topic
+
+
+def append(log: KafkaLog, topic: str, per_partition: int) -> None:
+    log.append(Message(topic, None, b"1", partition_number=number % PARTITIONS) for number in range(per_partition * PARTITIONS))
+
+
+def test_partitions_move_from_one_member_to_two_without_a_record_processed_twice(log: KafkaLog, fresh: Fresh, readings: str) -> None:
+    alerts, group = fresh("alerts"), fresh("detectors")
+    log.create(alerts, 1)
+
+    def member(name: str) -> Member:
+        source = log.source([readings], group, member=name, batch_records_max=200)
+        return Member(source, log.sink(source, group), alerts)
+
+    append(log, readings, 500)
+    one = member("one")
+    until(lambda: len(one.committed) >= 400, one)
+    two = member("two")
+    until(lambda: len(one.owned) == len(two.owned) == 2, one, two)
+    append(log, readings, 500)
+    until(lambda: len(one.committed) + len(two.committed) >= 1000 * PARTITIONS, one, two)
+
+    processed = [(record.partition, record.offset) for record in one.committed + two.committed]
+    assert len(processed) == len(set(processed)) == 1000 * PARTITIONS
+    assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), 1000))
+    revoked = {partition for change in one.changes if change.kind is ChangeKind.REVOKED for partition in change.partitions}
+    assert revoked >= two.owned
+    # Cooperative: what one member keeps is never taken from it.
+    assert revoked.isdisjoint(one.owned)
+
+
+def test_a_member_that_restarts_within_the_session_keeps_its_partitions_and_the_other_notices_nothing(
+    log: KafkaLog, fresh: Fresh, readings: str
+) -> None:
+    group = fresh("detectors")
+    one, two = joined(log.source([readings], group, member="one"), PARTITIONS), Reader(log.source([readings], group, member="two"))
+    until(lambda: len(one.owned) == len(two.owned) == 2, one, two)
+    changes_before, owned_before = list(one.changes), set(two.owned)
+
+    two.source.close()
+    again = Reader(log.source([readings], group, member="two"))
+    until(lambda: len(again.owned) == 2, again, one)
+
+    assert again.owned == owned_before
+    assert one.changes == changes_before
+
+
+def test_partitions_added_to_a_topic_are_assigned_even_where_every_poll_is_short(
+    broker: Broker | ForeignBroker, log: KafkaLog, fresh: Fresh, readings: str
+) -> None:
+    reader = joined(log.source([readings], fresh("detectors")), PARTITIONS)
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    admin.create_partitions({readings: PARTITIONS + 2})
+    admin.close()
+
+    # The client looks for new partitions every five minutes; this asks it to look now.
+    deadline_s = time.monotonic() + 30.0
+    while len(reader.owned) < PARTITIONS + 2:
+        assert time.monotonic() < deadline_s, "the member never finished joining"
+        reader.source._consumer._cluster.request_update()
+        reader.step(timeout_s=0.001)
+
+    append(log, readings, 10)
+    until(lambda: len(reader.records) == 10 * PARTITIONS, reader)
+
+
+def test_an_offset_that_the_log_no_longer_holds_is_told_never_jumped_over(broker: Broker | ForeignBroker, log: KafkaLog, fresh: Fresh) -> None:
+    topic = fresh("readings")
+    log.create(topic, 1)
+    log.append([Message(topic, None, b"1")] * 20)
+    reader = joined(log.source([topic], fresh("detectors")), 1)
+    until(lambda: len(reader.records) == 20, reader)
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    admin.delete_records({TopicPartition(topic, 0): 15})
+    admin.close()
+    partition = Partition(topic, 0)
+
+    reader.source.seek(partition, 3)
+    with pytest.raises(LogUnavailable, match=r"no longer holds .*starting over"):
+        until(lambda: False, reader)
+
+    assert reader.source.bounds([partition])[partition].earliest == 15
+    reader.changes.clear()
+    until(lambda: len(reader.changes) == 2, reader)
+    assert [change.kind for change in reader.changes] == [ChangeKind.LOST, ChangeKind.ASSIGNED]

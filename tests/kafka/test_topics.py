@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from anomaly_daemon.domain.errors import SettingsError, TopicError
+from anomaly_daemon.domain.records import BatchOutput, Message
+from tests.contract.kafka_log import KafkaLog
+
+Fresh = Callable[[str], str]
+
+
+def test_a_message_may_have_neither_key_nor_value(log: KafkaLog, fresh: Fresh) -> None:
+    topic = fresh("dead-letters")
+    log.create(topic, 1)
+
+    log.append([Message(topic, None, None, (("reason", b"tombstone"),))])
+    source = log.source([topic], None)
+    log.sink(source, fresh("detectors")).commit(BatchOutput((Message(topic, None, None),)))
+
+    assert [(record.key, record.value, record.headers) for record in log.read(topic)] == [(None, None, (("reason", b"tombstone"),)), (None, None, ())]
+
+
+def test_a_message_that_the_topic_refuses_for_its_size_is_told_with_the_remedy(log: KafkaLog, fresh: Fresh) -> None:
+    topic = fresh("readings")
+    log.create(topic, 1)
+    incompressible = b"".join(hash((number, "size")).to_bytes(8, "little", signed=True) for number in range(200_000))
+
+    with pytest.raises(TopicError, match=r"raise max\.message\.bytes"):
+        log.append([Message(topic, None, incompressible)])
+
+    assert log.append([Message(topic, None, b"small")]) == 1
+
+
+def test_more_messages_than_may_wait_at_once_are_appended_in_order(log: KafkaLog, fresh: Fresh) -> None:
+    topic = fresh("readings")
+    log.create(topic, 1)
+
+    assert log.append(Message(topic, None, b"%d" % number) for number in range(25_000)) == 25_000
+
+    assert [int(record.value or b"") for record in log.read(topic)] == list(range(25_000))
+
+
+def test_a_member_name_that_no_broker_takes_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"input\.member: 'pump room'"):
+        KafkaLog("127.0.0.1:1").source(["readings"], "detectors", member="pump room")
