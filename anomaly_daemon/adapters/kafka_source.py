@@ -188,7 +188,7 @@ class KafkaSource:
         fetched: dict[TopicPartition, list[Any]] = self._answered("reading", consumer.poll, round(timeout_s * 1000))
         # A leader that joins anew because the partitions changed, and does not finish within one poll, forgets about it:
         # no heartbeats, no way back, while fetching goes on (3.0.12).
-        if False and consumer._coordinator.rejoining:
+        if consumer._coordinator.rejoining:
             consumer._coordinator.request_rejoin()
         return fetched
 

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     steps = _steps(options)
     with _folder(options.directory) as folder, contextlib.chdir(folder):
         shutil.copyfile(settings_file, SETTINGS_FILE)
-        print(f"$ cd {shlex.quote(str(folder))}    # settings: {SETTINGS_FILE}, a copy of {settings_file.name}")
+        print(f"$ cd {shlex.quote(str(folder))}    # settings: {SETTINGS_FILE}, a copy of {settings_file}")
         for title, arguments in steps:
             code = _step(title, arguments)
             if code != 0:

@@ -84,7 +84,7 @@ class Engine:
         shape = artifact.shape
         hidden = Column("hidden", "float32", (shape.layers * shape.hidden,))
         cell = Column("cell", "float32", (shape.layers * shape.hidden,))
-        held = Column("reconstruction", "float64", fill=float("nan"))
+        held = Column("reconstruction", "float32", fill=float("nan"))
         self._gathered: tuple[Column, ...] = (hidden, cell, held)
         if self._own_scale:
             self._gathered += tuple(Column(f"scale.{part}", "float32", (shape.features,)) for part in ("mean", "variance"))
@@ -109,7 +109,7 @@ class Engine:
         rows: this engine's columns and `observations` of the layout's entities; the former are written in place.
         """
         observed = torch.from_numpy(values).to(self._device)
-        seen = rows[OBSERVATIONS.name].clone()
+        seen = rows[OBSERVATIONS.name].long()
         fleet = self._fleet(observed)
         center, spread = self._scales(layout, rows, fleet)
         scaled = scale_with(fleet, center, spread)
@@ -227,14 +227,15 @@ class Engine:
     def _reconstruct(self, index: _Index, rows: Rows, table: Table, observed: Tensor, center: Tensor, spread: Tensor, tops: Tensor) -> Tensor:
         """Reconstruction error known at each row, float64 [N]: that of the entity's last rebuilt window."""
         steps = self._settings.decode_steps
-        held = rows["reconstruction"].index_select(0, index.rank)
+        held = rows["reconstruction"].index_select(0, index.rank).double()
         due = index.due
         if len(due):
             rebuilt = self._network.reconstruct(self._network.encode(tops.index_select(0, due)), steps)
             history = self._history(index, table, observed, due, steps)
             target = scale_with(self._fleet(history), center.index_select(0, due)[:, None], spread.index_select(0, due)[:, None])
             found = torch.full((len(tops),), torch.nan, dtype=torch.float64, device=self._device)
-            found[due] = errors.reconstruction_error(rebuilt, target, self._reconstruction_level)
+            # Rounded as it is kept, so that a row says the same whether its window was rebuilt in this batch or before.
+            found[due] = errors.reconstruction_error(rebuilt, target, self._reconstruction_level).float().double()
             held = torch.where(index.is_known, found.index_select(0, index.last_due), held)
             rows["reconstruction"].copy_(held.index_select(0, index.last_row))
         return held

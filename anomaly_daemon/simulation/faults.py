@@ -33,7 +33,7 @@ class Plan:
     """The fault of each of N pumps in one slot; steps count from the first record.
 
     kind:     [N], −1 for none. first, last: [N] steps, `last` not included.
-    channels: [N, channels] where it shows. size: [N], upwards a share of the idle-to-high span, downwards of the value.
+    channels: [N, channels] where it shows. size: [N], signed: upwards in idle-to-high spans, downwards in half values.
     held:     [N, channels] the values at which a freeze holds, written when it begins.
     """
 
@@ -125,9 +125,9 @@ def _faulty(
     kind: int, plan: Plan, affected: Integers, before: Floats, regimes: Integers, step: int, levels: Levels, random: np.random.Generator
 ) -> Floats:
     """What all channels of the affected pumps would show: before, regimes of those pumps only."""
-    # Upwards by a part of the span, downwards by a part of the value: a sensor that loses gain does not end below zero.
+    # Upwards by a part of the span, downwards by half that part of the value: a sensor that loses gain does not end below zero.
     size = plan.size[affected, None]
-    moved = np.where(size > 0, size * levels.span[affected], size * before)
+    moved = np.where(size > 0, size * levels.span[affected], size / 2 * before)
     if kind in (SPIKE, LEVEL_SHIFT):
         return before + moved
     if kind == DRIFT:

@@ -19,7 +19,7 @@ _DEVIATION_FLOOR = 0.1  # scores that hardly vary would otherwise make a tenth o
 # While young the n-th score counts about n²: the first ones are taken before the channels know the entity's level. Measured on entities with
 # a hundredth of the fleet's error: spikes found at the 300th observation 100 %, against none when all count alike; false alarms 0.01 a thousand.
 _YOUTH = 3.0
-_LEARNED = Column(f"{PREFIX}.learned", "float64")
+_LEARNED = Column(f"{PREFIX}.learned", "float32")
 
 
 class EwmaThreshold:
@@ -50,5 +50,5 @@ class EwmaThreshold:
         """See Threshold."""
         taught = torch.where(weight < 1, score.minimum(judgement.threshold), score)
         learned = rows[_LEARNED.name]
-        self._log_score.learn(rows, torch.log(taught + _OFFSET), weight, learned / _YOUTH)
+        self._log_score.learn(rows, torch.log(taught + _OFFSET), weight, learned.double() / _YOUTH)
         learned.add_(weight)

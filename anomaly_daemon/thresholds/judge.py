@@ -84,7 +84,7 @@ class Judge:
 
     def columns(self) -> tuple[Column, ...]:
         """The channels' calibration and whatever the threshold keeps; `observations` is the pipeline's own."""
-        return (*self._calibration.columns(), Column(_LEARNED, "float64", (len(self._channels),)), *self._threshold.columns())
+        return (*self._calibration.columns(), Column(_LEARNED, "float32", (len(self._channels),)), *self._threshold.columns())
 
     @torch.inference_mode()
     def judge(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Verdicts:
@@ -142,7 +142,7 @@ class Judge:
         """Learn the channels' levels, all [n, C]; a suspect error teaches no more than the level it had."""
         learned = rows[_LEARNED]
         taught = torch.where(weight < 1, log_error.minimum(log_level), log_error)
-        self._calibration.learn(rows, taught, weight, learned)
+        self._calibration.learn(rows, taught, weight, learned.double())
         learned.add_(weight)
 
 
