@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -23,14 +23,13 @@ from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
 
 T = TypeVar("T")
-Arguments = Mapping[str, Any]
 
 ANSWER_TIMEOUT_S = 10.0
-_REQUEST_TIMEOUT_MS = 30_000
+# Longer than a commit may take by default: the commit's own deadline is the one that counts.
+_PRODUCER_REQUEST_TIMEOUT_MS = 60_000
 _RECONNECT_MAX_MS = 1_000
 # A member learns of a rebalance by its heartbeat, and a cooperative one takes two rounds.
 _HEARTBEAT_MAX_MS = 1_000
-_PARTITION_FETCH_BYTES = 4 << 20
 # The broker's max.message.bytes decides what is too large; the client's own limit (1 MB) would only come before it.
 _REQUEST_BYTES_MAX = 64 << 20
 _FORCED_END_TIMEOUT_S = 60.0
@@ -129,15 +128,23 @@ def address(servers: str) -> str:
     return f"kafka://{servers}"
 
 
+def topics_missing(servers: str, missing: Iterable[str]) -> TopicError:
+    """The error that names them all, and the remedy."""
+    return TopicError(f"{address(servers)}: no topic {', '.join(sorted(missing))}: create it, or set topics.create_topics: true")
+
+
 def connection_arguments(servers: str, kafka: Kafka, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
-    """What consumer, producer and admin client have in common; to connect takes `answer_timeout_s` at most. Raises SettingsError."""
+    """What consumer, producer and admin client have in common; to connect, or one request, takes `answer_timeout_s` at most.
+
+    Raises SettingsError.
+    """
     if kafka.sasl_mechanism == "OAUTHBEARER":
         raise SettingsError("kafka.sasl_mechanism: OAUTHBEARER needs a token provider, which settings cannot name; use SCRAM-SHA-512 or PLAIN")
     return {
         "bootstrap_servers": servers.split(","),
         "client_id": "anomaly-daemon",
         "bootstrap_timeout_ms": round(answer_timeout_s * 1000),
-        "request_timeout_ms": _REQUEST_TIMEOUT_MS,
+        "request_timeout_ms": round(answer_timeout_s * 1000),
         "reconnect_backoff_max_ms": _RECONNECT_MAX_MS,
         "security_protocol": kafka.security_protocol,
         "ssl_cafile": None if kafka.ssl_cafile is None else str(kafka.ssl_cafile),
@@ -166,7 +173,6 @@ def consumer_arguments(
         "heartbeat_interval_ms": min(_HEARTBEAT_MAX_MS, session_timeout_ms // 4),
         "max_poll_interval_ms": round(kafka.max_poll_interval * 1000),
         "max_poll_records": batch_records_max,
-        "max_partition_fetch_bytes": _PARTITION_FETCH_BYTES,
         "metrics_enabled": False,
     }
 
@@ -182,6 +188,7 @@ def producer_arguments(
         "linger_ms": 20,
         "batch_size": 64 << 10,
         "max_request_size": _REQUEST_BYTES_MAX,
+        "request_timeout_ms": _PRODUCER_REQUEST_TIMEOUT_MS,
         "max_block_ms": round(answer_timeout_s * 1000),
         "delivery_timeout_ms": round(delivery_timeout_s * 1000),
         "allow_auto_create_topics": False,
@@ -192,7 +199,7 @@ def producer_arguments(
     return arguments
 
 
-def open_client(make: Callable[..., T], arguments: Arguments) -> T:
+def open_client(make: Callable[..., T], arguments: Mapping[str, Any]) -> T:
     """A consumer, producer or admin client; where its constructor fails, the sockets and the I/O thread it had started are closed."""
     opened: list[KafkaNetClient] = []
 

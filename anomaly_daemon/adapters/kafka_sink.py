@@ -140,7 +140,7 @@ class KafkaSink:
         self._commit_timeout_s, self._transaction_timeout_s = kafka.commit_timeout, kafka.transaction_timeout
         # The commit is given up long before a message is.
         self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
-        self._fenced: Fenced | None = None
+        self._fenced_by: str | None = None
         self._preparation = _Preparation(self._make)
 
     def commit(self, output: BatchOutput) -> None:
@@ -152,8 +152,8 @@ class KafkaSink:
         offsets = output.next_offsets if output.lease is not None else {}
         if not output.messages and not offsets:
             return
-        if self._fenced is not None:
-            raise self._fenced
+        if self._fenced_by is not None:
+            raise Fenced(self._fenced_by)
         lease = self._checked(output.lease) if offsets else None
         deadline_s = self._monotonic_s() + self._commit_timeout_s
         producer = self._prepared()
@@ -203,9 +203,9 @@ class KafkaSink:
         open for too long: that one was ours, and recovery is enough.
         """
         if reaction_to(error) is Reaction.FENCED and open_s < self._transaction_timeout_s:
-            self._fenced = Fenced(str(translate(error, self._servers, "commit")))
             discard(producer)
-            return self._fenced
+            self._fenced_by = str(translate(error, self._servers, "commit"))
+            return Fenced(self._fenced_by)
         self._replace(producer)
         if reaction_to(error) is Reaction.FENCED:
             return CommitFailed(

@@ -16,11 +16,11 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
-from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
+from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, topics_missing, translate
 from anomaly_daemon.adapters.kafka_stall import StallWatch
-from anomaly_daemon.domain.errors import AnomalyDaemonError, LogUnavailable, SettingsError, TopicError
+from anomaly_daemon.domain.errors import LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
 from anomaly_daemon.settings import Kafka
 
@@ -30,6 +30,7 @@ T = TypeVar("T")
 _MEMBER = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _STALL_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_MS = 2_000
+_BUSY_ANSWER_TIMEOUT_MS = 1_000
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -92,7 +93,8 @@ class KafkaSource:
         self._owned: dict[TopicPartition, Partition] = {}
         self._sought: set[TopicPartition] = set()
         self._watch = StallWatch(stall_timeout_s)
-        self._next_watch_s = 0.0
+        self._next_look_s = 0.0
+        self._read_since_look = 0
         with suppress(LogUnavailable):
             self._connected()
 
@@ -109,7 +111,7 @@ class KafkaSource:
                     self._move(consumer, partition, records[0].offset)
             return Batch(changes=changes, lease=lease)
         records = self._converted(fetched)
-        self._look_for_stalls(consumer, is_dry=len(records) < self._batch_records_max)
+        self._look_for_stalls(consumer, len(records))
         return Batch(records=records, lease=lease)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
@@ -163,11 +165,14 @@ class KafkaSource:
             consumer = self._opened(self._arguments)
             try:
                 self._subscribe(consumer)
-            except (KafkaError, AnomalyDaemonError) as error:
+            except KafkaError as error:
                 self._end(consumer)
-                raise self._translated(error, "subscribing") from error
+                raise translate(error, self._servers, "subscribing") from error
+            except TopicError:
+                self._end(consumer)
+                raise
             self._consumer = consumer
-            self._next_watch_s = self._monotonic_s() + self._answer_timeout_s / 2
+            self._next_look_s = self._monotonic_s() + self._answer_timeout_s / 2
             log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
         return self._consumer
 
@@ -176,9 +181,8 @@ class KafkaSource:
         if self._group is not None:
             consumer.subscribe(self._topics, listener=ownership)
         # After the subscription, and before the group is joined: a leader that learns of the partitions only later joins twice.
-        missing = sorted(set(self._topics) - consumer.topics())
-        if missing:
-            raise TopicError(f"{address(self._servers)}: no topic {', '.join(missing)}: create it, or set topics.create_topics: true")
+        if missing := set(self._topics) - consumer.topics():
+            raise topics_missing(self._servers, missing)
         if self._group is None:
             everything = [TopicPartition(topic, number) for topic in self._topics for number in sorted(consumer.partitions_for_topic(topic))]
             consumer.assign(everything)
@@ -201,7 +205,7 @@ class KafkaSource:
         try:
             return open_client(KafkaConsumer, arguments)
         except KafkaError as error:
-            raise self._translated(error, f"no broker answers within {self._answer_timeout_s:.0f} s") from error
+            raise translate(error, self._servers, f"no broker answers within {self._answer_timeout_s:.0f} s") from error
 
     def _answered(self, doing: str, ask: Callable[..., T], *arguments: object, **options: object) -> T:
         """What the client answers; on any error the consumer is given up, and what it owned is LOST."""
@@ -209,14 +213,9 @@ class KafkaSource:
             return ask(*arguments, **options)
         except KafkaError as error:
             self._give_up()
-            raise self._translated(error, doing) from error
-
-    def _translated(self, error: Exception, doing: str) -> Exception:
-        if isinstance(error, OffsetOutOfRangeError):
-            return LogUnavailable(
-                f"{address(self._servers)}: {doing}: the log no longer holds the offset that was next ({error}): starting over from what it holds"
-            )
-        return translate(error, self._servers, doing) if isinstance(error, KafkaError) else error
+            if isinstance(error, OffsetOutOfRangeError):
+                doing += ": the log no longer holds the offset that was next, starting over from what it holds"
+            raise translate(error, self._servers, doing) from error
 
     def _give_up(self) -> None:
         self.close()
@@ -266,21 +265,33 @@ class KafkaSource:
         positions = {name: self._answered("looking up a position", consumer.position, name, timeout_ms=self._answer_timeout_ms) for name in names}
         return {name: int(position) for name, position in positions.items() if position is not None}
 
-    def _look_for_stalls(self, consumer: KafkaConsumer, *, is_dry: bool) -> None:
+    def _look_for_stalls(self, consumer: KafkaConsumer, read: int) -> None:
         """Every few seconds one round trip: it shows that the broker answers, and whether a partition stands still below its end."""
+        self._read_since_look += read
         now_s = self._monotonic_s()
-        if now_s < self._next_watch_s:
+        if now_s < self._next_look_s:
             return
-        self._next_watch_s = now_s + self._answer_timeout_s / 2
-        names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
-        ends = self._answered("no broker answers", consumer.end_offsets, names, timeout_ms=self._answer_timeout_ms)
-        positions = self._positions(consumer)
-        stalled = self._watch.stalled(
-            now_s, {self._owned[name]: at for name, at in positions.items()}, {Partition(*name): int(end) for name, end in ends.items()}, is_dry
-        )
+        is_reading, self._read_since_look = self._read_since_look > 0, 0
+        self._next_look_s = now_s + self._answer_timeout_s / 2
+        try:
+            ends = self._ends(consumer, is_reading)
+        except KafkaTimeoutError as error:
+            # One partition without a leader is no reason to leave the others.
+            if is_reading:
+                return
+            self._give_up()
+            raise translate(error, self._servers, "no broker answers") from error
+        positions = {self._owned[name]: at for name, at in self._positions(consumer).items()}
+        stalled = self._watch.stalled(now_s, positions, ends, is_dry=read < self._batch_records_max)
         if stalled is not None:
             self._give_up()
             raise LogUnavailable(f"{address(self._servers)}: {stalled} brings nothing though it is behind its end: connecting anew")
+
+    def _ends(self, consumer: KafkaConsumer, is_reading: bool) -> dict[Partition, Offset]:
+        """The last stable offsets of what is read; of any partition where nothing is. Raises KafkaTimeoutError."""
+        names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
+        timeout_ms = min(_BUSY_ANSWER_TIMEOUT_MS, self._answer_timeout_ms) if is_reading else self._answer_timeout_ms
+        return {Partition(*name): int(end) for name, end in consumer.end_offsets(names, timeout_ms=timeout_ms).items()}
 
 
 def _native(partition: Partition) -> TopicPartition:

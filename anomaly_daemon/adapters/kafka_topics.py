@@ -12,15 +12,14 @@ from kafka.producer.future import FutureRecordMetadata
 
 from anomaly_daemon.adapters.kafka_client import (
     ANSWER_TIMEOUT_S,
-    address,
     connection_arguments,
     discard,
     open_client,
     producer_arguments,
     send,
+    topics_missing,
     translate,
 )
-from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
 
@@ -101,9 +100,8 @@ class KafkaTopics:
         if not topics:
             return
         self._known |= self.partitions(sorted(topics)).keys()
-        missing = sorted(topics - self._known)
-        if missing:
-            raise TopicError(f"{address(self._servers)}: no topic {', '.join(missing)}: create it, or set topics.create_topics: true")
+        if missing := topics - self._known:
+            raise topics_missing(self._servers, missing)
 
     def _asked(self, doing: str, ask: Callable[[KafkaAdminClient], T]) -> T:
         try:

@@ -1,7 +1,7 @@
 """The embedded log's file: its schema, one connection to it, and the only place where SQLite's errors become ours.
 
 Durability: every connection runs WAL with synchronous=FULL, so that what was committed outlives kill -9 and power loss. Against NORMAL it costs
-one fsync of the WAL per transaction: measured 4 % with 100 records a transaction, nothing beyond noise with 4 000.
+one fsync of the WAL per transaction: measured 4.0 ms against 0.5 ms for a commit of 40 alerts, nothing beyond noise for appends of 4 000 records.
 Pages of 16 KiB append a quarter faster than the default 4 KiB and keep records up to 4 kB out of overflow pages. A cache that holds a whole
 transaction's pages spares writing them twice: 236 k records/s against 165 k with SQLite's default of 2 MB.
 """

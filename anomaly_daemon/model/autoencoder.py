@@ -64,6 +64,8 @@ class Autoencoder(nn.Module):
         self.decoder_cell = InvariantLinear(shape.code, shape.hidden)
         self.decoder = nn.LSTM(1, shape.hidden)
         self.observation = InvariantLinear(shape.hidden, shape.features)
+        # oneDNN merges products over time where a layer is as wide as its input, and for one entity alone that changes bits.
+        self._needs_company = shape.layers > 1 or self.encoder.input_size == shape.hidden
         self.initialise()
 
     @torch.no_grad()
@@ -102,6 +104,9 @@ class Autoencoder(nn.Module):
         inputs: [T, B, 2F + 1]. hidden: (h, c), each [L, B, H], contiguous; not modified.
         Returns h of the top layer after each observation, [T, B, H], and the next hidden.
         """
+        if inputs.shape[1] == 1 and self._needs_company and not self.training and inputs.device.type == "cpu":
+            top, (h, c) = self.encoder(inputs.repeat(1, 2, 1), (hidden[0].repeat(1, 2, 1), hidden[1].repeat(1, 2, 1)))
+            return top[:, :1].contiguous(), (h[:, :1].contiguous(), c[:, :1].contiguous())
         top, hidden = self.encoder(inputs, hidden)
         return top, hidden
 

@@ -18,7 +18,8 @@ from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, LogUna
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
 from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Checkpoint, Offset, Partition, PartitionChange
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
-from anomaly_daemon.pipeline.process import Processor, next_offsets
+from anomaly_daemon.pipeline.pieces import next_offsets
+from anomaly_daemon.pipeline.process import Processor
 from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)

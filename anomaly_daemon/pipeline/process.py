@@ -6,10 +6,8 @@ log's prefix per partition. There is no undo: a batch whose commit fails is undo
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,29 +20,26 @@ from anomaly_daemon.domain.records import (
     Batch,
     BatchOutput,
     Checkpoint,
-    FeatureReading,
     Message,
     Observations,
     Offset,
     Partition,
-    Phase,
-    Record,
     Rejection,
     ScoredBatch,
     Scores,
-    WindowPoint,
 )
-from anomaly_daemon.model.engine import CHANNELS, Engine, Window, Work
-from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, alert_message, build_alert, dead_letter_message
+from anomaly_daemon.model.engine import CHANNELS, Engine, Work
+from anomaly_daemon.pipeline.alerts import AlertContext, alert_message, dead_letter_message
+from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
-from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged
+from anomaly_daemon.pipeline.incidents import IncidentMachine
+from anomaly_daemon.pipeline.pieces import next_offsets, pieces, runs
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.table import Table
 from anomaly_daemon.thresholds.judge import Judge, Verdicts
 
-_partition_of = attrgetter("partition")
 RECENT = Column("recent", "int64", is_host=True)
 _LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
@@ -89,9 +84,10 @@ class Processor:
         window_points: int,
         now_us: Callable[[], int] | None = None,
     ) -> None:
-        self._stages, self._rules, self._context = stages, rules, context
+        self._stages, self._rules = stages, rules
+        self._announcer = Announcer(stages.engine, stages.table, stages.transforms.names, context, window_points)
         self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
-        self._ttl_us, self._window_points, self._now_us = int(entity_ttl_s * 1e6), window_points, now_us
+        self._ttl_us, self._now_us = int(entity_ttl_s * 1e6), now_us
         self._forgotten = self._suppressed = 0
         self._machines: dict[Partition, IncidentMachine] = {}
         self._watermarks: dict[Partition, int] = {}
@@ -123,7 +119,7 @@ class Processor:
         alerts: list[Alert] = []
         incident_ids: list[str | None] = []
         scores: list[Scores] = []
-        for piece, slots in self._pieces(observations):
+        for piece, slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
             piece_scores, piece_alerts, piece_ids = self._advance(piece, slots)
             scores.append(piece_scores)
             alerts += piece_alerts
@@ -146,7 +142,7 @@ class Processor:
     def begin(self, partition: Partition) -> None:
         """Start a partition from nothing."""
         self.drop(partition)
-        self._machines[partition] = IncidentMachine(self._context.detector_id, partition, self._rules.incidents)
+        self._machines[partition] = IncidentMachine(self._announcer.context.detector_id, partition, self._rules.incidents)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents cannot be read."""
@@ -170,7 +166,8 @@ class Processor:
 
     def apply(self, rules: Rules, context: AlertContext, window_points: int) -> None:
         """Go on under other rules; recurrent state and learned statistics stay as they are."""
-        self._rules, self._context, self._window_points = rules, context, window_points
+        self._rules = rules
+        self._announcer = replace(self._announcer, context=context, window_points=window_points)
         for partition, machine in self._machines.items():
             self._machines[partition] = machine.with_rules(rules.incidents)
 
@@ -178,48 +175,9 @@ class Processor:
         """Let go of the spill file."""
         self._stages.table.close()
 
-    def _pieces(self, observations: Observations) -> Iterator[tuple[Observations, NDArray[np.int64]]]:
-        """Cut the observations where the table must finish some before it can admit the next, or where a time to live ran out."""
-        done, table = 0, self._stages.table
-        table.begin()
-        slots: list[NDArray[np.int64]] = []
-        first = 0
-        for partition, end in _runs(observations.records):
-            while done < end:
-                admitted = table.admit(partition, observations.entities[done:end])
-                for owner, entity in table.take_forgotten():
-                    self._machines[owner].forget(entity)
-                    self._forgotten += 1
-                slots.append(admitted)
-                done += len(admitted)
-                if done < end:
-                    yield from self._fresh_runs(_slice(observations, first, done), np.concatenate(slots))
-                    first, slots = done, []
-                    table.begin()
-        if slots and done > first:
-            yield from self._fresh_runs(_slice(observations, first, done), np.concatenate(slots))
-
-    def _fresh_runs(self, piece: Observations, slots: NDArray[np.int64]) -> Iterator[tuple[Observations, NDArray[np.int64]]]:
-        """Cut a piece wherever an entity returns after its time to live, and start that entity anew there."""
-        while len(slots):
-            expired = self._expired(piece, slots)
-            cut = int(expired[0]) if len(expired) else len(slots)
-            if cut:
-                yield _slice(piece, 0, cut), slots[:cut]
-            if cut < len(slots):
-                self._stages.table.reset(slots[cut : cut + 1])
-            piece, slots = _slice(piece, cut, len(slots)), slots[cut:]
-
-    def _expired(self, piece: Observations, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions whose entity was last seen longer ago than its time to live."""
-        last_seen = self._stages.table.slab(LAST_SEEN_US.name).numpy()[slots]
-        order = np.argsort(slots, kind="stable")
-        same = np.zeros(len(slots), np.bool_)
-        same[order[1:]] = slots[order[1:]] == slots[order[:-1]]
-        previous = last_seen.copy()
-        previous[order[1:]] = np.where(same[order[1:]], piece.times_us[order[:-1]], last_seen[order[1:]])
-        never = previous == LAST_SEEN_US.fill
-        return np.flatnonzero(~never & (piece.times_us - np.where(never, 0, previous) > self._ttl_us))
+    def _forget(self, partition: Partition, entity: str) -> None:
+        self._machines[partition].forget(entity)
+        self._forgotten += 1
 
     def _advance(self, observations: Observations, slots: NDArray[np.int64]) -> tuple[Scores, list[Alert], list[str | None]]:
         """One micro-batch: every stage once, in order."""
@@ -238,63 +196,13 @@ class Processor:
         work = stages.engine.observe(layout, rows, table, values, gaps_s)
         verdicts = stages.judge.judge(layout, rows, work.channels, work.fresh)
         _note_last_seen(layout, times_us, host)
-        alerts, incident_ids = self._turn(observations, layout, entities, profile, work, verdicts, host)
+        micro = MicroBatch(observations, layout, entities, profile, host[RECENT.name], work, verdicts)
+        alerts, incident_ids = self._announcer.announce(micro, self._machines)
         stages.engine.remember(work, table)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         self._note_watermarks(observations)
         return _scores(layout, work, verdicts), alerts, incident_ids
-
-    def _turn(
-        self,
-        observations: Observations,
-        layout: Layout,
-        entities: Sequence[str],
-        profile: NDArray[np.int64],
-        work: Work,
-        verdicts: Verdicts,
-        host: dict[str, NDArray[np.int64]],
-    ) -> tuple[list[Alert], list[str | None]]:
-        """Advance the incidents of those entities that have anything to do with one."""
-        flags, recent = verdicts.is_anomaly.cpu().numpy(), host[RECENT.name]
-        incident_ids: list[str | None] = [None] * len(flags)
-        hot = recent != 0
-        hot[layout.rank[flags]] = True
-        records = observations.records
-        owners = [records[position].partition for position in layout.order[: len(entities)]]
-        tracked = [rank for rank, (owner, entity) in enumerate(zip(owners, entities, strict=True)) if self._machines[owner].is_tracked(entity)]
-        hot[tracked] = True
-        alerts: list[Alert] = []
-        judged = None
-        for rank in np.flatnonzero(hot).tolist():
-            judged = judged or _Columns(verdicts)
-            places = layout.starts[: np.count_nonzero(layout.widths > rank)] + rank
-            partition, entity = owners[rank], entities[rank]
-            seen = [judged.row(int(row), records[layout.order[row]], int(observations.times_us[layout.order[row]])) for row in places]
-            advance = self._machines[partition].advance(entity, int(profile[rank]), int(recent[rank]), seen)
-            recent[rank] = advance.recent
-            by_offset = {one.offset: int(row) for one, row in zip(seen, places, strict=True)}
-            for row, incident_id in zip(places, advance.incident_ids, strict=True):
-                incident_ids[layout.order[row]] = incident_id
-            for turn in advance.turns:
-                row = by_offset[turn.at.offset]
-                explanation = self._explain(work, row)
-                phase = Phase(int(verdicts.phase[row]))
-                alerts.append(build_alert(turn, explanation, self._context, partition, phase))
-        alerts.sort(key=lambda alert: (alert.partition, alert.offset))
-        return alerts, incident_ids
-
-    def _explain(self, work: Work, row: int) -> Explanation:
-        """What an alert says of one row: readings per feature, and the window before it."""
-        window = self._stages.engine.explain(work, self._stages.table, row, max(self._window_points, 1))
-        names = self._stages.transforms.names
-        readings = tuple(_reading(name, window, column) for column, name in enumerate(names))
-        points = tuple(
-            WindowPoint(back, _numbers(actual), _numbers(rebuilt))
-            for back, actual, rebuilt in zip(range(len(window.actual) - 1, -1, -1), window.actual, window.rebuilt, strict=True)
-            if not np.isnan(actual).all()
-        )
-        return Explanation(readings, points[-self._window_points :] if self._window_points else ())
 
     def _messages(self, alerts: Sequence[Alert], rejections: Sequence[Rejection]) -> tuple[Message, ...]:
         now_us = self._now_us() if self._now_us is not None and alerts else None
@@ -305,59 +213,10 @@ class Processor:
 
     def _note_watermarks(self, observations: Observations) -> None:
         first = 0
-        for partition, end in _runs(observations.records):
+        for partition, end in runs(observations.records):
             newest = int(observations.times_us[first:end].max())
             self._watermarks[partition] = max(newest, self._watermarks.get(partition, newest))
             first = end
-
-
-def next_offsets(records: Sequence[Record]) -> dict[Partition, Offset]:
-    """Per partition the offset after its last record; the records of a partition come in offset order."""
-    return {partition: records[end - 1].offset + 1 for partition, end in _runs(records)}
-
-
-def _runs(records: Sequence[Record]) -> list[tuple[Partition, int]]:
-    """Partition and end of each run of records of one partition."""
-    lengths = [(partition, len(list(run))) for partition, run in itertools.groupby(records, key=_partition_of)]
-    ends = itertools.accumulate(length for _, length in lengths)
-    return [(partition, end) for (partition, _), end in zip(lengths, ends, strict=True)]
-
-
-class _Columns:
-    """Verdicts on the host, for the few rows that an incident looks at."""
-
-    def __init__(self, verdicts: Verdicts) -> None:
-        self._score = verdicts.anomaly_score.cpu().numpy()
-        self._tail = verdicts.tail_probability.cpu().numpy()
-        self._threshold = verdicts.threshold.cpu().numpy()
-        self._grade = verdicts.grade.cpu().numpy()
-        self._phase = verdicts.phase.cpu().numpy()
-        self._is_anomaly = verdicts.is_anomaly.cpu().numpy()
-
-    def row(self, row: int, record: Record, time_us: int) -> Judged:
-        score = float(self._score[row])
-        return Judged(
-            offset=record.offset,
-            time_us=time_us,
-            is_anomaly=bool(self._is_anomaly[row]),
-            is_judged=bool(self._phase[row] == Phase.LIVE and not np.isnan(score)),
-            anomaly_score=score,
-            tail_probability=float(self._tail[row]),
-            threshold=float(self._threshold[row]),
-            grade=float(self._grade[row]),
-        )
-
-
-def _slice(observations: Observations, first: int, last: int) -> Observations:
-    if first == 0 and last == len(observations.records):
-        return observations
-    return Observations(
-        observations.records[first:last],
-        observations.entities[first:last],
-        observations.times_us[first:last],
-        observations.readings[first:last],
-        observations.categories[first:last],
-    )
 
 
 def _note_last_seen(layout: Layout, times_us: NDArray[np.int64], host: dict[str, NDArray[np.int64]]) -> None:
@@ -403,25 +262,3 @@ def _joined(parts: Sequence[Scores], channels: Sequence[str]) -> Scores:
         phase=join("phase").astype(np.int8),
         evidence={name: np.concatenate([part.evidence[name] for part in parts]) if parts else empty for name in channels},
     )
-
-
-def _reading(name: str, window: Window, column: int) -> FeatureReading:
-    actual = _number(window.actual[-1, column])
-    return FeatureReading(
-        feature=name,
-        actual=actual,
-        expected=_number(window.expected[column]),
-        lower=_number(window.lower[column]),
-        upper=_number(window.upper[column]),
-        contribution=float(window.contribution[column]),
-        imputed=actual is None,
-    )
-
-
-def _numbers(values: NDArray[np.float64]) -> tuple[float | None, ...]:
-    return tuple(_number(value) for value in values)
-
-
-def _number(value: float) -> float | None:
-    """None, never NaN."""
-    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,141 @@
+"""From verdicts to alerts: advance the incidents of those entities that have anything to do with one, and word each turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anomaly_daemon.domain.records import Alert, FeatureReading, Observations, Partition, Phase, Record, WindowPoint
+from anomaly_daemon.model.engine import Engine, Window, Work
+from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, build_alert
+from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged
+from anomaly_daemon.state.segments import Layout
+from anomaly_daemon.state.table import Table
+from anomaly_daemon.thresholds.judge import Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Observations that were judged together. B entities, longest run first; the layout's rows are N.
+
+    profile: int64 [B], the rules each entity lives under. recent: int64 [B], its history of verdicts, advanced in place.
+    """
+
+    observations: Observations
+    layout: Layout
+    entities: Sequence[str]
+    profile: NDArray[np.int64]
+    recent: NDArray[np.int64]
+    work: Work
+    verdicts: Verdicts
+
+
+@dataclass(frozen=True, slots=True)
+class Announcer:
+    """Turns incidents and explains them; the engine looks again at each record that an alert is about."""
+
+    engine: Engine
+    table: Table
+    names: tuple[str, ...]
+    context: AlertContext
+    window_points: int
+
+    def announce(self, micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> tuple[list[Alert], list[str | None]]:
+        """The alerts, by partition and offset, and the incident each observation belongs to, in log order."""
+        layout, records = micro.layout, micro.observations.records
+        incident_ids: list[str | None] = [None] * len(records)
+        owners = [records[position].partition for position in layout.order[: len(micro.entities)]]
+        hot = _hot(micro, owners, machines)
+        alerts: list[Alert] = []
+        judged = _Judgements(micro) if len(hot) else None
+        for rank in hot.tolist():
+            assert judged is not None
+            places = (layout.starts[: np.count_nonzero(layout.widths > rank)] + rank).tolist()
+            seen = [judged.at(row) for row in places]
+            partition = owners[rank]
+            advance = machines[partition].advance(micro.entities[rank], int(micro.profile[rank]), int(micro.recent[rank]), seen)
+            micro.recent[rank] = advance.recent
+            for row, incident_id in zip(places, advance.incident_ids, strict=True):
+                incident_ids[layout.order[row]] = incident_id
+            row_of = {one.offset: row for one, row in zip(seen, places, strict=True)}
+            for turn in advance.turns:
+                row = row_of[turn.at.offset]
+                alerts.append(build_alert(turn, self._explain(micro.work, row), self.context, partition, judged.phase(row)))
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset))
+        return alerts, incident_ids
+
+    def _explain(self, work: Work, row: int) -> Explanation:
+        """What an alert says of one row: readings per feature, and the window before it."""
+        window = self.engine.explain(work, self.table, row, max(self.window_points, 1))
+        readings = tuple(_reading(name, window, column) for column, name in enumerate(self.names))
+        points = tuple(
+            WindowPoint(back, _numbers(actual), _numbers(rebuilt))
+            for back, actual, rebuilt in zip(range(len(window.actual) - 1, -1, -1), window.actual, window.rebuilt, strict=True)
+            if not np.isnan(actual).all()
+        )
+        return Explanation(readings, points[-self.window_points :] if self.window_points else ())
+
+
+class _Judgements:
+    """Verdicts on the host, for the few rows that an incident looks at."""
+
+    def __init__(self, micro: MicroBatch) -> None:
+        verdicts = micro.verdicts
+        self._order, self._observations = micro.layout.order, micro.observations
+        self._score, self._tail = verdicts.anomaly_score.cpu().numpy(), verdicts.tail_probability.cpu().numpy()
+        self._threshold, self._grade = verdicts.threshold.cpu().numpy(), verdicts.grade.cpu().numpy()
+        self._phase, self._is_anomaly = verdicts.phase.cpu().numpy(), verdicts.is_anomaly.cpu().numpy()
+
+    def at(self, row: int) -> Judged:
+        """The verdict of a layout row, in Python's own numbers."""
+        position = self._order[row]
+        record: Record = self._observations.records[position]
+        score = float(self._score[row])
+        return Judged(
+            offset=record.offset,
+            time_us=int(self._observations.times_us[position]),
+            is_anomaly=bool(self._is_anomaly[row]),
+            is_judged=self.phase(row) is Phase.LIVE and not np.isnan(score),
+            anomaly_score=score,
+            tail_probability=float(self._tail[row]),
+            threshold=float(self._threshold[row]),
+            grade=float(self._grade[row]),
+        )
+
+    def phase(self, row: int) -> Phase:
+        return Phase(int(self._phase[row]))
+
+
+def _hot(micro: MicroBatch, owners: Sequence[Partition], machines: Mapping[Partition, IncidentMachine]) -> NDArray[np.int64]:
+    """Ranks of the entities that an incident may concern: anomalous now or of late, or tracked by their machine."""
+    hot = micro.recent != 0
+    hot[micro.layout.rank[micro.verdicts.is_anomaly.cpu().numpy()]] = True
+    hot |= np.fromiter(
+        (machines[owner].is_tracked(entity) for owner, entity in zip(owners, micro.entities, strict=True)), np.bool_, len(micro.entities)
+    )
+    return np.flatnonzero(hot)
+
+
+def _reading(name: str, window: Window, column: int) -> FeatureReading:
+    actual = _number(window.actual[-1, column])
+    return FeatureReading(
+        feature=name,
+        actual=actual,
+        expected=_number(window.expected[column]),
+        lower=_number(window.lower[column]),
+        upper=_number(window.upper[column]),
+        contribution=float(window.contribution[column]),
+        imputed=actual is None,
+    )
+
+
+def _numbers(values: NDArray[np.float64]) -> tuple[float | None, ...]:
+    return tuple(_number(value) for value in values)
+
+
+def _number(value: float) -> float | None:
+    """None, never NaN."""
+    return float(value) if np.isfinite(value) else None
