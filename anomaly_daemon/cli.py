@@ -64,5 +64,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", metavar="FILE", type=Path, action="append", default=[], help="settings file; repeatable, later ones win")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help="one setting, such as threshold.z=5; repeatable")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help="one setting, such as threshold.z=5; repeatable"
+    )
     parser.add_argument("--log-format", choices=("auto", "console", "json"), default=None, help="how the daemon's own log lines look")

@@ -48,7 +48,11 @@ def open_topics(settings: Settings) -> Topics:
 
 
 def open_source(
-    settings: Settings, url: str | None = None, topics: Sequence[str] | None = None, group: str | None = None, start: Literal["earliest", "latest"] = "earliest"
+    settings: Settings,
+    url: str | None = None,
+    topics: Sequence[str] | None = None,
+    group: str | None = None,
+    start: Literal["earliest", "latest"] = "earliest",
 ) -> Source:
     """A source of the log of the settings, or of `url`; without a group every partition is read and nothing committed."""
     url = url or settings.log

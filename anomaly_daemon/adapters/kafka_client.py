@@ -25,8 +25,6 @@ from anomaly_daemon.settings import Kafka
 T = TypeVar("T")
 
 ANSWER_TIMEOUT_S = 10.0
-# Longer than a commit may take by default: the commit's own deadline is the one that counts.
-_PRODUCER_REQUEST_TIMEOUT_MS = 60_000
 _RECONNECT_MAX_MS = 1_000
 # A member learns of a rebalance by its heartbeat, and a cooperative one takes two rounds.
 _HEARTBEAT_MAX_MS = 1_000
@@ -180,7 +178,10 @@ def consumer_arguments(
 def producer_arguments(
     servers: str, kafka: Kafka, delivery_timeout_s: float, transactional_id: str | None = None, answer_timeout_s: float = ANSWER_TIMEOUT_S
 ) -> dict[str, Any]:
-    """An idempotent producer, transactional where an id is given, that gives a message up after `delivery_timeout_s`."""
+    """An idempotent producer, transactional where an id is given.
+
+    A message is given up after `delivery_timeout_s`, one request after half of it.
+    """
     arguments = connection_arguments(servers, kafka, answer_timeout_s) | {
         "transactional_id": transactional_id,
         "compression_type": None if kafka.compression == "none" else kafka.compression,
@@ -188,7 +189,7 @@ def producer_arguments(
         "linger_ms": 20,
         "batch_size": 64 << 10,
         "max_request_size": _REQUEST_BYTES_MAX,
-        "request_timeout_ms": _PRODUCER_REQUEST_TIMEOUT_MS,
+        "request_timeout_ms": round(delivery_timeout_s * 500),
         "max_block_ms": round(answer_timeout_s * 1000),
         "delivery_timeout_ms": round(delivery_timeout_s * 1000),
         "allow_auto_create_topics": False,

@@ -138,7 +138,7 @@ class KafkaSink:
         """transactional_id: stable for this instance, so that a restart ends at once what its predecessor left open."""
         self._servers, self._monotonic_s = servers, monotonic_s
         self._commit_timeout_s, self._transaction_timeout_s = kafka.commit_timeout, kafka.transaction_timeout
-        # The commit is given up long before a message is.
+        # The commit's own deadline comes before that of a message or of a request.
         self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
         self._fenced_by: str | None = None
         self._preparation = _Preparation(self._make)

@@ -275,9 +275,9 @@ class KafkaSource:
         self._next_look_s = now_s + self._answer_timeout_s / 2
         try:
             ends = self._ends(consumer, is_reading)
-        except KafkaTimeoutError as error:
+        except KafkaError as error:
             # One partition without a leader is no reason to leave the others.
-            if is_reading:
+            if is_reading and isinstance(error, KafkaTimeoutError):
                 return
             self._give_up()
             raise translate(error, self._servers, "no broker answers") from error
@@ -288,7 +288,7 @@ class KafkaSource:
             raise LogUnavailable(f"{address(self._servers)}: {stalled} brings nothing though it is behind its end: connecting anew")
 
     def _ends(self, consumer: KafkaConsumer, is_reading: bool) -> dict[Partition, Offset]:
-        """The last stable offsets of what is read; of any partition where nothing is. Raises KafkaTimeoutError."""
+        """The last stable offsets of what is read; of any partition where nothing is. Raises KafkaError."""
         names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
         timeout_ms = min(_BUSY_ANSWER_TIMEOUT_MS, self._answer_timeout_ms) if is_reading else self._answer_timeout_ms
         return {Partition(*name): int(end) for name, end in consumer.end_offsets(names, timeout_ms=timeout_ms).items()}

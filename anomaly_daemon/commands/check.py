@@ -57,7 +57,9 @@ def _state(settings: Settings) -> str:
     processor.close()
     resident_mib = entity_bytes * settings.engine.resident_max / 2**20
     saved = "checkpointed" if is_checkpointed else "not checkpointed: recovery goes through the log"
-    return f"{entity_bytes} bytes an entity, {resident_mib:.0f} MiB for {settings.engine.resident_max} resident, {saved}, fingerprint {fingerprint[:16]}"
+    return (
+        f"{entity_bytes} bytes an entity, {resident_mib:.0f} MiB for {settings.engine.resident_max} resident, {saved}, fingerprint {fingerprint[:16]}"
+    )
 
 
 def _topics(settings: Settings) -> str:

@@ -113,4 +113,3 @@ class ScoreExport(Protocol):
     def close(self) -> None:
         """Finish the file."""
         ...
-

@@ -72,9 +72,11 @@ class Engine:
 
     def __init__(self, artifact: Artifact, engine: EngineSettings, model: ModelSettings, device: str) -> None:
         if engine.decode_steps > artifact.decode_steps:
-            raise ArtifactError(f"the artifact rebuilds {artifact.decode_steps} steps, engine.decode_steps asks for {engine.decode_steps}; train again")
+            raise ArtifactError(
+                f"the artifact rebuilds {artifact.decode_steps} steps, engine.decode_steps asks for {engine.decode_steps}; train again"
+            )
         if model.scale != artifact.scale_kind:
-            raise ArtifactError(f"the artifact was trained with model.scale: {artifact.scale_kind}, the settings say {model.scale}; they must agree")
+            raise ArtifactError(f"model.scale: {model.scale}: the artifact was trained with {artifact.scale_kind}; train again or set it back")
         self._artifact, self._settings, self._device = artifact, engine, device
         self._network = artifact.model.to(device).eval()
         self._prediction_level = artifact.prediction_level.to(device)
@@ -276,4 +278,3 @@ class _Index:
         self.last_due = self.starts[last_due_step.clamp(min=0)] + self.rank
         lengths = torch.bincount(self.rank)
         self.last_row = self.starts[lengths - 1] + torch.arange(len(lengths), device=device)
-

@@ -27,9 +27,8 @@ def plot_losses(history: History, path: Path) -> None:
     if history.test_loss is not None:
         axes.axhline(history.test_loss, color="grey", linestyle=":", linewidth=1, label=f"test, of the kept weights: {history.test_loss:.4f}")
     axes.set(title="Loss by epoch", xlabel="epoch", ylabel="Huber loss, prediction + reconstruction")
-    axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.grid(visible=True, alpha=0.3)
     axes.legend()
     try:
         figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -121,7 +121,7 @@ def _train(model: Autoencoder, corpus: Corpus, settings: Settings, report: Repor
     for epoch in range(1, training.epochs + 1):
         last = _epoch(model, optimizer, corpus, settings, epoch, report)
         held_out = held_out_loss(model, corpus, validation, settings)
-        _refuse_divergence(held_out, epoch, settings)
+        refuse_divergence(held_out, epoch, settings)
         is_best = held_out < min(course.validation, default=math.inf)
         course.training.append(last.training_loss)
         course.validation.append(held_out)
@@ -156,7 +156,7 @@ def _epoch(model: Autoencoder, optimizer: torch.optim.Optimizer, corpus: Corpus,
             optimizer.step()
             total, done = total.plus(loss), done + 1
             progress = replace(progress, chunk=done, training_loss=float(total.mean()))
-            _refuse_divergence(progress.training_loss, epoch, settings)
+            refuse_divergence(progress.training_loss, epoch, settings)
             report(progress)
     return progress
 
@@ -167,7 +167,8 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, initial: float, share_d
         group["lr"] = initial * (LEARNING_RATE_LAST + (1 - LEARNING_RATE_LAST) * (1 + math.cos(math.pi * share_done)) / 2)
 
 
-def _refuse_divergence(loss: float, epoch: int, settings: Settings) -> None:
+def refuse_divergence(loss: float, epoch: int, settings: Settings) -> None:
+    """Raise InputError when a loss is not finite: no later epoch could mend it."""
     if not math.isfinite(loss):
         training = settings.training
         raise InputError(

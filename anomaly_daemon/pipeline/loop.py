@@ -74,13 +74,16 @@ class Loop:
         settings: LoopSettings,
         export: ScoreExport | None = None,
         reload: Callable[[], LoopSettings | None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._source, self._sink, self._processor, self._checkpoints = source, sink, processor, checkpoints
         self._clock, self._metrics, self._settings, self._export, self._reload = clock, metrics, settings, export, reload
+        self._progress = progress
         self._committed: dict[Partition, Offset] = {}
         self._position: dict[Partition, Offset] = {}
         self._ends: dict[Partition, Offset] = {}
         self._reached: dict[Partition, Offset] = {}
+        self._begun: dict[Partition, Offset] = {}
         self._due_s: dict[Partition, float] = {}
         self._to_recover: set[Partition] = set()
         self._is_stopping = self._is_reload_asked = False
@@ -145,6 +148,9 @@ class Loop:
         count_batch(self._metrics, batch, output, self._committed)
         count_state(self._metrics, self._processor)
         self._committed |= output.next_offsets
+        if self._progress is not None:
+            done, total = ((sum(where[partition] - begun for partition, begun in self._begun.items())) for where in (self._position, self._ends))
+            self._progress(done, total)
 
     def _commit(self, output: BatchOutput) -> None:
         """One transaction; nothing where the batch lies before the committed offsets."""
@@ -166,7 +172,7 @@ class Loop:
 
     def _forget(self, partition: Partition) -> None:
         self._processor.drop(partition)
-        for facts in (self._committed, self._position, self._ends, self._due_s):
+        for facts in (self._committed, self._position, self._ends, self._begun, self._due_s):
             facts.pop(partition, None)
         self._to_recover.discard(partition)
 
@@ -190,6 +196,7 @@ class Loop:
             self._committed[partition] = max(offset, retained.earliest)
             self._position[partition] = start
             self._ends.setdefault(partition, retained.end)
+            self._begun.setdefault(partition, start)
             self._due_s[partition] = self._clock.monotonic_s() + self._settings.checkpoint_every_s
             self._to_recover.discard(partition)
             self._metrics.recoveries.inc()

@@ -1,6 +1,6 @@
 """Every knob of the daemon, and the only reader of the environment and of YAML."""
 
-from anomaly_daemon.settings.comparison import changed, digest, features_of, restart_needed
+from anomaly_daemon.settings.comparison import changed, digest, features_of, restart_needed, take_live
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
 from anomaly_daemon.settings.reference import reference
 from anomaly_daemon.settings.sections import (
@@ -69,4 +69,5 @@ __all__ = [
     "parse_instant_us",
     "reference",
     "restart_needed",
+    "take_live",
 ]

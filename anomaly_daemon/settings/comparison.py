@@ -40,6 +40,19 @@ def restart_needed(old: Settings, new: Settings) -> list[str]:
     return [key for key in changed(old, new) if not any(key == live or key.startswith(live + ".") for live in Settings.LIVE)]
 
 
+def take_live(old: Settings, new: Settings) -> Settings:
+    """The old settings with the new values of what can change while the daemon runs."""
+    return old.model_copy(
+        update={
+            "threshold": old.threshold.model_copy(update={"z": new.threshold.z, "level": new.threshold.level}),
+            "checkpoints": old.checkpoints.model_copy(update={"every": new.checkpoints.every}),
+            "incidents": new.incidents,
+            "overrides": new.overrides,
+            "logging": new.logging,
+        }
+    )
+
+
 def digest(settings: Settings) -> str:
     """Names what decides on alerts, 16 hex digits: equal on both logs, in live and in replay, whatever the machine."""
     tree = settings.model_dump(mode="json", include=_IN_DIGEST)

@@ -19,7 +19,8 @@ IDLE, NORMAL, HIGH = range(3)
 REGIME_SPEED = np.array([0.38, 0.78, 1.0])
 _DAY = np.array([IDLE, NORMAL, HIGH, NORMAL, HIGH, NORMAL, IDLE])
 
-# Time constants in seconds: of the drive's two lags (a slow ramp spares the pipes a water hammer), of demand, of the valve, of the winding, of the bearing.
+# Time constants in seconds: of the drive's two lags (a slow ramp spares the pipes a water hammer), of demand, of the valve,
+# of the winding, of the bearing.
 _DRIVE_S, _DEMAND_S, _VALVE_S, _WINDING_S, _BEARING_S = 420.0, 900.0, 3600.0, 2400.0, 1500.0
 _DEMAND_DEVIATION, _VALVE_DEVIATION = 0.012, 0.04
 # Sensor noise: a share of the rated value; of the temperatures, kelvin; of vibration, a share of the value.

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anomaly_daemon.domain.errors import ArtifactError
+from anomaly_daemon.model.artifact import MANIFEST, Artifact, Calibration, History, check_features, load, save
+from anomaly_daemon.model.autoencoder import Autoencoder, Shape
+from anomaly_daemon.model.scaling import FleetScale
+
+NAMES = ("flow", "pressure", "current")
+
+
+def artifact(seed: int = 0) -> Artifact:
+    torch.manual_seed(seed)
+    shape = Shape(3, 8, 4, 2)
+    return Artifact(
+        name="lstm-autoencoder",
+        shape=shape,
+        features=NAMES,
+        scale=FleetScale(np.array([1.0, 1 / 3, -2e9]), np.array([0.1, 2.0, 7.7]), 1 / 7, 0.3),
+        scale_kind="entity",
+        model=Autoencoder(shape).eval().requires_grad_(False),
+        prediction_level=torch.rand(3),
+        reconstruction_level=torch.rand(5, 3),
+        calibration={"prediction": Calibration(-0.1, 1 / 3), "reconstruction": Calibration(0.2, 0.7)},
+        history=History({"epochs": 2}, {"from": None}, 4, {"training": 9}, (1.5, 1 / 3), (1.25, 0.1), 2, None, "2"),
+    )
+
+
+def weights(folder: Path) -> Path:
+    (path,) = folder.glob("weights-*.safetensors")
+    return path
+
+
+def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path: Path) -> None:
+    saved = artifact()
+    save(saved, tmp_path / "new" / "folder")
+    found = load(tmp_path / "new" / "folder")
+
+    assert found.fingerprint == saved.fingerprint
+    assert (
+        replace(found, model=saved.model, scale=saved.scale, prediction_level=saved.prediction_level, reconstruction_level=saved.reconstruction_level)
+        == saved
+    )
+    assert all(torch.equal(one, other) for one, other in zip(found.model.state_dict().values(), saved.model.state_dict().values(), strict=True))
+    assert np.array_equal(found.scale.center, saved.scale.center)
+    assert np.array_equal(found.scale.deviation, saved.scale.deviation)
+    assert (found.scale.gap_mean, found.scale.gap_deviation) == (saved.scale.gap_mean, saved.scale.gap_deviation)
+    assert torch.equal(found.prediction_level, saved.prediction_level)
+    assert torch.equal(found.reconstruction_level, saved.reconstruction_level)
+    assert not found.model.training
+    assert found.decode_steps == 5
+
+
+def test_loading_draws_nothing_from_the_random_generator(tmp_path: Path) -> None:
+    save(artifact(), tmp_path)
+    before = torch.random.get_rng_state()
+    load(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_same_model_is_written_in_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        save(artifact(), tmp_path / name)
+    for name in (MANIFEST, weights(tmp_path / "one").name):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_the_fingerprint_follows_what_shapes_results_and_nothing_else() -> None:
+    one = artifact()
+    assert replace(one, history=History(), name="other").fingerprint == one.fingerprint
+    others = [
+        replace(one, features=("pressure", "flow", "current")),
+        replace(one, scale_kind="fleet"),
+        replace(one, calibration=one.calibration | {"prediction": Calibration(0.0, 1.0)}),
+        replace(one, prediction_level=one.prediction_level + 1e-6),
+        replace(one, scale=replace(one.scale, gap_mean=0.0)),
+        artifact(seed=1),
+    ]
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
+
+
+def test_a_new_model_replaces_the_old_one_and_leaves_other_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("kept")
+    save(artifact(0), tmp_path)
+    save(artifact(1), tmp_path)
+    assert load(tmp_path).fingerprint == artifact(1).fingerprint
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", MANIFEST, weights(tmp_path).name}
+
+
+def test_a_save_that_died_before_its_manifest_leaves_the_old_model(tmp_path: Path) -> None:
+    save(artifact(0), tmp_path / "model")
+    save(artifact(1), tmp_path / "unfinished")
+    shutil.copy(weights(tmp_path / "unfinished"), tmp_path / "model")
+    assert load(tmp_path / "model").fingerprint == artifact(0).fingerprint
+
+
+def truncate(folder: Path) -> None:
+    weights(folder).write_bytes(weights(folder).read_bytes()[:-100])
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray(weights(folder).read_bytes())
+    content[-1] ^= 1
+    weights(folder).write_bytes(content)
+
+
+def take_another_models_weights(folder: Path) -> None:
+    save(artifact(1), folder / "other")
+    shutil.copy(weights(folder / "other"), weights(folder))
+
+
+def edited(**fields: object) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        (folder / MANIFEST).write_text(json.dumps(manifest | fields))
+
+    return edit
+
+
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / name if name else weights(folder)).write_bytes(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (truncate, "not a whole safetensors file"),
+        (flip_a_bit, "damaged or was edited"),
+        (take_another_models_weights, "damaged or was edited"),
+        (written("", b""), "not a whole safetensors file"),
+        (written("", b"\x80\x04\x95pickle"), "not a whole safetensors file"),
+        (lambda folder: weights(folder).unlink(), "no such file"),
+        (lambda folder: (folder / MANIFEST).unlink(), "no such file"),
+        (lambda folder: shutil.rmtree(folder), "no such file"),
+        (written(MANIFEST, b"{"), "not the manifest"),
+        (written(MANIFEST, b"\xff\xfe"), "not the manifest"),
+        (written(MANIFEST, b'{"name": "foreign"}'), "not the manifest"),
+        (edited(surprise=1), "not the manifest"),
+        (edited(features="flow"), "not the manifest"),
+        (edited(schema_version=2), "schema version 2"),
+        (edited(features=["flow", "pressure", "voltage"]), "damaged or was edited"),
+        (edited(weights="../weights.safetensors"), "outside its folder"),
+        (edited(weights=""), "outside its folder"),
+    ],
+)
+def test_a_harmed_artifact_is_refused_with_what_where_and_the_remedy(tmp_path: Path, harm: Callable[[Path], None], told: str) -> None:
+    folder = tmp_path / "model"
+    save(artifact(), folder)
+    harm(folder)
+    with pytest.raises(ArtifactError, match=told) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value)
+    assert "anomaly-daemon train" in str(caught.value)
+
+
+def test_weights_of_another_shape_are_refused_even_with_a_fitting_fingerprint(tmp_path: Path) -> None:
+    one = artifact()
+    save(replace(one, shape=replace(one.shape, hidden=9)), tmp_path)
+    with pytest.raises(ArtifactError, match="does not fit the shape"):
+        load(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        save(artifact(), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("flow", "pressure"), "only in the model: current"),
+        ((*NAMES, "voltage"), "only in the settings: voltage"),
+        (("pressure", "flow", "current"), "another order, the model has flow, pressure, current"),
+    ],
+)
+def test_other_features_are_refused_with_the_difference(names: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ArtifactError, match=told):
+        check_features(artifact(), names)
+
+
+def test_the_same_features_are_accepted() -> None:
+    check_features(artifact(), list(NAMES))
