@@ -117,7 +117,7 @@ def _conclude(options: argparse.Namespace) -> None:
     print(f"\n{_verdict(labels, comparison)}")
     print(
         "\nNext: the README shows how to point it at a topic of your own (configs/sensors.yaml), and how to read an alert;\n"
-        "`anomaly-daemon demo --directory DIR` keeps the folder, and every line above that begins with $ works there."
+        "in a folder kept with `anomaly-daemon demo --directory DIR` every line above that begins with $ can be typed again."
     )
 
 

@@ -21,7 +21,9 @@ from anomaly_daemon.state import checkpoint as checkpoints
 from tests.small import ASSIGNMENTS, artifact
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["anomaly_daemon.cli", "anomaly_daemon.commands.run", "anomaly_daemon.wiring", "anomaly_daemon.pipeline.process", "anomaly_daemon.model.engine"])
+_CONTEXT.set_forkserver_preload(
+    ["anomaly_daemon.cli", "anomaly_daemon.commands.run", "anomaly_daemon.wiring", "anomaly_daemon.pipeline.process", "anomaly_daemon.model.engine"]
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Site:
         """What the daemons said so far."""
         path = self.folder / "daemon.log"
         return path.read_text() if path.exists() else ""
+
+    def events(self) -> list[str]:
+        """The names of what was logged, in order."""
+        return [json.loads(line)["event"] for line in self.log().splitlines() if line.startswith("{") and line.endswith("}")]
 
     def log_tail(self) -> str:
         return self.log()[-3000:]
@@ -96,14 +102,23 @@ class Site:
         return found
 
 
-def make_site(folder: Path, log: str, records: Iterable[Record], *, partitions: int = 2, assignments: Sequence[str] = (), suffix: str = "") -> Site:
-    """A site whose input topic holds these records (their partition chosen by key). suffix: keeps topics apart on a shared broker."""
+def make_site(
+    folder: Path,
+    log: str,
+    records: Iterable[Record],
+    *,
+    topic: str = "readings",
+    group: str = "detector",
+    partitions: int = 2,
+    assignments: Sequence[str] = (),
+) -> Site:
+    """A site whose input topic holds these records, their partition chosen by key."""
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.save(artifact(), folder / "model")
     base = {
         "log": log,
-        "input": {"topics": [f"readings{suffix}"], "group": f"detector{suffix}", "member": "one", "batch_records_max": 8, "poll_timeout": "50ms"},
-        "output": {"alerts_topic": f"alerts{suffix}", "dead_letter_topic": f"dead-letters{suffix}"},
+        "input": {"topics": [topic], "group": group, "member": "one", "batch_records_max": 8, "poll_timeout": "50ms"},
+        "output": {"alerts_topic": f"{topic}.alerts", "dead_letter_topic": f"{topic}.dead-letters"},
         "topics": {"create_topics": True, "partitions": partitions},
         "model": {"artifact": str(folder / "model")},
         "checkpoints": {"url": str(folder / "checkpoints"), "every": "100ms"},
@@ -113,7 +128,7 @@ def make_site(folder: Path, log: str, records: Iterable[Record], *, partitions: 
     topics = wiring.open_topics(site.settings)
     try:
         wiring.ensure_topics(site.settings, topics)
-        topics.append(Message(f"readings{suffix}", record.key, record.value, timestamp_ms=1_700_000_000_000 + 60_000 * record.offset) for record in records)
+        topics.append(Message(topic, record.key, record.value, timestamp_ms=1_700_000_000_000 + 60_000 * record.offset) for record in records)
     finally:
         topics.close()
     return site

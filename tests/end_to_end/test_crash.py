@@ -14,12 +14,12 @@ KILLS = 20
 RECORDS = stream(7, 24, 6000, with_bad=True)
 
 
-def killed_and_unharmed_agree(killed: Site, unharmed: Site) -> None:
+def killed_and_unharmed_agree(killed: Site, unharmed: Site, life_s: tuple[float, float] = (0.2, 0.6)) -> None:
     dice = random.Random(5)
     kills = 0
     for _ in range(10 * KILLS):
         process = killed.daemon("--until-end")
-        process.join(dice.uniform(0.2, 0.6))
+        process.join(dice.uniform(*life_s))
         if process.exitcode is None:
             kill(process)
             kills += 1

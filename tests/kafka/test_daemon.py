@@ -1,0 +1,85 @@
+"""The whole daemon on a real broker: killed twenty times, and with the broker away at the start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.harness import kill, make_site
+from tests.end_to_end.test_crash import RECORDS, killed_and_unharmed_agree
+from tests.kafka.broker import Broker, ForeignBroker
+
+FAST_DEATH = ("kafka.session_timeout=6s", "kafka.transaction_timeout=10s")
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing_on_kafka(tmp_path: Path, broker: Broker | ForeignBroker, fresh: Callable[[str], str]) -> None:
+    log = f"kafka://{broker.bootstrap}"
+    sites = [
+        make_site(tmp_path / name, log, RECORDS, topic=fresh("readings"), group=fresh("detector"), assignments=FAST_DEATH)
+        for name in ("killed", "unharmed")
+    ]
+
+    killed_and_unharmed_agree(*sites, life_s=(1.5, 3.0))
+
+
+def test_the_same_records_give_the_same_incidents_and_state_on_both_logs(
+    tmp_path: Path, broker: Broker | ForeignBroker, fresh: Callable[[str], str]
+) -> None:
+    topic, group = fresh("readings"), fresh("detector")
+    on_kafka = make_site(tmp_path / "kafka", f"kafka://{broker.bootstrap}", RECORDS[:2000], topic=topic, group=group)
+    embedded = make_site(tmp_path / "embedded", f"sqlite:///{tmp_path}/topics.db", RECORDS[:2000], topic=topic, group=group)
+
+    on_kafka.run_to_end()
+    embedded.run_to_end()
+
+    assert len(embedded.alerts()) > 5
+    assert on_kafka.alerts() == embedded.alerts()
+    assert on_kafka.state() == embedded.state()
+
+
+def test_a_broker_that_is_away_at_the_start_is_waited_for(tmp_path: Path, own_broker: Broker, fresh: Callable[[str], str]) -> None:
+    site = make_site(tmp_path, f"kafka://{own_broker.bootstrap}", RECORDS[:200], topic=fresh("readings"), group=fresh("detector"))
+    own_broker.kill()
+    process = site.daemon("--until-end")
+    while "log_unavailable" not in site.log():
+        process.join(0.1)
+        assert process.exitcode is None, site.log_tail()
+
+    own_broker.start()
+    process.join(90)
+
+    assert process.exitcode == 0, site.log_tail()
+
+
+def test_a_broker_that_dies_under_way_is_waited_for_and_nothing_is_lost(tmp_path: Path, own_broker: Broker, fresh: Callable[[str], str]) -> None:
+    log = f"kafka://{own_broker.bootstrap}"
+    topic, group = fresh("readings"), fresh("detector")
+    harmed = make_site(tmp_path / "harmed", log, RECORDS[:1500], topic=topic, group=group, assignments=("kafka.commit_timeout=5s",))
+    unharmed = make_site(tmp_path / "unharmed", f"sqlite:///{tmp_path}/topics.db", RECORDS[:1500], topic=topic, group=group)
+    process = harmed.daemon()
+    while "partition_recovered" not in harmed.log():
+        process.join(0.02)
+        assert process.exitcode is None, harmed.log_tail()
+    own_broker.kill()
+    while not {"log_unavailable", "commit_failed"} & set(harmed.events()):
+        process.join(0.1)
+        assert process.exitcode is None, harmed.log_tail()
+    own_broker.start()
+    kill_softly(process)
+    harmed.run_to_end()
+    unharmed.run_to_end()
+
+    assert harmed.alerts() == unharmed.alerts()
+    assert harmed.state() == unharmed.state()
+
+
+def kill_softly(process: object) -> None:
+    """SIGTERM, and -9 when that is not heard within half a minute."""
+    os.kill(process.pid, signal.SIGTERM)  # type: ignore[attr-defined]
+    process.join(30)  # type: ignore[attr-defined]
+    kill(process)  # type: ignore[arg-type]
