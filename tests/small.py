@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def judge(records: Sequence[Record], cuts: Sequence[int] = (), *assignments: str
         built.begin(partition)
     edges = sorted({0, *(cut for cut in cuts if 0 < cut < len(records)), *([restart_at] if restart_at else []), len(records)})
     outputs: list[BatchOutput] = []
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         if restart_at == first and first > 0:
             saved = [snapshot(built, partition, first, fingerprint) for partition in partitions]
             built.close()

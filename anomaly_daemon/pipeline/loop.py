@@ -182,16 +182,9 @@ class Loop:
         for partition in partitions:
             offset = committed[partition]
             retained = bounds[partition]
-            start = self._restore(partition, offset, retained.earliest)
-            if retained.earliest > max(start, offset):
-                log.error(
-                    "records_lost_to_retention",
-                    partition=str(partition),
-                    committed=offset,
-                    earliest=retained.earliest,
-                    remedy="the group was behind retention; state starts at the earliest retained record",
-                )
-            start = max(start, retained.earliest)
+            start = max(retained.earliest, self._restore(partition, offset, retained.earliest))
+            if retained.earliest > offset:
+                self._tell_gap(partition, offset, retained.earliest)
             self._source.seek(partition, start)
             self._committed[partition] = max(offset, retained.earliest)
             self._position[partition] = start
@@ -201,6 +194,17 @@ class Loop:
             self._to_recover.discard(partition)
             self._metrics.recoveries.inc()
             log.info("partition_recovered", partition=str(partition), start=start, committed=offset, replayed_silently=max(0, offset - start))
+
+    def _tell_gap(self, partition: Partition, committed: Offset, earliest: Offset) -> None:
+        """Retention overtook the group: those records are gone, which nobody may have to find out by himself."""
+        log.error(
+            "records_lost_to_retention",
+            partition=str(partition),
+            committed=committed,
+            earliest=earliest,
+            records=earliest - committed,
+            remedy="keep the topic for longer than the daemon may be away; state starts at the earliest retained record",
+        )
 
     def _restore(self, partition: Partition, committed: Offset, earliest: Offset) -> Offset:
         """Put the partition's state in place; returns the offset from which records must be processed."""

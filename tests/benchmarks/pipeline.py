@@ -10,11 +10,10 @@ import json
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from anomaly_daemon import settings as settings_of
@@ -23,6 +22,7 @@ from anomaly_daemon.domain.records import Batch, Partition, Record
 from anomaly_daemon.model.artifact import Artifact
 from anomaly_daemon.model.training import EntitySequence, fit
 from anomaly_daemon.pipeline.process import Processor
+from tests.benchmarks.measure import Measure
 
 FEATURES, HIDDEN, WINDOW, BATCH = 8, 64, 32, 4096
 PARTITION = Partition("readings", 0)
@@ -116,8 +116,23 @@ def naive_rate(found: list[Record]) -> float:
     return len(found) / (time.perf_counter() - started)
 
 
-def measure(rounds: int = 3) -> dict[str, tuple[float, float, str, str]]:
-    """name → (value, goal, unit, better); both sides of a ratio in turn, medians over the rounds."""
+def growth_mib(found: list[Record], passes: int) -> float:
+    """How much resident memory grows over so many passes, after the first one."""
+    built = processor()
+    process = psutil.Process()
+    for batch in batches(found):
+        built.process(batch, {})
+    before = process.memory_info().rss
+    for _ in range(passes):
+        for batch in batches(found):
+            built.process(batch, {})
+    grown = process.memory_info().rss - before
+    built.close()
+    return grown / 2**20
+
+
+def measure(rounds: int = 3) -> list[Measure]:
+    """Both sides of a ratio in turn, medians over the rounds."""
     torch.set_num_threads(1)
     artifact()
     few, many = records(1_000, 120_000), records(100_000, 320_000)
@@ -132,13 +147,9 @@ def measure(rounds: int = 3) -> dict[str, tuple[float, float, str, str]]:
     built = processor()
     entity_bytes = built.table.bytes_per_entity
     built.close()
-    return {
-        "memory_rate_over_naive": (float(np.median(speedups)), 60.0, "ratio", "higher"),
-        "rate_100k_entities_over_1k": (float(np.median(scalings)), 0.8, "ratio", "higher"),
-        "state_bytes_per_entity": (float(entity_bytes), 1700.0, "bytes", "lower"),
-    }
-
-
-if __name__ == "__main__":
-    for name, (value, goal, unit, better) in measure(1).items():
-        print(f"{name:32s} {value:12.2f}  goal {goal:g} {unit} ({better} is better)")
+    return [
+        Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),
+        Measure("rate_100k_entities_over_1k", float(np.median(scalings)), 0.8, "ratio", "higher"),
+        Measure("state_bytes_per_entity", float(entity_bytes), 1700, "bytes", "lower"),
+        Measure("resident_growth_over_1m_records_mib", growth_mib(few[:100_000], 10), 16, "MiB", "lower"),
+    ]

@@ -128,7 +128,7 @@ def make_site(
     topics = wiring.open_topics(site.settings)
     try:
         wiring.ensure_topics(site.settings, topics)
-        topics.append(Message(topic, record.key, record.value, timestamp_ms=1_700_000_000_000 + 60_000 * record.offset) for record in records)
+        topics.append(Message(topic, record.key, record.value) for record in records)
     finally:
         topics.close()
     return site

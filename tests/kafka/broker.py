@@ -21,7 +21,7 @@ from kafka.errors import KafkaError
 
 JAVA_MAJOR_MIN = 17
 READY_TIMEOUT_S = 60.0
-MAVEN_TIMEOUT_S = 600.0
+MAVEN_TIMEOUT_S = 240.0
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _POM = Path(__file__).with_name("pom.xml")
 _JARS = _REPOSITORY / "build" / "kafka-lib"
@@ -108,31 +108,38 @@ def shared_broker() -> Broker | ForeignBroker:
 @functools.cache
 def start_broker() -> Broker:
     """Our own broker, one for this process, stopped at its end. Raises ToolsMissingError."""
-    _require_tools()
+    require_tools()
+    if not _has_jars():
+        _download_jars()
     broker = Broker(Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-")))
     atexit.register(broker.stop)
     broker.start()
     return broker
 
 
-def _require_tools() -> None:
+def require_tools() -> None:
+    """Raises ToolsMissingError where there is no Java, or no Maven and no jars of an earlier run."""
     left_out = "the tests against a real Kafka broker are left out"
-    java, maven = shutil.which("java"), shutil.which("mvn")
-    if java is None or maven is None:
-        raise ToolsMissingError(f"{left_out}: Java {JAVA_MAJOR_MIN} or later and Maven (java, mvn) are not installed")
+    java = shutil.which("java")
+    if java is None:
+        raise ToolsMissingError(f"{left_out}: Java {JAVA_MAJOR_MIN} or later is not installed")
     banner = subprocess.run([java, "-version"], capture_output=True, text=True, check=True, timeout=READY_TIMEOUT_S).stderr
     version = re.search(r'version "(\d+)', banner)
     if version is None or int(version[1]) < JAVA_MAJOR_MIN:
         raise ToolsMissingError(f"{left_out}: they need Java {JAVA_MAJOR_MIN} or later; java -version says {banner.splitlines()[0]}")
-    if not any(_JARS.glob("kafka_2.13-*.jar")):
-        _download_jars(maven)
+    if not _has_jars() and shutil.which("mvn") is None:
+        raise ToolsMissingError(f"{left_out}: Maven (mvn), which fetches the broker, is not installed")
 
 
-def _download_jars(maven: str) -> None:
+def _has_jars() -> bool:
+    return any(_JARS.glob("kafka_2.13-*.jar"))
+
+
+def _download_jars() -> None:
     _JARS.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_JARS.parent) as folder:
         goal = ["dependency:copy-dependencies", f"-DoutputDirectory={folder}/jars"]
-        done = subprocess.run([maven, "-B", "-q", "-f", str(_POM), *goal], capture_output=True, text=True, timeout=MAVEN_TIMEOUT_S)
+        done = subprocess.run(["mvn", "-B", "-q", "-f", str(_POM), *goal], capture_output=True, text=True, timeout=MAVEN_TIMEOUT_S)
         if done.returncode != 0:
             raise RuntimeError(f"Maven could not fetch the broker:\n{(done.stdout + done.stderr)[-4000:]}")
         shutil.rmtree(_JARS, ignore_errors=True)

@@ -8,16 +8,35 @@ from pathlib import Path
 import pytest
 
 from tests.contract.kafka_log import KafkaLog, broker_or_skip
-from tests.kafka.broker import Broker, ForeignBroker, start_broker
+from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, require_tools, start_broker
 
 _serial = itertools.count()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+_LEFT_OUT = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs the broker; where it cannot run, leave all of that out, of the contract suites too, and say so in one line."""
     folder = Path(__file__).parent
     for item in items:
         if folder in item.path.parents and {"broker", "own_broker"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
+    needing = [item for item in items if item.get_closest_marker("kafka") is not None]
+    if not needing or os.environ.get("CI") == "true" or os.environ.get("KAFKA_BOOTSTRAP"):
+        return
+    try:
+        require_tools()
+    except ToolsMissingError as error:
+        config.stash[_LEFT_OUT] = f"{error} ({len(needing)} tests)"
+        config.hook.pytest_deselected(items=needing)
+        items[:] = [item for item in items if item not in needing]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _LEFT_OUT in config.stash:
+        terminalreporter.write_line(config.stash[_LEFT_OUT], yellow=True)
 
 
 @pytest.fixture(scope="session")

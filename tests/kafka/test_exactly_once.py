@@ -104,15 +104,26 @@ def test_the_later_instance_of_one_identity_fences_the_earlier_one_for_good(log:
     assert len(log.read(alerts)) == 3
 
 
+class SteppingClock:
+    """Goes on by `step_s` whenever it is read."""
+
+    def __init__(self) -> None:
+        self.now_s, self.step_s = 0.0, 0.0
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
 def test_a_transaction_that_the_broker_ended_for_its_age_is_recovered_from(log: KafkaLog, fresh: Fresh, alerts: str) -> None:
-    identity, output = fresh("detectors-one"), BatchOutput((Message(alerts, b"pump", b"1"),))
-    seconds = itertools.count(0, 100)
-    slow = KafkaSink(log.bootstrap, Kafka(commit_timeout="1h", transaction_timeout="1m"), identity, monotonic_s=lambda: float(next(seconds)))
+    identity, output, clock = fresh("detectors-one"), BatchOutput((Message(alerts, b"pump", b"1"),)), SteppingClock()
+    slow = KafkaSink(log.bootstrap, Kafka(commit_timeout="1h", transaction_timeout="1m"), identity, monotonic_s=clock)
     slow.commit(output)
     # The broker fences for age as it fences for a second instance; only the time that went by tells them apart.
     other = KafkaSink(log.bootstrap, log.kafka, identity)
     other.commit(output)
 
+    clock.step_s = 100.0
     with pytest.raises(CommitFailed, match=r"kafka\.transaction_timeout"):
         slow.commit(output)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_daemon.domain.records import Batch, Partition
-from tests.small import P, Outcome, judge, processor, stream
+from tests.small import Outcome, P, judge, processor, stream
 
 LENGTH = 160
 cuts = st.lists(st.integers(1, LENGTH - 1), max_size=12)
@@ -26,7 +26,11 @@ def test_1_batch_cuts_change_no_bit_of_alerts_scores_or_state(shape: dict[str, i
 
 @pytest.mark.parametrize("method", ["spot", "quantile", "static", "river:stats.RollingQuantile"])
 def test_1_holds_for_every_threshold(method: str) -> None:
-    parameters = ["threshold.parameters={q: 0.95, window_size: 50}", "threshold.tail=0.05"] if method.startswith("river") else ["threshold.window=50", "threshold.tail=0.05", "threshold.level=0.6"]
+    parameters = (
+        ["threshold.parameters={q: 0.95, window_size: 50}", "threshold.tail=0.05"]
+        if method.startswith("river")
+        else ["threshold.window=50", "threshold.tail=0.05", "threshold.level=0.6"]
+    )
     records = stream(3, 4, LENGTH)
 
     whole = judge(records, (), f"threshold.method={method}", *parameters)
