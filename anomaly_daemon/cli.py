@@ -58,7 +58,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
             command = importlib.import_module(f"anomaly_daemon.commands.{name}")
             _add_common(sub)
             command.add_arguments(sub)
-            sub.set_defaults(run=command.run)
+            sub.set_defaults(run=command.run, main=main)  # `demo` runs the other verbs as a person would
     return parser
 
 

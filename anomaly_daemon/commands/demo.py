@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import shlex
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         shutil.copyfile(settings_file, SETTINGS_FILE)
         print(f"$ cd {shlex.quote(str(folder))}    # settings: {SETTINGS_FILE}, a copy of {settings_file}")
         for title, arguments in steps:
-            code = _step(title, arguments)
+            code = _step(options.main, title, arguments)
             if code != 0:
                 print(f"demo: this step ended with exit code {code}; the folder was {folder}", file=sys.stderr)
                 return code
@@ -72,10 +71,8 @@ def _steps(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _step(title: str, arguments: Sequence[str]) -> int:
+def _step(main: Callable[[Sequence[str]], int], title: str, arguments: Sequence[str]) -> int:
     """Run one verb in this process and leave no signal handler of it behind."""
-    # The one command that uses the command line: by name, since imports point the other way.
-    main = importlib.import_module("anomaly_daemon.cli").main
     print(f"\n# {title}\n$ anomaly-daemon {shlex.join(arguments)}", flush=True)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:

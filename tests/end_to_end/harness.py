@@ -118,7 +118,7 @@ def make_site(
     base = {
         "log": log,
         "input": {"topics": [topic], "group": group, "member": "one", "batch_records_max": 8, "poll_timeout": "50ms"},
-        "output": {"alerts_topic": f"{topic}.alerts", "dead_letter_topic": f"{topic}.dead-letters"},
+        "output": {"alerts_topic": f"{group}.alerts", "dead_letter_topic": f"{group}.dead-letters"},
         "topics": {"create_topics": True, "partitions": partitions},
         "model": {"artifact": str(folder / "model")},
         "checkpoints": {"url": str(folder / "checkpoints"), "every": "100ms"},
