@@ -59,7 +59,7 @@ class SequenceReader:
         last_seen = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
         columns = (last_seen, *transforms.columns())
         self._table = Table(columns, resident_max=_ENTITIES_MAX, entities_max=_ENTITIES_MAX, device="cpu", spill=Path(gettempdir()))
-        self._parts: dict[tuple[Partition, str], list[tuple[NDArray[np.float32], NDArray[np.float64]]]] = {}
+        self._parts: dict[tuple[str, Partition], list[tuple[NDArray[np.float32], NDArray[np.float64]]]] = {}
         self.rejected = self.read = 0
 
     def add(self, records: list[Record], wanted: Range) -> None:
@@ -75,10 +75,10 @@ class SequenceReader:
             self._add(partition, observations, np.array(list(group)))
 
     def sequences(self) -> list[EntitySequence]:
-        """One per entity and partition, in order of first appearance."""
+        """One per entity and partition, by name: partitions arrive in any order, and the model must not depend on it."""
         return [
             EntitySequence(entity, np.concatenate([values for values, _ in parts]), np.concatenate([gaps for _, gaps in parts]))
-            for (_, entity), parts in self._parts.items()
+            for (entity, _), parts in sorted(self._parts.items())
         ]
 
     def _add(self, partition: Partition, observations: Observations, places: NDArray[np.int64]) -> None:
@@ -98,7 +98,7 @@ class SequenceReader:
         edges = np.cumsum(np.bincount(layout.rank))[:-1]
         for rank, rows in enumerate(np.split(by_entity, edges)):
             entity = observations.entities[order[rank]]
-            self._parts.setdefault((partition, entity), []).append((values[rows], gaps_s[rows]))
+            self._parts.setdefault((entity, partition), []).append((values[rows], gaps_s[rows]))
 
 
 def read_sequences(source: Source, reader: SequenceReader, wanted: Range, progress: Callable[[int, int], None]) -> list[EntitySequence]:

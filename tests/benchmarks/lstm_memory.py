@@ -1,9 +1,10 @@
-"""An LSTM holds a number over 100 and 1000 steps of noise, a vanilla RNN of the same size loses it; `python -m tests.benchmarks.lstm_memory` prints it.
+"""An LSTM holds a number over 100 and 1000 steps of noise that a vanilla RNN of the same size loses.
 
-The first input is a number from −1 to 1, marked; noise follows; the number is asked for after the last step. Error 1 is that
-of always answering 0. Both networks have the same units, optimiser, seed, batches and updates. The LSTM's gates start open for times up to
-the length (chrono initialisation: Tallec & Ollivier 2018, arXiv:1804.11188); the RNN starts orthogonal, its best known start
-(Le, Jaitly & Hinton 2015, arXiv:1504.00941; Arjovsky, Shah & Bengio 2016, arXiv:1511.06464).
+`python -m tests.benchmarks.lstm_memory` prints it. The first input is a number from −1 to 1, marked; noise of deviation 1
+follows; the number is asked for after the last step. Error 1 is that of always answering 0. Both networks have the same
+units, optimiser, seed, batches and updates. The LSTM's gates start open for times up to the length (chrono
+initialisation: Tallec & Ollivier 2018, arXiv:1804.11188), the RNN starts orthogonal, which keeps its gradient longest
+(Saxe, McClelland & Ganguli 2014, arXiv:1312.6120).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 LENGTHS = (100, 1000)
 ERROR_HELD, ERROR_LOST = 0.1, 0.8
 _UNITS, _BATCH, _UPDATES_MAX, _CHECK_EVERY = 32, 32, 600, 50
-_LEARNING_RATE, _GRADIENT_NORM_MAX, _NOISE = 5e-3, 1.0, 0.3
+_LEARNING_RATE, _GRADIENT_NORM_MAX, _NOISE = 1e-2, 1.0, 1.0
 _NUMBER_VARIANCE = 1 / 3
 
 
