@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, fit, write."""
-    from anomaly_daemon.model.artifact import save
+    from anomaly_daemon.model.artifact import check_writable, save
     from anomaly_daemon.model.plot import LOSS_PLOT, plot_losses
     from anomaly_daemon.model.training import fit
     from anomaly_daemon.pipeline.features import FeatureTransforms
@@ -48,11 +48,12 @@ def run(options: argparse.Namespace) -> int:
     logging.configure(settings.logging.level, options.log_format or settings.logging.format)
     if options.rows is not None and options.rows < 1:
         raise InputError(f"--rows {options.rows}: take at least one observation of each entity")
+    folder = options.output or settings.model.artifact
+    check_writable(folder)
     sequences = _chosen(_read(settings, options), options.entities, options.rows)
     names = FeatureTransforms(features_of(settings)).names
     with _training_progress(settings.training.epochs) as report:
         artifact = fit(sequences, settings, names, report, _source(settings, options))
-    folder = options.output or settings.model.artifact
     save(artifact, folder)
     plot_losses(artifact.history, folder / LOSS_PLOT)
     _print_summary(artifact, folder)

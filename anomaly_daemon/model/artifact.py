@@ -146,7 +146,16 @@ def save(artifact: Artifact, folder: Path) -> None:
             if old.name != weights:
                 old.unlink()
     except OSError as error:
-        raise ArtifactError(f"model artifact {folder}: cannot be written: {error}; name another with --output or model.artifact") from None
+        raise _unwritable(folder, str(error)) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that `save` could not write, before hours are spent on what goes into it. Raises ArtifactError; writes nothing."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        raise _unwritable(folder, f"{nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(folder, f"no permission to write in {nearest}")
 
 
 def load(folder: Path) -> Artifact:
@@ -180,6 +189,10 @@ def check_features(artifact: Artifact, names: Sequence[str]) -> None:
     ]
     told = "; ".join(differences) or f"another order, the model has {', '.join(artifact.features[:_NAMES_TOLD_MAX])}"
     raise ArtifactError(f"model {artifact.name} {artifact.version} was trained on other features than record.features ({told}); {_REMEDY}")
+
+
+def _unwritable(folder: Path, why: str) -> ArtifactError:
+    return ArtifactError(f"model artifact {folder}: cannot be written: {why}; name another folder with --output or model.artifact")
 
 
 def _tensors(artifact: Artifact) -> Tensors:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, LogUnavailable
+from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, Recoverable
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
 from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Checkpoint, Offset, Partition, PartitionChange
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
@@ -108,13 +108,13 @@ class Loop:
             try:
                 self._step()
                 self._failures = 0
-            except CommitFailed as error:
-                log.warning("commit_failed", error=str(error), remedy="recovering from the log")
-                self._metrics.commit_failures.inc()
+            except Recoverable as error:
+                # What the failed step had taken from the log is neither committed nor in a trustworthy state.
                 self._to_recover |= set(self._position)
-                self._wait()
-            except LogUnavailable as error:
-                log.warning("log_unavailable", error=str(error), failures=self._failures)
+                is_commit = isinstance(error, CommitFailed)
+                if is_commit:
+                    self._metrics.commit_failures.inc()
+                log.warning("commit_failed" if is_commit else "log_unavailable", error=str(error), failures=self._failures)
                 self._wait()
         self._leave()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from anomaly_daemon.domain.errors import ArtifactError
-from anomaly_daemon.model.artifact import MANIFEST, Artifact, Calibration, History, check_features, load, save
+from anomaly_daemon.model.artifact import MANIFEST, Artifact, Calibration, History, check_features, check_writable, load, save
 from anomaly_daemon.model.autoencoder import Autoencoder, Shape
 from anomaly_daemon.model.scaling import FleetScale
 
@@ -174,8 +174,14 @@ def test_weights_of_another_shape_are_refused_even_with_a_fitting_fingerprint(tm
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot be written"):
-        save(artifact(), tmp_path / "file")
+    for write in (check_writable, lambda folder: save(artifact(), folder)):
+        with pytest.raises(ArtifactError, match="cannot be written"):
+            write(tmp_path / "file")
+
+
+def test_checking_a_folder_that_can_be_written_writes_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

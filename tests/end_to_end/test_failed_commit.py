@@ -1,0 +1,88 @@
+"""A failed commit changes nothing but time, whether it took effect or not: the loop on the embedded log, its sink failing at will."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomaly_daemon import wiring
+from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.clock import SystemClock
+from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
+from anomaly_daemon.domain.ports import Sink
+from anomaly_daemon.domain.records import BatchOutput
+from anomaly_daemon.pipeline.loop import Loop, LoopSettings
+from anomaly_daemon.telemetry.metrics import Metrics
+from tests.end_to_end.harness import Site, make_site
+from tests.small import artifact, stream
+
+RECORDS = stream(1, 4, 400, with_bad=True)
+FAULTS = st.lists(st.sampled_from(["fine", "lost", "done but unknown", "away"]), max_size=60)
+
+
+class ImpatientClock(SystemClock):
+    """Does not wait: what a back-off costs is not what is tested."""
+
+    def sleep(self, seconds: float) -> None:
+        assert 0 < seconds <= 15
+
+
+class FailingSink:
+    """The real sink, whose answers are lost or whose calls never arrive, as told."""
+
+    def __init__(self, sink: Sink, faults: Iterator[str]) -> None:
+        self._sink, self._faults = sink, faults
+
+    def commit(self, output: BatchOutput) -> None:
+        fault = next(self._faults, "fine")
+        if fault == "lost":
+            raise CommitFailed("the broker did not answer")
+        if fault == "away":
+            raise LogUnavailable("the broker is away")
+        self._sink.commit(output)
+        if fault == "done but unknown":
+            raise CommitFailed("the broker's answer was lost")
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+def serve(site: Site, faults: list[str]) -> dict[str, float]:
+    """The loop to the end of the log; returns the metrics' facts."""
+    settings = site.settings
+    processor, fingerprint, _ = wiring.build_processor(settings, artifact())
+    source = wiring.open_source(settings, group=settings.input.group)
+    sink = FailingSink(wiring.open_sink(settings), iter(faults))
+    checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
+    metrics = Metrics()
+    loop = Loop(source, sink, processor, checkpoints, ImpatientClock(), metrics, LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True))
+    loop.run()
+    checkpoints.close()
+    for opened in (source, sink, processor):
+        opened.close()
+    return metrics.facts()
+
+
+@contextmanager
+def a_site() -> Iterator[Site]:
+    with TemporaryDirectory() as folder:
+        yield make_site(Path(folder), f"sqlite:///{folder}/topics.db", RECORDS)
+
+
+@settings(max_examples=8, deadline=None)
+@given(FAULTS)
+def test_failed_commits_change_nothing_but_time(faults: list[str]) -> None:
+    with a_site() as harmed, a_site() as unharmed:
+        told = serve(harmed, faults)
+        serve(unharmed, [])
+
+        assert len(unharmed.alerts()) > 3
+        assert harmed.alerts() == unharmed.alerts()
+        assert harmed.dead_letters() == unharmed.dead_letters()
+        assert harmed.state() == unharmed.state()
+        assert told["records_consumed"] == told["records_scored"] + told["dead_letter_records"] + told["records_dropped"]

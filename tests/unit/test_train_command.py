@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from anomaly_daemon.cli import main
+from anomaly_daemon.model.artifact import load
+
+START_S = 1_767_225_600
+SETTINGS = """
+record:
+  time: {path: time, format: s}
+  features: [{name: flow}, {name: pressure}]
+model: {hidden: 8, code: 4}
+training: {epochs: 2, steps: 10}
+engine: {device: cpu}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three pumps of 60 records, one a minute, as JSON Lines."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.yaml").write_text(SETTINGS)
+    for name, phase in (("pump-1", 0.0), ("pump-2", 1.0), ("fan-1", 2.0)):
+        rows = [{"time": START_S + 60 * step, "flow": math.sin(step / 3 + phase), "pressure": math.cos(step / 5 + phase)} for step in range(60)]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def train(*arguments: str) -> int:
+    return main(["train", "-c", "train.yaml", "--source", "file://*.jsonl", *arguments])
+
+
+def test_train_writes_artifact_and_plot_and_tells_what_it_did(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train() == 0
+
+    artifact = load(folder / "model")
+    assert artifact.features == ("flow", "pressure")
+    assert artifact.history.entities == 3
+    assert artifact.history.rows == {"training": 132, "validation": 30, "test": 18}
+    assert artifact.history.source == {"log": "file://*.jsonl", "topics": ["readings"], "from": None, "to": None, "entities": None, "rows": None}
+    assert (folder / "model" / "loss.png").exists()
+    said = capsys.readouterr().out
+    assert "entities     3\n" in said
+    assert "132 training, 30 validation, 18 test" in said
+    assert f"fingerprint  {artifact.version}\n" in said
+
+
+def test_train_takes_the_range_the_entities_and_the_rows_asked_for(folder: Path) -> None:
+    assert train("--from", "2026-01-01T00:10:00Z", "--to", "2026-01-01T00:50:00Z", "--entities", "pump-*", "--rows", "30", "--output", "other") == 0
+
+    history = load(folder / "other").history
+    assert history.entities == 2
+    assert sum(history.rows.values()) == 60
+    assert not (folder / "model").exists()
+
+
+def test_offsets_bound_each_partition(folder: Path) -> None:
+    assert train("--from", "5", "--to", "25") == 0
+    assert sum(load(folder / "model").history.rows.values()) == 60
+
+
+def test_the_same_range_gives_the_same_bytes(folder: Path) -> None:
+    assert train("--output", "one") == train("--output", "other") == 0
+    for path in (folder / "one").iterdir():
+        assert path.read_bytes() == (folder / "other" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--entities", "valve-*"], "none of the 3 entities in the range fits, such as fan-1"),
+        (["--rows", "0"], "--rows 0"),
+        (["--rows", "5"], "nothing to train on"),
+        (["--from", "2027-01-01"], "no usable record in the range"),
+        (["--from", "yesterday"], "--from yesterday"),
+        (["--source", "ftp://host"], "ftp://host"),
+        (["--output", "train.yaml"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_told_in_one_line_and_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert train(*arguments) == 2
+    assert told in capsys.readouterr().err
+    assert not (folder / "model").exists()
