@@ -90,6 +90,7 @@ class Engine:
         self._gathered: tuple[Column, ...] = (hidden, cell, held)
         if self._own_scale:
             self._gathered += tuple(Column(f"scale.{part}", "float32", (shape.features,)) for part in ("mean", "variance"))
+            # float16 counts exactly to 2048, the most that settings allow.
             self._gathered += (Column("scale.count", "float16", (shape.features,)),)
         self._ring = Column("ring", "float32", (engine.ring, shape.features), fill=float("nan"))
 

@@ -78,7 +78,7 @@ class Model(Section):
         "entity",
         description="entity: each entity's own mean and deviation, shrunk from the fleet's; fleet: the artifact's for all.",
     )
-    scale_observations: int = Field(256, ge=2, le=65536, description="An entity's own scale is learned over this many observations, then kept.")
+    scale_observations: int = Field(256, ge=2, le=2048, description="An entity's own scale is learned over this many observations, then kept.")
 
 
 class Training(Section):

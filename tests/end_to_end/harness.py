@@ -71,7 +71,10 @@ class Site:
         return sorted(({**alert, "detected_at": None} for alert in found), key=lambda alert: (str(alert["incident_id"]), int(str(alert["sequence"]))))
 
     def dead_letters(self) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
-        found = [(record.key, record.value, dict(record.headers)) for record in self.read(self.settings.output.dead_letter_topic)]
+        """Key, value and headers, without the one header that says when the record was appended."""
+        unsaid = "dead_letter.timestamp_ms"
+        records = self.read(self.settings.output.dead_letter_topic)
+        found = [(record.key, record.value, {name: value for name, value in record.headers if name != unsaid}) for record in records]
         return sorted(found, key=lambda one: (one[2]["dead_letter.partition"], int(one[2]["dead_letter.offset"])))
 
     def read(self, topic: str) -> list[Record]:
