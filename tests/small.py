@@ -42,10 +42,10 @@ def settings(*assignments: str) -> settings_of.Settings:
 
 
 @cache
-def artifact() -> Artifact:
+def artifact(layers: int = 1) -> Artifact:
     generator = np.random.default_rng(0)
     sequences = [EntitySequence(f"pump-{number}", signal(generator, 240, number), np.full(240, 60.0)) for number in range(4)]
-    return fit(sequences, settings(), NAMES)
+    return fit(sequences, settings(f"model.layers={layers}"), NAMES)
 
 
 def signal(generator: np.random.Generator, steps: int, entity: int) -> np.ndarray:
@@ -87,7 +87,8 @@ class Outcome:
 
 def processor(*assignments: str) -> tuple[Processor, str]:
     """A fresh one with the small artifact, and the fingerprint of its state."""
-    built, fingerprint, _ = wiring.build_processor(settings(*assignments), artifact())
+    wanted = settings(*assignments)
+    built, fingerprint, _ = wiring.build_processor(wanted, artifact(wanted.model.layers))
     return built, fingerprint
 
 

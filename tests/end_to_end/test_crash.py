@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.alert_cases import validate
 from tests.end_to_end.harness import Site, kill, make_site
 from tests.small import stream
 
@@ -34,6 +35,8 @@ def killed_and_unharmed_agree(killed: Site, unharmed: Site) -> None:
 
     assert len(unharmed.alerts()) > 10
     assert len(unharmed.dead_letters()) > 10
+    for alert in unharmed.alerts():
+        validate(alert)
     assert killed.alerts() == unharmed.alerts()
     assert killed.dead_letters() == unharmed.dead_letters()
     assert killed.state() == unharmed.state()

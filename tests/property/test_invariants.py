@@ -55,6 +55,21 @@ def test_1_holds_for_other_decoding_policies(policy: tuple[str, ...]) -> None:
     assert judge(records, (1, 2, 50, 51, 99), *policy) == judge(records, (), *policy)
 
 
+def test_1_holds_for_stacked_layers_and_an_entity_alone_in_its_batch() -> None:
+    records = stream(2, 3, LENGTH)
+
+    assert judge(records, (1, 2, 3, 40, 41, 90), "model.layers=2") == judge(records, (), "model.layers=2")
+
+
+def test_an_override_touches_the_entities_that_match_and_no_other() -> None:
+    records = stream(1, 4, LENGTH)
+    as_it_is, deaf = judge(records), judge(records, (), "overrides=[{match: pump-2, threshold: {z: 50}}]")
+
+    assert {alert.entity for alert in as_it_is.alerts} == {"pump-0", "pump-2"}
+    assert {alert.entity for alert in deaf.alerts} == {"pump-0"}
+    assert [alert.body["features"] for alert in deaf.alerts] == [alert.body["features"] for alert in as_it_is.alerts if alert.entity == "pump-0"]
+
+
 @few
 @given(shapes, cuts, st.integers(1, LENGTH - 1))
 def test_3_a_restart_through_a_checkpoint_changes_no_bit(shape: dict[str, int], found: list[int], restart_at: int) -> None:
