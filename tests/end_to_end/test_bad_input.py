@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,23 @@ def test_a_damaged_checkpoint_is_told_and_an_older_one_or_the_log_is_used(tmp_pa
     assert "state_rebuilt_from_log" in harmed.events()
     assert harmed.alerts() == unharmed.alerts()
     assert harmed.state() == unharmed.state()
+
+
+def test_records_that_retention_took_before_they_were_read_are_told_and_the_rest_is_judged(tmp_path: Path) -> None:
+    site = make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", GOOD[:100], partitions=1)
+    site.run_to_end()
+    append(site, [Message("readings", record.key, record.value) for record in GOOD[100:]])
+    with sqlite3.connect(tmp_path / "topics.db") as connection:
+        (partition,) = connection.execute("SELECT p.id FROM partitions p JOIN topics t ON t.id = topic_id WHERE t.name = 'readings'").fetchone()
+        connection.execute("DELETE FROM records WHERE partition_id = ? AND offset < 150", (partition,))
+        connection.execute("UPDATE partitions SET earliest = 150 WHERE id = ?", (partition,))
+    connection.close()
+
+    site.run_to_end()
+
+    (told,) = [json.loads(line) for line in site.log().splitlines() if "records_lost_to_retention" in line]
+    assert (told["committed"], told["earliest"], told["records"]) == (100, 150, 50)
+    assert facts(site)["records_consumed"] == 150
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights"])
