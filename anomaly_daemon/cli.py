@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_daemon import __version__
+from anomaly_daemon.commands.arguments import ARGUMENTS
 from anomaly_daemon.domain.errors import AnomalyDaemonError, RefuseToStart
 
 VERBS = {
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        return int(options.run(options))
+        return int(importlib.import_module(f"anomaly_daemon.commands.{options.verb}").run(options))
     except RefuseToStart as error:
         print(f"anomaly-daemon {options.verb}: {error}", file=sys.stderr)
         return 2
@@ -55,10 +56,9 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     for name, line in VERBS.items():
         sub = verbs.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
         if name == verb:
-            command = importlib.import_module(f"anomaly_daemon.commands.{name}")
             _add_common(sub)
-            command.add_arguments(sub)
-            sub.set_defaults(run=command.run, main=main)  # `demo` runs the other verbs as a person would
+            ARGUMENTS[name](sub)
+            sub.set_defaults(main=main)  # `demo` runs the other verbs as a person would
     return parser
 
 

@@ -10,12 +10,6 @@ from anomaly_daemon.domain.errors import AnomalyDaemonError
 from anomaly_daemon.settings import Settings, digest, features_of, load, reference
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument("--offline", action="store_true", help="leave the log out")
-    parser.add_argument("--reference", action="store_true", help="print every setting with its default and meaning, and stop")
-
-
 def run(options: argparse.Namespace) -> int:
     """0 when everything is in order, 2 when a person must mend something; every problem is told, not only the first."""
     if options.reference:

@@ -28,15 +28,6 @@ CLEAN_UNTIL = "2026-01-03T00:00:00Z"
 GRACE_MINUTES = 10
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument(
-        "--directory", metavar="DIR", type=Path, help="work here and keep everything (default: a temporary folder, removed at the end)"
-    )
-    parser.add_argument("--entities", metavar="N", type=int, default=8, help="pumps (default 8)")
-    parser.add_argument("--seed", metavar="N", type=int, default=7, help="of the simulation (default 7)")
-
-
 def run(options: argparse.Namespace) -> int:
     """0 when every step was; else the exit code of the first that was not."""
     settings_file = _settings_file(options.config)

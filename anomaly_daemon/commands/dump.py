@@ -19,16 +19,6 @@ POLL_S = 0.5
 SILENCE_MAX_S = 30.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument("--topic", metavar="TOPIC", required=True, help="what is written")
-    parser.add_argument("--from", metavar="OFFSET", dest="first", type=int, default=0, help="first offset of every partition (default: all retained)")
-    parser.add_argument("--to", metavar="OFFSET", dest="end", type=int, default=None, help="offset to stop before (default: the end as it is now)")
-    parser.add_argument(
-        "--output", metavar="FILE", type=Path, default=None, help="file, gzipped where its name ends in .gz (default: standard output)"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Dump the range; a file appears under its name only when it is whole."""
     from anomaly_daemon.adapters.clock import SystemClock

@@ -24,17 +24,6 @@ PLOT_COLUMNS, PLOT_LINES, PLOT_NAME_MAX = 78, 12, 44
 SEVERITY_STYLES = {"low": "cyan", "medium": "yellow", "high": "red", "critical": "bold red"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument("--format", choices=("table", "json"), default="table", help="json: one object per incident and line, without detected_at")
-    parser.add_argument("--follow", action="store_true", help="then go on with every alert as it is published, until Ctrl-C")
-    parser.add_argument("--entity", metavar="PATTERN", default="*", help="only entities like this: `pump-*`")
-    parser.add_argument("--open", action="store_true", dest="is_open_only", help="only those that are still open")
-    parser.add_argument("--from", metavar="TIME", dest="not_before", help="only those going on at this time or later, such as 2024-01-31T12:00")
-    parser.add_argument("--limit", metavar="N", type=int, default=1000, help="the newest so many (default: 1000)")
-    parser.add_argument("--plot", action="store_true", help="also draw the worst one (table only)")
-
-
 def run(options: argparse.Namespace) -> int:
     """List, and follow where asked."""
     from anomaly_daemon.wiring import open_source, open_topics

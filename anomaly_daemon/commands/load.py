@@ -29,23 +29,6 @@ class Loaded:
     untimed: int = 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument(
-        "files", metavar="FILE", nargs="+", help="CSV, JSON Lines or Parquet, gzipped or not; also a quoted pattern such as 'folder/**/*.csv.gz'"
-    )
-    parser.add_argument("--topic", metavar="TOPIC", required=True, help="where the records go")
-    parser.add_argument("--create", action="store_true", help="make the topic when it is missing")
-    parser.add_argument("--partitions", metavar="N", type=int, default=None, help="of a topic that is made (default: topics.partitions)")
-    parser.add_argument("--key-column", metavar="COLUMN", help="field that becomes the record's key (default: the file's name)")
-    parser.add_argument("--time-column", metavar="COLUMN", help="ISO 8601 or epoch field that becomes the record's timestamp (default: now)")
-    parser.add_argument("--limit", metavar="ROWS", type=int, default=None, help="rows of each file at most")
-    parser.add_argument("--interleave", action="store_true", help="first row of every file, then the second of every file, and so on")
-    parser.add_argument(
-        "--format", choices=("auto", "dump"), default="auto", help="auto: by the file's name; dump: lines that `dump` wrote, headers kept"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Load all files; nothing is written when one of them cannot be opened or the topic is missing."""
     from anomaly_daemon.settings import load

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 15.0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument("--until-end", action="store_true", help="stop where the topics end now, instead of serving on")
-    parser.add_argument("--export", metavar="FILE", type=Path, help="also write each committed record's scores to a Parquet file")
 
 
 def run(options: argparse.Namespace) -> int:

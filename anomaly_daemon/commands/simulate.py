@@ -24,27 +24,6 @@ KEY_FIELD_OF_LINES = {"sensors": "entity", "transactions": None}
 NOUNS = {"sensors": "pumps", "transactions": "cards"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument("what", choices=tuple(NOUNS), help="pumps with eight channels, or cards with payments")
-    parser.add_argument("--entities", metavar="N", type=int, default=10, help="how many pumps or cards (default 10)")
-    parser.add_argument("--start", metavar="TIME", default="2026-01-01T00:00:00Z", help="event time of the first (default 2026-01-01T00:00:00Z)")
-    parser.add_argument("--duration", metavar="TIME", default="2d", help="event time covered (default 2d)")
-    parser.add_argument("--interval", metavar="TIME", default="60s", help="sensors: between two records of a pump (default 60s)")
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="the same seed gives the same bytes (default 0)")
-    parser.add_argument("--rate", metavar="R/s", default=None, help="records a second, such as 500/s (default: flat out)")
-    parser.add_argument(
-        "--faults-per-entity-per-day", metavar="X", type=float, default=None, help="anomalies after the clean part (default 1; transactions 0.1)"
-    )
-    parser.add_argument("--clean-share", metavar="X", type=float, default=0.5, help="of the duration, at its start, without anomalies (default 0.5)")
-    parser.add_argument("--labels", metavar="FILE", type=Path, help="write what was planted to a CSV: entity, start, end, kind, channels")
-    target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument("--topic", metavar="TOPIC", help="append to this topic of the log of the settings")
-    target.add_argument("--output", metavar="FILE", type=Path, help="write JSON Lines, gzipped where the name ends in .gz")
-    parser.add_argument("--create", action="store_true", help="make the topic when it is missing, as topics.create_topics does")
-    parser.add_argument("--partitions", metavar="N", type=int, default=None, help="of a topic that is made (default: topics.partitions)")
-
-
 def run(options: argparse.Namespace) -> int:
     """Simulate to the end, or until Ctrl-C: then what was begun is finished, and the exit code is 130."""
     from anomaly_daemon.adapters.clock import SystemClock

@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the verb."""
-    parser.add_argument(
-        "--source", metavar="URL", help="sqlite:///topics.db, kafka://host:9092 or file:///path/*.csv.gz (default: the log of the settings)"
-    )
-    parser.add_argument("--topic", metavar="TOPIC", action="append", default=[], help="read this topic; repeatable (default: input.topics)")
-    parser.add_argument("--from", metavar="WHEN", dest="start", help="first event time, ISO 8601, or first offset of each partition")
-    parser.add_argument("--to", metavar="WHEN", dest="end", help="event time or offset to stop before")
-    parser.add_argument("--entities", metavar="PATTERN", help="only entities whose name fits, such as 'pump-*'")
-    parser.add_argument("--rows", metavar="N", type=int, help="only the first N observations of each entity in the range")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="folder of the artifact (default: model.artifact)")
-
-
 def run(options: argparse.Namespace) -> int:
     """Read, fit, write."""
     from anomaly_daemon.model.artifact import check_writable, save
