@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +27,7 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code. Expected errors become one message, never a traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    verb = next((word for word in arguments if word in VERBS), None)
-    parser = _parser(verb)
+    parser = command_parser()
     options = parser.parse_args(arguments)
     if options.verb is None:
         parser.print_help()
@@ -43,22 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever read us has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _parser(verb: str | None) -> argparse.ArgumentParser:
-    """All verbs by name; only the one asked for is imported and given its arguments."""
+def command_parser() -> argparse.ArgumentParser:
+    """The command line: every verb with its arguments, none of their code."""
     parser = argparse.ArgumentParser(prog="anomaly-daemon", description="Anomaly detection on Kafka, with recurrent state per entity.")
     parser.add_argument("--version", action="version", version=f"anomaly-daemon {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for name, line in VERBS.items():
         sub = verbs.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
-        if name == verb:
-            _add_common(sub)
-            ARGUMENTS[name](sub)
-            sub.set_defaults(main=main)  # `demo` runs the other verbs as a person would
+        _add_common(sub)
+        ARGUMENTS[name](sub)
+        sub.set_defaults(main=main)  # `demo` runs the other verbs as a person would
     return parser
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_daemon.cli import VERBS, _parser
+from anomaly_daemon.cli import VERBS, command_parser
 from anomaly_daemon.settings import Settings, load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -43,7 +43,7 @@ def test_every_head_names_commands_that_the_parser_takes(config: Path) -> None:
     assert {words[1] for words in lines} >= {"train", "run"}
     for words in lines:
         assert words[1] in VERBS
-        options = _parser(words[1]).parse_args(words[1:])
+        options = command_parser().parse_args(words[1:])
         assert [path.name for path in options.config] == [config.name]
 
 

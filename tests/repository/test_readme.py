@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from anomaly_daemon import settings
-from anomaly_daemon.cli import VERBS, _parser
+from anomaly_daemon.cli import VERBS, command_parser
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text()
@@ -21,7 +21,7 @@ COMMANDS = [line for language, block in BLOCKS if language == "sh" for line in b
 def test_every_command_of_the_readme_is_understood(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
 
-    assert _parser(words[0]).parse_args(words).verb == words[0]
+    assert command_parser().parse_args(words).verb == words[0]
 
 
 def test_the_readme_shows_the_verbs_that_a_service_needs() -> None:
