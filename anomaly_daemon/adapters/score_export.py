@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,19 @@ class ParquetExport:
             self._writer: pq.ParquetWriter | None = pq.ParquetWriter(str(path), self._schema)
         except OSError as error:
             raise InputError(f"--export {path}: cannot be written: {error}") from None
+        self._next: dict[Partition, Offset] = {}
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
 
-    def write(self, output: BatchOutput, emit_from: Mapping[Partition, Offset]) -> None:
-        """Append the rows of a committed batch."""
+    def begin(self, partition: Partition, offset: Offset) -> None:
+        """The first row wanted of a partition; only the first call counts."""
+        self._next.setdefault(partition, offset)
+
+    def write(self, output: BatchOutput) -> None:
+        """Append the rows that are not there yet: a batch whose commit took effect unheard comes a second time, through recovery."""
         if output.scored is None:
             return
-        rows = self._rows(output.scored, emit_from)
+        rows = self._rows(output.scored)
         self._held.append(rows)
         self._held_rows += rows.num_rows
         if self._held_rows >= _ROW_GROUP_ROWS:
@@ -57,16 +61,22 @@ class ParquetExport:
             self._writer.close()
             self._writer = None
 
+    def _is_next(self, record: Record) -> bool:
+        if record.offset < self._next.get(record.partition, 0):
+            return False
+        self._next[record.partition] = record.offset + 1
+        return True
+
     def _flush(self) -> None:
         if self._held and self._writer is not None:
             self._writer.write_table(pa.Table.from_batches(self._held, self._schema))
         self._held, self._held_rows = [], 0
 
-    def _rows(self, scored: ScoredBatch, emit_from: Mapping[Partition, Offset]) -> pa.RecordBatch:
+    def _rows(self, scored: ScoredBatch) -> pa.RecordBatch:
         records = [*scored.observations.records, *(rejection.record for rejection in scored.rejections)]
         judged = len(scored.observations.records)
         order = sorted(range(len(records)), key=lambda place: _log_order(records[place]))
-        order = [place for place in order if records[place].offset >= emit_from.get(records[place].partition, 0)]
+        order = [place for place in order if self._is_next(records[place])]
         kept = [records[place] for place in order]
         place_of = np.array([place if place < judged else -1 for place in order], np.int64)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from anomaly_daemon.domain.records import Batch, BatchOutput, Bounds, Checkpoint, Message, Offset, Partition
@@ -106,8 +106,12 @@ class Clock(Protocol):
 class ScoreExport(Protocol):
     """Takes each committed batch's scores, in order."""
 
-    def write(self, output: BatchOutput, emit_from: Mapping[Partition, Offset]) -> None:
-        """Append the rows of a committed batch, leaving out records before `emit_from`: those went through for their state only."""
+    def begin(self, partition: Partition, offset: Offset) -> None:
+        """The first offset of a partition whose row is wanted; a later call for the same partition changes nothing."""
+        ...
+
+    def write(self, output: BatchOutput) -> None:
+        """Append the rows of a batch that are wanted and not there yet: after a recovery some come a second time."""
         ...
 
     def close(self) -> None:

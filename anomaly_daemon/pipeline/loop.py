@@ -141,7 +141,7 @@ class Loop:
         processed_s = time.perf_counter()
         self._commit(output)
         if self._export is not None:
-            self._export.write(output, self._committed)
+            self._export.write(output)
         self._position |= next_offsets(batch.records)
         self._metrics.stage_seconds.labels("process").observe(processed_s - started_s)
         self._metrics.stage_seconds.labels("commit").observe(time.perf_counter() - processed_s)
@@ -190,6 +190,8 @@ class Loop:
             self._position[partition] = start
             self._ends.setdefault(partition, retained.end)
             self._begun.setdefault(partition, start)
+            if self._export is not None:
+                self._export.begin(partition, self._committed[partition])
             self._due_s[partition] = self._clock.monotonic_s() + self._settings.checkpoint_every_s
             self._to_recover.discard(partition)
             self._metrics.recoveries.inc()

@@ -75,3 +75,5 @@ def _configure_libraries(handler: logging.Handler, shared: list[Processor], rend
         root.removeHandler(former)
     root.addHandler(handler)
     root.setLevel(severity)
+    # It calls an ordinary wait for pending offsets an error; what matters to us comes back as an exception and is told by us.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)

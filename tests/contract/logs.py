@@ -14,10 +14,11 @@ from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.sqlite_sink import SqliteSink
 from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
+from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.ports import Sink, Source, Topics
 from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Message, Partition, PartitionChange, Record
 
-DEADLINE_S = 60.0
+DEADLINE_S = 90.0
 
 
 class LogUnderTest(Protocol):
@@ -104,8 +105,13 @@ class Reader:
         self.lease: object | None = None
 
     def step(self, timeout_s: float = 0.1) -> Batch:
-        batch = self.source.poll(timeout_s)
+        try:
+            batch = self.source.poll(timeout_s)
+        except LogUnavailable:
+            return Batch()  # what the loop does too: wait, and take it from there
         for change in batch.changes:
+            if change.kind is ChangeKind.LOST:  # what was read of them and not committed will be read again, by whoever gets them
+                self.records = [record for record in self.records if record.partition not in change.partitions]
             if change.kind is ChangeKind.ASSIGNED:
                 self.owned.update(change.partitions)
                 for partition, offset in self.source.committed(change.partitions).items():

@@ -7,15 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
 from anomaly_daemon.adapters.clock import SystemClock
+from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
 from anomaly_daemon.domain.ports import Sink
 from anomaly_daemon.domain.records import BatchOutput
+from anomaly_daemon.model.engine import CHANNELS
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics
 from tests.end_to_end.harness import Site, make_site
@@ -60,12 +64,18 @@ def serve(site: Site, faults: list[str]) -> dict[str, float]:
     sink = FailingSink(wiring.open_sink(settings), iter(faults))
     checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
     metrics = Metrics()
-    loop = Loop(source, sink, processor, checkpoints, ImpatientClock(), metrics, LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True))
+    export = ParquetExport(site.folder / "scores.parquet", CHANNELS)
+    loop = Loop(source, sink, processor, checkpoints, ImpatientClock(), metrics, LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True), export)
     loop.run()
     checkpoints.close()
-    for opened in (source, sink, processor):
+    for opened in (export, source, sink, processor):
         opened.close()
     return metrics.facts()
+
+
+def exported(site: Site) -> pa.Table:
+    order = [("topic", "ascending"), ("partition", "ascending"), ("offset", "ascending")]
+    return pq.read_table(site.folder / "scores.parquet").sort_by(order)
 
 
 @contextmanager
@@ -85,4 +95,6 @@ def test_failed_commits_change_nothing_but_time(faults: list[str]) -> None:
         assert harmed.alerts() == unharmed.alerts()
         assert harmed.dead_letters() == unharmed.dead_letters()
         assert harmed.state() == unharmed.state()
+        assert exported(harmed).num_rows == len(RECORDS)
+        assert exported(harmed).to_pandas().equals(exported(unharmed).to_pandas())
         assert told["records_consumed"] == told["records_scored"] + told["dead_letter_records"] + told["records_dropped"]
