@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,15 @@ ERROR_MIN = 1e-6
 _UNKNOWN = Calibration(0.0, 1.0)
 
 
-def calibrate(model: Autoencoder, corpus: Corpus, validation: Pieces, settings: Settings) -> tuple[Tensor, Tensor, dict[str, Calibration]]:
-    """Prediction level [F] and reconstruction level [K, F], float32 on the CPU, and each channel's calibration under them."""
+def calibrate(
+    model: Autoencoder, corpus: Corpus, validation: Pieces, settings: Settings, names: Sequence[str]
+) -> tuple[Tensor, Tensor, dict[str, Calibration]]:
+    """Prediction level [F] and reconstruction level [K, F], float32 on the CPU, and each channel's calibration under them.
+
+    A cyclic feature is context, not evidence: nobody is surprised by the hour. Its level is infinite, so its terms are 0.
+    """
+    context = {column for feature in settings.record.features if feature.kind == "cyclic" for column in feature.columns}
+    is_context = torch.tensor([name in context for name in names])
     expected, following, rebuilt, windows = [], [], [], []
     for chunk, expected_next, rebuilt_windows in held_out(model, corpus, validation, settings):
         is_told = ~chunk.following.isnan().all(-1)
@@ -31,8 +40,8 @@ def calibrate(model: Autoencoder, corpus: Corpus, validation: Pieces, settings: 
         windows.append(chunk.windows[is_whole].cpu())
     predictions, observations = torch.cat(expected), torch.cat(following)  # [N, F]
     reconstructions, targets = torch.cat(rebuilt), torch.cat(windows)  # [M, K, F]
-    prediction_level = _level(predictions, observations)
-    reconstruction_level = _level(reconstructions, targets)
+    prediction_level = _level(predictions, observations).masked_fill(is_context, torch.inf)
+    reconstruction_level = _level(reconstructions, targets).masked_fill(is_context, torch.inf)
     return (
         prediction_level,
         reconstruction_level,

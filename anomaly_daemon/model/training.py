@@ -85,7 +85,7 @@ def fit(
         model = Autoencoder(shape_of(settings, len(names)), settings.training.dropout).to(device)
         course = _train(model, corpus, settings, report)
     model.load_state_dict(course.best_weights)
-    prediction_level, reconstruction_level, calibration = calibrate(model, corpus, validation, settings)
+    prediction_level, reconstruction_level, calibration = calibrate(model, corpus, validation, settings, names)
     history = History(
         settings=settings.training.model_dump(mode="json"),
         source=dict(source or {}),

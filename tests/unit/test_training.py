@@ -260,3 +260,14 @@ def test_the_loss_plot_is_a_picture(tmp_path: Path) -> None:
     plot_losses(trained().history, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (tmp_path / "loss.png").stat().st_size > 10_000
+
+
+def test_the_hour_is_context_and_no_evidence() -> None:
+    with_hour = settings_of.load((), ["record.features=[{name: a}, {name: hour, kind: cyclic, period: hour_of_day}]", "training.epochs=1"], {})
+    generator = np.random.default_rng(0)
+    sequences = [EntitySequence("pump", generator.normal(size=(200, 3)).astype(np.float32), np.full(200, 60.0))]
+
+    artifact = fit(sequences, with_hour, ("a", "hour_sin", "hour_cos"))
+
+    assert artifact.prediction_level.isinf().tolist() == [False, True, True]
+    assert artifact.reconstruction_level.isinf().all(0).tolist() == [False, True, True]
