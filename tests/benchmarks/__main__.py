@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from anomaly_daemon.telemetry import logging
 from tests.benchmarks import embedded_log, lstm_memory, on_kafka, pipeline, skab
 from tests.benchmarks.measure import Measure
 from tests.kafka.broker import ToolsMissingError
@@ -25,6 +26,7 @@ OUTPUT = Path("build/benchmarks.json")
 
 def main() -> int:
     print(f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}, Python {platform.python_version()}")
+    logging.configure("error", "json")
     measures: list[Measure] = []
     for title, collect in (
         ("command line", command_line),

@@ -53,5 +53,5 @@ def measure() -> list[Measure]:
         print(f"  left out: no SKAB streams in {SHARED / 'data' / 'SKAB'}")
         return []
     with tempfile.TemporaryDirectory() as folder:
-        verbs(Path(folder))
+        verbs(Path(folder), "logging.level=error")
         return [Measure("skab_vus_pr", referee(Path(folder) / "scores.parquet")["VUS-PR"], VUS_PR_GOAL, "VUS-PR", "higher")]
