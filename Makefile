@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INSTALL := --constraint deploy/constraints.txt --editable '.[test]'
 
 .PHONY: demo test lint bench clean
 
@@ -24,8 +25,9 @@ bench: $(STAMP)
 $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint deploy/constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt uv
+	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python $(INSTALL) \
+	    || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL)
 	touch $(STAMP)
 
 clean:
