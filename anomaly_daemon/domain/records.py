@@ -138,16 +138,6 @@ class Phase(enum.IntEnum):
     LIVE = 1
 
 
-class Grade(enum.IntEnum):
-    """How far beyond its threshold a score is."""
-
-    NONE = 0
-    LOW = 1
-    MEDIUM = 2
-    HIGH = 3
-    CRITICAL = 4
-
-
 @dataclass(frozen=True, slots=True)
 class Scores:
     """What was known of each observation when it was judged; N rows in log order, all float64 unless said.

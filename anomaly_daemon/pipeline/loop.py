@@ -89,11 +89,6 @@ class Loop:
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether every partition at hand has caught up with what was committed before."""
-        return not self._to_recover and all(self._position[partition] >= offset for partition, offset in self._committed.items())
-
     def stop(self) -> None:
         """Finish the batch under way, then leave; safe in a signal handler."""
         self._is_stopping = True

@@ -49,8 +49,6 @@ class Metrics:
         self.recoveries = self._counter("recoveries", "Partitions restored from a checkpoint or the log.")
         # Checkpoints begun.
         self.checkpoints = self._counter("checkpoints", "Checkpoints taken.")
-        # How much of the log a crash right now would have to go through again, in time.
-        self.checkpoint_age_seconds = self._gauge("checkpoint_age_seconds", "Age of the oldest newest checkpoint among the partitions at hand.")
 
         # How full batches are: near the cap all the time means that the daemon is the bottleneck.
         self.batch_records = Histogram(PREFIX + "batch_records", "Records of a batch.", registry=self.registry, buckets=_RECORDS_BUCKETS)
@@ -58,8 +56,6 @@ class Metrics:
         self.stage_seconds = Histogram(
             PREFIX + "stage_seconds", "Time of a stage per batch.", ["stage"], registry=self.registry, buckets=_SECONDS_BUCKETS
         )
-        # How late the news are: the wall clock less the newest event time of the last batch.
-        self.event_time_delay_seconds = self._gauge("event_time_delay_seconds", "Time since the newest event of the last batch.")
 
         # Entities in memory.
         self.entities = self._gauge("entities", "Entities in memory.")

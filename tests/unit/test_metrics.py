@@ -35,8 +35,6 @@ def test_facts_leave_out_histograms_and_creation_times() -> None:
         "commit_failures",
         "recoveries",
         "checkpoints",
-        "checkpoint_age_seconds",
-        "event_time_delay_seconds",
         "entities",
         "entities_spilled",
         "entities_forgotten",
