@@ -7,6 +7,7 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from anomaly_daemon.domain.errors import LogUnavailable
+from anomaly_daemon.domain.ports import Source
 from anomaly_daemon.domain.records import ChangeKind, Message, Partition
 from tests.contract.kafka_log import KafkaLog
 from tests.contract.logs import Reader, joined, until
@@ -88,6 +89,12 @@ def test_partitions_added_to_a_topic_are_assigned_even_where_every_poll_is_short
     until(lambda: len(reader.records) == 10 * PARTITIONS, reader)
 
 
+def poll_on(source: Source) -> None:
+    """A minute of polls."""
+    for _ in range(600):
+        source.poll(0.1)
+
+
 def test_an_offset_that_the_log_no_longer_holds_is_told_never_jumped_over(broker: Broker | ForeignBroker, log: KafkaLog, fresh: Fresh) -> None:
     topic = fresh("readings")
     log.create(topic, 1)
@@ -101,8 +108,7 @@ def test_an_offset_that_the_log_no_longer_holds_is_told_never_jumped_over(broker
 
     reader.source.seek(partition, 3)
     with pytest.raises(LogUnavailable, match=r"no longer holds .*starting over"):
-        for _ in range(600):
-            reader.source.poll(0.1)
+        poll_on(reader.source)
 
     assert reader.source.bounds([partition])[partition].earliest == 15
     reader.changes.clear()
