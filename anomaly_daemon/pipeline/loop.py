@@ -220,10 +220,14 @@ class Loop:
         return start
 
     def _checkpoint_when_due(self) -> None:
+        """At most one partition a step, the one due for longest: copying its state must not hold the loop up for long."""
         now_s = self._clock.monotonic_s()
-        for partition, due_s in self._due_s.items():
-            if now_s >= due_s and self._checkpoint(partition):
+        for partition in sorted(self._due_s, key=self._due_s.__getitem__):
+            if now_s < self._due_s[partition]:
+                return
+            if self._checkpoint(partition):
                 self._due_s[partition] = now_s + self._settings.checkpoint_every_s
+                return
 
     def _checkpoint(self, partition: Partition) -> bool:
         """Save a partition's state at its committed offset; False while it is not caught up or the last save is not done."""

@@ -218,9 +218,11 @@ class Table:
     def extract(self, partition: Partition) -> tuple[list[str], dict[str, NDArray[Any]]]:
         """All entities of a partition, least recently seen first, and copies of their columns."""
         owned = self._owned.get(partition, OrderedDict())
-        packed = np.empty((len(owned), self.bytes_per_entity), np.uint8)
         places = np.fromiter(owned.values(), np.int64, len(owned))
         resident = places >= 0
+        if resident.all():
+            return list(owned), {name: self._chosen(name, places) for name in self.columns}
+        packed = np.empty((len(owned), self.bytes_per_entity), np.uint8)
         packed[resident] = self._pack(places[resident].tolist())
         packed[~resident] = self._spill.read((-1 - places[~resident]).tolist())
         return list(owned), self._split(packed)
@@ -252,12 +254,13 @@ class Table:
     def _pack(self, slots: Sequence[int]) -> NDArray[np.uint8]:
         """Rows of bytes, all columns side by side."""
         index = np.array(slots, np.int64)
-        parts = []
-        for name, column in self.columns.items():
-            slab = self._slabs[name]
-            chosen = slab.index_select(0, torch.as_tensor(index, device=slab.device)).cpu().numpy()
-            parts.append(_as_bytes(chosen, column))
-        return np.concatenate(parts, axis=1)
+        return np.concatenate([_as_bytes(self._chosen(name, index), column) for name, column in self.columns.items()], axis=1)
+
+    def _chosen(self, name: str, slots: NDArray[np.int64]) -> NDArray[Any]:
+        """A copy of one column at these slots."""
+        slab = self._slabs[name]
+        chosen: NDArray[Any] = slab.index_select(0, torch.as_tensor(slots, device=slab.device)).cpu().numpy()
+        return chosen
 
     def _unpack(self, slots: Sequence[int], packed: NDArray[np.uint8]) -> None:
         if not slots:
