@@ -20,10 +20,12 @@ from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Checkp
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
 from anomaly_daemon.pipeline.pieces import next_offsets
 from anomaly_daemon.pipeline.process import Processor
+from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+_ROWS_COPIED_A_STEP = 4096
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 15.0
 
 
@@ -86,6 +88,7 @@ class Loop:
         self._begun: dict[Partition, Offset] = {}
         self._due_s: dict[Partition, float] = {}
         self._to_recover: set[Partition] = set()
+        self._copying: tuple[Checkpoint, Snapshot] | None = None
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
 
@@ -166,6 +169,7 @@ class Loop:
                 self._forget(partition)
 
     def _forget(self, partition: Partition) -> None:
+        self._stop_copying(partition)
         self._processor.drop(partition)
         for facts in (self._committed, self._position, self._ends, self._begun, self._due_s):
             facts.pop(partition, None)
@@ -175,6 +179,7 @@ class Loop:
         """The one recovery path: newest valid checkpoint at S ≤ committed C, seek to S, process S..C without effects, then live."""
         committed, bounds = self._source.committed(partitions), self._source.bounds(partitions)
         for partition in partitions:
+            self._stop_copying(partition)
             offset = committed[partition]
             retained = bounds[partition]
             start = max(retained.earliest, self._restore(partition, offset, retained.earliest))
@@ -220,24 +225,41 @@ class Loop:
         return start
 
     def _checkpoint_when_due(self) -> None:
-        """At most one partition a step, the one due for longest: copying its state must not hold the loop up for long."""
+        """One partition at a time, the one due for longest, some rows a step: copying state must not hold the loop up."""
+        if self._copying is None:
+            self._open_due()
+        if self._copying is None:
+            return
+        checkpoint, rows = self._copying
+        rows.copy(_ROWS_COPIED_A_STEP)
+        if rows.is_whole and self._checkpoints.save(checkpoint):
+            self._metrics.checkpoints.inc()
+            self._stop_copying(checkpoint.partition)
+
+    def _open_due(self) -> None:
         now_s = self._clock.monotonic_s()
         for partition in sorted(self._due_s, key=self._due_s.__getitem__):
             if now_s < self._due_s[partition]:
                 return
-            if self._checkpoint(partition):
+            if self._may_checkpoint(partition):
                 self._due_s[partition] = now_s + self._settings.checkpoint_every_s
+                self._copying = self._processor.open_snapshot(partition, self._position[partition], self._settings.fingerprint)
                 return
 
-    def _checkpoint(self, partition: Partition) -> bool:
-        """Save a partition's state at its committed offset; False while it is not caught up or the last save is not done."""
-        position = self._position[partition]
-        if not self._settings.is_checkpointed or position < self._committed[partition]:
-            return False
-        if not self._checkpoints.save(self._processor.snapshot(partition, position, self._settings.fingerprint)):
-            return False
-        self._metrics.checkpoints.inc()
-        return True
+    def _stop_copying(self, partition: Partition) -> None:
+        if self._copying is not None and self._copying[0].partition == partition:
+            self._processor.close_snapshot(partition)
+            self._copying = None
+
+    def _may_checkpoint(self, partition: Partition) -> bool:
+        """Whether the partition is caught up: its state is that of its committed offset."""
+        return self._settings.is_checkpointed and self._position[partition] >= self._committed[partition]
+
+    def _checkpoint(self, partition: Partition) -> None:
+        """Save a partition's state at its committed offset at once, before it goes."""
+        self._stop_copying(partition)
+        if self._may_checkpoint(partition):
+            self._checkpoints.save(self._processor.snapshot(partition, self._position[partition], self._settings.fingerprint))
 
     def _apply_reload(self) -> None:
         """A reload is a cut in the log: everything before it is committed, a checkpoint is taken at it, then the rules change."""

@@ -37,6 +37,7 @@ from anomaly_daemon.pipeline.incidents import IncidentMachine
 from anomaly_daemon.pipeline.pieces import next_offsets, pieces, runs
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
+from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.table import Table
 from anomaly_daemon.thresholds.judge import Judge, Verdicts
 
@@ -160,9 +161,19 @@ class Processor:
 
     def snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> Checkpoint:
         """A copy of a partition's state, true after every record before `offset`."""
-        entities, columns = self._stages.table.extract(partition)
-        incidents = self._machines[partition].to_bytes()
-        return Checkpoint(partition, offset, fingerprint, entities, columns, incidents, self._watermarks.get(partition))
+        checkpoint, rows = self.open_snapshot(partition, offset, fingerprint)
+        rows.copy(len(rows.entities))
+        self.close_snapshot(partition)
+        return checkpoint
+
+    def open_snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> tuple[Checkpoint, Snapshot]:
+        """The same, its columns to be filled by copying the snapshot's rows while batches go on; then `close_snapshot`."""
+        rows, incidents = self._stages.table.open_snapshot(partition), self._machines[partition].to_bytes()
+        return Checkpoint(partition, offset, fingerprint, rows.entities, rows.columns, incidents, self._watermarks.get(partition)), rows
+
+    def close_snapshot(self, partition: Partition) -> None:
+        """The partition's snapshot is whole, or no longer wanted."""
+        self._stages.table.close_snapshot(partition)
 
     def apply(self, rules: Rules, context: AlertContext, window_points: int) -> None:
         """Go on under other rules; recurrent state and learned statistics stay as they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,33 @@ from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Checkpoint, Partition
 
 FORMAT = "anomaly-daemon-checkpoint-1"
+_DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i4": "I32", "<i8": "I64", "|u1": "U8"}
 _ENTITIES, _INCIDENTS, _COLUMN = "entities", "incidents", "column."
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
     """The bytes of a checkpoint."""
+    return b"".join(pieces(checkpoint))
+
+
+def pieces(checkpoint: Checkpoint) -> Iterator[bytes | memoryview]:
+    """The bytes of a checkpoint, a tensor at a time and uncopied.
+
+    The library's own `save` copies the whole twice and lets no other thread run meanwhile: .08 s at 134 MB.
+    """
     head, tensors = _contents(checkpoint)
-    return bytes(safetensors_numpy.save(tensors, {**head, "digest": _digest(head, tensors)}))
+    # Widest elements first: each tensor then begins where its elements are aligned.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    layout: dict[str, object] = {"__metadata__": {**head, "digest": _digest(head, tensors)}}
+    first = 0
+    for name in names:
+        values = tensors[name]
+        layout[name] = {"dtype": _DTYPES[values.dtype.str], "shape": values.shape, "data_offsets": (first, first + values.nbytes)}
+        first += values.nbytes
+    header = json.dumps(layout).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    yield from (_raw(tensors[name]) for name in names)
 
 
 def digest(checkpoint: Checkpoint) -> str:
@@ -81,5 +102,10 @@ def _digest(head: dict[str, str], tensors: dict[str, NDArray[Any]]) -> str:
     for name in sorted(tensors):
         values = tensors[name]
         summary.update(f"{name} {values.dtype.str} {values.shape}".encode())
-        summary.update(np.ascontiguousarray(values).view(np.uint8).data if values.size else b"")
+        summary.update(_raw(values))
     return summary.hexdigest()
+
+
+def _raw(values: NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous array, uncopied."""
+    return values.reshape(-1).view(np.uint8).data

@@ -14,19 +14,22 @@ _FIRST_ROWS = 4096
 
 
 class SpillFile:
-    """A file of fixed-size rows with a free list; private to the process and unlinked at once, so that nothing stays behind."""
+    """A file of fixed-size rows with a free list; private to the process and unlinked at once, so that nothing stays behind.
+
+    capacity: rows there is room for now.
+    """
 
     def __init__(self, directory: Path, row_bytes: int) -> None:
         self._directory, self._row_bytes = directory, row_bytes
         self._rows: NDArray[np.uint8] | None = None
         self._file: IO[bytes] | None = None
         self._free: list[int] = []
-        self._capacity = 0
+        self.capacity = 0
 
     @property
     def used(self) -> int:
         """Rows held."""
-        return self._capacity - len(self._free)
+        return self.capacity - len(self._free)
 
     def put(self, rows: NDArray[np.uint8]) -> list[int]:
         """Store rows; returns where."""
@@ -66,8 +69,8 @@ class SpillFile:
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=self._directory, prefix="spill-")  # noqa: SIM115 - lives as long as the table
-        capacity = max(_FIRST_ROWS, 2 * self._capacity)
+        capacity = max(_FIRST_ROWS, 2 * self.capacity)
         self._file.truncate(capacity * self._row_bytes)
         self._rows = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(capacity, self._row_bytes))
-        self._free = list(range(capacity - 1, self._capacity - 1, -1)) + self._free
-        self._capacity = capacity
+        self._free = list(range(capacity - 1, self.capacity - 1, -1)) + self._free
+        self.capacity = capacity

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.records import Partition
+from anomaly_daemon.state.holders import Holders
+from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.spill import SpillFile
 
 Rows = dict[str, Tensor]
@@ -36,13 +38,14 @@ class Table:
             raise ValueError(f"two columns share a name: {sorted(names)}")
         self.columns = {column.name: column for column in columns}
         self._forgotten: list[tuple[Partition, str]] = []
+        self._snapshots: dict[Partition, Snapshot] = {}
         self._resident_max, self._entities_max, self._device = resident_max, entities_max, device
         self._slabs: dict[str, Tensor] = {}
         self._owned: dict[Partition, OrderedDict[str, int]] = {}
-        self._owner: list[tuple[Partition, str] | None] = []
-        self._free: list[int] = []
-        self._touched = np.zeros(0, np.int64)
-        self._now = 0
+        self._partitions: list[Partition] = []
+        self._number: dict[Partition, int] = {}
+        self._slots, self._rows, self._free = Holders(), Holders(), list[int]()
+        self._touches = self._began = 0
         self._spill = SpillFile(spill, sum(column.bytes_per_entity for column in columns))
         self._grow(min(_FIRST_CAPACITY, resident_max))
 
@@ -67,7 +70,7 @@ class Table:
 
     def begin(self) -> None:
         """Start a micro-batch: slots admitted from now on stay resident until the next `begin`."""
-        self._now += 1
+        self._began = self._touches
 
     def admit(self, partition: Partition, entities: Sequence[str]) -> NDArray[np.int64]:
         """Slots of the entities of consecutive records, marked as just seen.
@@ -80,7 +83,9 @@ class Table:
             for entity in entities:
                 owned.move_to_end(entity)
             slots = np.array(found, np.int64)
-            self._touched[slots] = self._now
+            self._slots.touched[slots] = self._touches + np.arange(len(slots))
+            self._touches += len(slots)
+            self._keep(slots)
             return slots
         return self._admit_missing(partition, owned, entities)
 
@@ -90,6 +95,7 @@ class Table:
         return forgotten
 
     def _admit_missing(self, partition: Partition, owned: OrderedDict[str, int], entities: Sequence[str]) -> NDArray[np.int64]:
+        number = self._number_of(partition)
         slots: list[int] = []
         fresh: list[int] = []
         restored: list[tuple[int, int]] = []
@@ -106,13 +112,14 @@ class Table:
                 else:
                     restored.append((place, -1 - slot))
                 owned[entity] = slot = place
-                self._owner[place] = (partition, entity)
+                self._slots.put(place, number, entity, 0)
             owned.move_to_end(entity)
-            self._touched[slot] = self._now
+            self._slots.touched[slot] = self._touch()
             slots.append(slot)
+        self._keep(np.array(slots, np.int64))
         self._fill(fresh)
         if restored:
-            self._unpack([place for place, _ in restored], self._spill.take([row for _, row in restored]))
+            self._unpack([place for place, _ in restored], self._take_spilled([row for _, row in restored]))
         return np.array(slots, np.int64)
 
     def _make_room(self, partition: Partition, owned: OrderedDict[str, int]) -> bool:
@@ -120,7 +127,7 @@ class Table:
         if len(owned) < self._entities_max:
             return True
         entity, slot = next(iter(owned.items()))
-        if slot >= 0 and self._touched[slot] == self._now:
+        if slot >= 0 and self._slots.touched[slot] >= self._began:
             return False
         self.forget(partition, entity)
         self._forgotten.append((partition, entity))
@@ -129,7 +136,7 @@ class Table:
     def _take_slot(self) -> int | None:
         """A slot that nobody has; None when every slot is needed by the micro-batch at hand."""
         if not self._free:
-            capacity = len(self._owner)
+            capacity = len(self._slots)
             if capacity < self._resident_max:
                 self._grow(min(2 * capacity, self._resident_max))
             else:
@@ -138,32 +145,42 @@ class Table:
 
     def _evict(self, count: int) -> None:
         """Spill the resident entities touched least recently, none of the micro-batch at hand."""
-        oldest = np.argsort(self._touched, kind="stable")[:count]
-        victims = [int(slot) for slot in oldest if self._touched[slot] < self._now and self._owner[slot] is not None]
+        victims = self._slots.oldest(count, self._began)
         if not victims:
             return
-        for slot, row in zip(victims, self._spill.put(self._pack(victims)), strict=True):
-            owner = self._owner[slot]
-            assert owner is not None
-            partition, entity = owner
-            self._owned[partition][entity] = -1 - row
+        self._keep(np.array(victims, np.int64))
+        rows = self._spill.put(self._pack(victims))
+        self._rows.grow(self._spill.capacity)
+        for slot, row, entity in zip(victims, rows, self._slots.named(victims), strict=True):
+            partition = int(self._slots.partition[slot])
+            self._owned[self._partitions[partition]][entity] = -1 - row
+            self._rows.put(row, partition, entity, int(self._slots.touched[slot]))
             self._release(slot)
 
     def _release(self, slot: int) -> None:
-        self._owner[slot] = None
-        self._touched[slot] = 0
+        self._slots.free(slot)
         self._free.append(slot)
 
+    def _touch(self) -> int:
+        """The moment of the next touch."""
+        self._touches += 1
+        return self._touches - 1
+
+    def _number_of(self, partition: Partition) -> int:
+        if partition not in self._number:
+            self._number[partition] = len(self._partitions)
+            self._partitions.append(partition)
+        return self._number[partition]
+
     def _grow(self, capacity: int) -> None:
-        held = len(self._owner)
+        held = len(self._slots)
         for name, column in self.columns.items():
             dtype = getattr(torch, column.dtype)
             slab = torch.empty((capacity, *column.shape), dtype=dtype, device="cpu" if column.is_host else self._device)
             if held:
                 slab[:held] = self._slabs[name]
             self._slabs[name] = slab
-        self._touched = np.concatenate([self._touched, np.zeros(capacity - held, np.int64)])
-        self._owner += [None] * (capacity - held)
+        self._slots.grow(capacity)
         self._free = list(range(capacity - 1, held - 1, -1)) + self._free
 
     def _fill(self, slots: Sequence[int]) -> None:
@@ -203,47 +220,77 @@ class Table:
         """Drop one entity."""
         slot = self._owned[partition].pop(entity)
         if slot >= 0:
+            self._keep(np.array([slot], np.int64))
             self._release(slot)
         else:
-            self._spill.drop([-1 - slot])
+            self._take_spilled([-1 - slot])
 
     def drop(self, partition: Partition) -> None:
-        """Drop every entity of a partition."""
+        """Drop every entity of a partition, and the snapshot under way of it."""
+        self.close_snapshot(partition)
         for slot in self._owned.pop(partition, {}).values():
             if slot >= 0:
                 self._release(slot)
             else:
-                self._spill.drop([-1 - slot])
+                self._take_spilled([-1 - slot])
 
-    def extract(self, partition: Partition) -> tuple[list[str], dict[str, NDArray[Any]]]:
-        """All entities of a partition, least recently seen first, and copies of their columns."""
-        owned = self._owned.get(partition, OrderedDict())
-        places = np.fromiter(owned.values(), np.int64, len(owned))
-        resident = places >= 0
-        if resident.all():
-            return list(owned), {name: self._chosen(name, places) for name in self.columns}
-        packed = np.empty((len(owned), self.bytes_per_entity), np.uint8)
-        packed[resident] = self._pack(places[resident].tolist())
-        packed[~resident] = self._spill.read((-1 - places[~resident]).tolist())
-        return list(owned), self._split(packed)
+    def open_snapshot(self, partition: Partition) -> Snapshot:
+        """A partition as it stands now, to be copied while the table goes on, until `close_snapshot`."""
+        number = self._number_of(partition)
+        slots, rows = self._slots.of(number), self._rows.of(number)
+        order = np.argsort(np.concatenate([self._slots.touched[slots], self._rows.touched[rows]]))
+        snapshot = self._snapshots[partition] = Snapshot(np.concatenate([slots, -1 - rows])[order], self.columns.values(), self._read)
+        return snapshot
+
+    def close_snapshot(self, partition: Partition) -> None:
+        """Rows may change again without being copied; nothing where none is open."""
+        self._snapshots.pop(partition, None)
+
+    def _read(self, places: NDArray[np.int64]) -> tuple[list[str], dict[str, NDArray[Any]]]:
+        """Entities and copies of all their columns, wherever the rows are."""
+        is_resident = places >= 0
+        slots, rows = places[is_resident].tolist(), (-1 - places[~is_resident]).tolist()
+        if not rows:
+            return self._slots.named(slots), {name: self._chosen(name, places) for name in self.columns}
+        entities = np.empty(len(places), object)
+        entities[is_resident], entities[~is_resident] = self._slots.named(slots), self._rows.named(rows)
+        packed = np.empty((len(places), self.bytes_per_entity), np.uint8)
+        packed[is_resident], packed[~is_resident] = self._pack(slots), self._spill.read(rows)
+        return entities.tolist(), self._split(packed)
+
+    def _keep(self, slots: NDArray[np.int64]) -> None:
+        """Rows about to change go into the snapshots that still want them."""
+        for snapshot in self._snapshots.values():
+            snapshot.keep_slots(slots)
+
+    def _take_spilled(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+        for snapshot in self._snapshots.values():
+            snapshot.keep_spilled(rows)
+        for row in rows:
+            self._rows.free(row)
+        return self._spill.take(rows)
 
     def install(self, partition: Partition, entities: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what `extract` gave, in place of whatever the partition had."""
+        """Take over what a snapshot gave, in place of whatever the partition had."""
         self.drop(partition)
         owned = self._owned[partition] = OrderedDict()
         packed = self._join(columns)
         self.begin()
-        resident = min(len(entities), self._resident_max - (len(self._owner) - len(self._free)))
+        number = self._number_of(partition)
+        resident = min(len(entities), self._resident_max - (len(self._slots) - len(self._free)))
         # The most recently seen become resident, the others wait on disk.
         spilled_count = len(entities) - max(resident, 0)
         rows = self._spill.put(packed[:spilled_count])
-        owned.update((entity, -1 - row) for entity, row in zip(entities[:spilled_count], rows, strict=True))
+        self._rows.grow(self._spill.capacity)
+        for entity, row in zip(entities[:spilled_count], rows, strict=True):
+            owned[entity] = -1 - row
+            self._rows.put(row, number, entity, self._touch())
         places = []
         for entity in entities[spilled_count:]:
             place = self._take_slot()
             assert place is not None
             owned[entity] = place
-            self._owner[place] = (partition, entity)
+            self._slots.put(place, number, entity, self._touch())
             places.append(place)
         self._unpack(places, packed[spilled_count:])
 

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.records import Partition
@@ -39,8 +41,16 @@ def touch(found: Table, partition: Partition, entity: str) -> None:
     found.scatter_host(slots, host)
 
 
+def extract(found: Table, partition: Partition) -> tuple[list[str], dict[str, np.ndarray]]:
+    """All of a partition at once."""
+    snapshot = found.open_snapshot(partition)
+    snapshot.copy(len(snapshot.entities))
+    found.close_snapshot(partition)
+    return snapshot.entities, snapshot.columns
+
+
 def counts(found: Table, partition: Partition) -> dict[str, float]:
-    entities, columns = found.extract(partition)
+    entities, columns = extract(found, partition)
     return dict(zip(entities, columns["count"].tolist(), strict=True))
 
 
@@ -92,11 +102,11 @@ def test_what_is_extracted_can_be_installed_elsewhere_bit_for_bit(table: MakeTab
     for entity in "abcdefab":
         touch(first, P, entity)
 
-    second.install(P, *first.extract(P))
+    second.install(P, *extract(first, P))
 
-    assert first.extract(P)[0] == second.extract(P)[0]
-    for name, values in first.extract(P)[1].items():
-        assert values.tobytes() == second.extract(P)[1][name].tobytes()
+    assert extract(first, P)[0] == extract(second, P)[0]
+    for name, values in extract(first, P)[1].items():
+        assert values.tobytes() == extract(second, P)[1][name].tobytes()
 
 
 def test_dropping_a_partition_leaves_the_others_alone(table: MakeTable) -> None:
@@ -123,3 +133,27 @@ def test_the_spill_file_leaves_nothing_behind(table: MakeTable, tmp_path: Path) 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="share a name"):
         Table([Column("a", "int64"), Column("a", "int32")], resident_max=1, entities_max=1, device="cpu", spill=tmp_path)
+
+
+@given(st.lists(st.tuples(st.sampled_from("PQ"), st.sampled_from("abcdefghij")), max_size=60), st.integers(0, 40), st.integers(1, 3))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_snapshot_copied_bit_by_bit_is_the_moment_it_was_opened(
+    table: MakeTable, touches: list[tuple[str, str]], opened_at: int, rows: int
+) -> None:
+    found = table(resident_max=4, entities_max=6)
+    partitions = {"P": P, "Q": Q}
+    expected = snapshot = None
+    for number, (partition, entity) in enumerate(touches):
+        if number == opened_at:
+            expected, snapshot = extract(found, P), found.open_snapshot(P)
+        touch(found, partitions[partition], entity)
+        if snapshot is not None and number % 3 == 0:
+            snapshot.copy(rows)
+
+    if snapshot is None or expected is None:
+        return
+    while not snapshot.is_whole:
+        snapshot.copy(rows)
+    assert snapshot.entities == expected[0]
+    for name, values in expected[1].items():
+        assert snapshot.columns[name].tobytes() == values.tobytes()
