@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomaly_daemon import __version__
+from anomaly_daemon.commands import signals
 from anomaly_daemon.commands.arguments import ARGUMENTS
 from anomaly_daemon.domain.errors import AnomalyDaemonError, RefuseToStart
 
@@ -17,6 +18,9 @@ VERBS = {
     "check": "validate settings, model, topics and device; change nothing",
     "train": "fit scaling and weights on a range and write the artifact",
     "run": "the service",
+    "replay": "the same engine over a past range or files",
+    "diff": "which incidents differ between two replays, or a replay and live, and why",
+    "tune": "from exported scores and a budget or labels to a settings patch",
     "incidents": "list or follow what was published",
     "load": "write files into a topic of either log",
     "dump": "write a topic into a file",
@@ -32,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb is None:
         parser.print_help()
         return 2
+    if options.verb == "run":
+        signals.hold()
     try:
         return int(importlib.import_module(f"anomaly_daemon.commands.{options.verb}").run(options))
     except RefuseToStart as error:

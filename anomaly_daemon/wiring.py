@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import gettempdir
@@ -14,19 +14,25 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import structlog
 
+from anomaly_daemon import __version__
 from anomaly_daemon.domain.entity import EntityMatcher, Profiles
-from anomaly_daemon.domain.errors import SettingsError, TopicError
+from anomaly_daemon.domain.errors import InputError, SettingsError, TopicError
 from anomaly_daemon.domain.ports import Clock, Sink, Source, Topics
-from anomaly_daemon.settings import Incidents, Settings, digest, features_of
+from anomaly_daemon.settings import Section, Settings, brokers, checked_log, digest, features_of, masked
 
 if TYPE_CHECKING:
+    from anomaly_daemon.adapters.range_source import Span
+    from anomaly_daemon.domain.records import Partition
     from anomaly_daemon.model.artifact import Artifact
     from anomaly_daemon.pipeline.alerts import AlertContext
     from anomaly_daemon.pipeline.process import Processor, Rules
+    from anomaly_daemon.pipeline.time_range import TimesOf
 
 log = structlog.get_logger(__name__)
 
-_SQLITE, _KAFKA, _FILE = "sqlite:///", "kafka://", "file://"
+METADATA_KEY = "anomaly_daemon"
+
+_SQLITE, _FILE = "sqlite:///", "file://"
 
 
 def member_name(settings: Settings) -> str:
@@ -40,11 +46,9 @@ def open_topics(settings: Settings) -> Topics:
         from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 
         return SqliteTopics(_sqlite_path(settings.log), _clock(), settings.topics.retention, settings.topics.retention_bytes)
-    if settings.log.startswith(_KAFKA):
-        from anomaly_daemon.adapters.kafka_topics import KafkaTopics
+    from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 
-        return KafkaTopics(_servers(settings.log), settings.kafka)
-    raise _unknown_log(settings.log)
+    return KafkaTopics(brokers(settings.log), settings.kafka)
 
 
 def open_source(
@@ -54,24 +58,37 @@ def open_source(
     group: str | None = None,
     start: Literal["earliest", "latest"] = "earliest",
 ) -> Source:
-    """A source of the log of the settings, or of `url`; without a group every partition is read and nothing committed."""
-    url = url or settings.log
+    """A source of the log of the settings, or of `url`; without a group every partition is read and nothing committed.
+
+    Raises InputError for a `url` that cannot be one.
+    """
     wanted = tuple(topics or settings.input.topics)
+    if url is not None and _is_file(url):
+        from anomaly_daemon.adapters.file_source import FileSource
+
+        return FileSource(url.removeprefix(_FILE), wanted[0], settings.input.batch_records_max, times_ms=times_of(settings, url))
+    url = settings.log if url is None else _checked_source(url)
     if url.startswith(_SQLITE):
         from anomaly_daemon.adapters.sqlite_source import SqliteSource
 
         path = _sqlite_path(url)
         session_timeout_s = settings.kafka.session_timeout
         return SqliteSource(path, wanted, group, member_name(settings), start, settings.input.batch_records_max, session_timeout_s, _clock())
-    if url.startswith(_KAFKA):
-        from anomaly_daemon.adapters.kafka_source import KafkaSource
+    from anomaly_daemon.adapters.kafka_source import KafkaSource
 
-        return KafkaSource(_servers(url), settings.kafka, wanted, group, member_name(settings), start, settings.input.batch_records_max)
-    if url.startswith(_FILE) or "://" not in url:
-        from anomaly_daemon.adapters.file_source import FileSource
+    return KafkaSource(brokers(url), settings.kafka, wanted, group, member_name(settings), start, settings.input.batch_records_max)
 
-        return FileSource(url.removeprefix(_FILE), topic=wanted[0], batch_records_max=settings.input.batch_records_max)
-    raise _unknown_log(url)
+
+def times_of(settings: Settings, url: str | None) -> TimesOf:
+    """How a source tells the time of its records: files have no timestamps, the event time stands in."""
+    from anomaly_daemon.pipeline.decode import Decoder
+    from anomaly_daemon.pipeline.time_range import event_times_ms, timestamps_ms
+
+    return event_times_ms(Decoder(settings.record)) if _is_file(url) else timestamps_ms
+
+
+def _is_file(url: str | None) -> bool:
+    return url is not None and (url.startswith(_FILE) or "://" not in url)
 
 
 def open_sink(settings: Settings) -> Sink:
@@ -80,11 +97,9 @@ def open_sink(settings: Settings) -> Sink:
         from anomaly_daemon.adapters.sqlite_sink import SqliteSink
 
         return SqliteSink(_sqlite_path(settings.log), settings.input.group, _clock(), settings.topics.retention, settings.topics.retention_bytes)
-    if settings.log.startswith(_KAFKA):
-        from anomaly_daemon.adapters.kafka_sink import KafkaSink
+    from anomaly_daemon.adapters.kafka_sink import KafkaSink
 
-        return KafkaSink(_servers(settings.log), settings.kafka, f"{settings.input.group}-{member_name(settings)}")
-    raise _unknown_log(settings.log)
+    return KafkaSink(brokers(settings.log), settings.kafka, f"{settings.input.group}-{member_name(settings)}")
 
 
 def ensure_topics(settings: Settings, topics: Topics) -> None:
@@ -120,8 +135,7 @@ def build_rules(settings: Settings) -> Rules:
     """What may change while the daemon runs, by profile."""
     from anomaly_daemon.pipeline.process import Rules
 
-    base = settings.incidents.model_dump(mode="json")
-    incidents = [settings.incidents, *(Incidents(**{**base, **override.incidents}) for override in settings.overrides)]
+    incidents = [settings.incidents, *(settings.incidents.overridden(override.incidents) for override in settings.overrides)]
     parameters = {
         name: np.array(
             [getattr(settings.threshold, name), *(override.threshold.get(name, getattr(settings.threshold, name)) for override in settings.overrides)]
@@ -147,6 +161,15 @@ def build_context(settings: Settings, artifact: Artifact, mode: str) -> AlertCon
 
 
 def load_artifact(settings: Settings) -> Artifact:
+    """The model of the settings, checked against their features; settings it was not trained with are told."""
+    artifact = read_artifact(settings)
+    trained_with = trained_otherwise(settings, artifact)
+    if trained_with:
+        log.warning("model_settings_differ", artifact=trained_with, remedy="the artifact's values count: train again, or set these back")
+    return artifact
+
+
+def read_artifact(settings: Settings) -> Artifact:
     """The model of the settings, checked against their features."""
     from anomaly_daemon.model import artifact as artifacts
     from anomaly_daemon.pipeline.features import FeatureTransforms
@@ -156,8 +179,25 @@ def load_artifact(settings: Settings) -> Artifact:
     return artifact
 
 
-def build_processor(settings: Settings, artifact: Artifact, *, mode: str = "live", clock: Clock | None = None) -> tuple[Processor, str, bool]:
-    """The state machine, the fingerprint of its state, and whether that state can be checkpointed."""
+def trained_otherwise(settings: Settings, artifact: Artifact) -> dict[str, object]:
+    """Keys that only training reads, set to other values than the artifact was trained with: its values."""
+    shape = {name: getattr(artifact.shape, name) for name in ("hidden", "code", "layers")}
+    trained: tuple[tuple[str, Section, Mapping[str, object]], ...] = (
+        ("model", settings.model, shape),
+        ("training", settings.training, artifact.history.settings),
+    )
+    return {
+        f"{name}.{key}": values[key]
+        for name, section, values in trained
+        for key, wanted in section.model_dump(mode="json", include=section.model_fields_set).items()
+        if key in values and wanted is not None and wanted != values[key]
+    }
+
+
+def build_processor(
+    settings: Settings, artifact: Artifact, *, mode: str = "live", clock: Clock | None = None, is_wanted: Callable[[str], bool] | None = None
+) -> tuple[Processor, str, bool]:
+    """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor."""
     import torch
 
     from anomaly_daemon.model.engine import Engine
@@ -186,9 +226,30 @@ def build_processor(settings: Settings, artifact: Artifact, *, mode: str = "live
         entity_ttl_s=settings.engine.entity_ttl,
         window_points=settings.incidents.window_points,
         now_us=clock.now_us if clock is not None else None,
+        is_wanted=is_wanted,
     )
     shape = [{**asdict(column), "fill": np.asarray(column.fill).tolist()} for column in columns]
     return processor, _fingerprint(settings, artifact.fingerprint, shape, device), is_checkpointed
+
+
+def describe(settings: Settings, artifact: Artifact, *, mode: str, started_from: str, spans: Mapping[Partition, Span]) -> dict[str, str]:
+    """What an export says of how it came about: key-value metadata of the file, for `tune`, `diff` and the report."""
+    told = {
+        "format": 1,
+        "version": __version__,
+        "mode": mode,
+        "detector_id": settings.detector_id,
+        "settings": settings.model_dump(mode="json"),
+        "settings_hash": digest(settings),
+        "model": {"name": artifact.name, "version": artifact.version, "fingerprint": artifact.fingerprint},
+        "log": settings.log,
+        "channels": sorted(artifact.calibration),
+        "priors": {channel: list(prior) for channel, prior in artifact.calibration.items()},
+        "decode_every": settings.engine.decode_every,
+        "started_from": started_from,
+        "partitions": {str(partition): {"warm_up_from": span.warm_up, "from": span.start, "to": span.end} for partition, span in spans.items()},
+    }
+    return {METADATA_KEY: json.dumps(told)}
 
 
 def _fingerprint(settings: Settings, model: str, columns: Sequence[object], device: str) -> str:
@@ -201,7 +262,7 @@ def _fingerprint(settings: Settings, model: str, columns: Sequence[object], devi
         "columns": columns,
         "record": settings.record.model_dump(mode="json"),
         "engine": settings.engine.model_dump(mode="json", exclude={"device", "resident_max", "spill_directory"}),
-        "scale": settings.model.model_dump(mode="json", exclude={"artifact"}),
+        "scale": settings.model.model_dump(mode="json", include={"scale", "scale_observations"}),
         "threshold": settings.threshold.model_dump(mode="json", exclude=live),
         "torch": str(torch.__version__),
         "arithmetic": device if device != "cpu" else torch.backends.cpu.get_cpu_capability(),
@@ -219,12 +280,8 @@ def _sqlite_path(url: str) -> Path:
     return Path(url.removeprefix(_SQLITE))
 
 
-def _servers(url: str) -> str:
-    servers = url.removeprefix(_KAFKA).rstrip("/")
-    if not servers:
-        raise SettingsError(f"log: {url}: name at least one broker, such as kafka://localhost:9092")
-    return servers
-
-
-def _unknown_log(url: str) -> SettingsError:
-    return SettingsError(f"log: {url}: not a log; use sqlite:///topics.db or kafka://host:9092 (and file:///path/*.csv.gz where files are read)")
+def _checked_source(url: str) -> str:
+    try:
+        return checked_log(url)
+    except ValueError as error:
+        raise InputError(f"--source {masked(url)}: {error} (or file:///path/*.csv.gz, or a path)") from None

@@ -31,6 +31,7 @@ ASSIGNMENTS = (
     "engine.resident_max=64",
     "threshold.warmup_observations=12",
     "threshold.z=2",
+    "threshold.suspect_z=2",
     "incidents.trigger={count: 2, of: 3}",
     "incidents.recovery={count: 3, of: 3}",
     "incidents.window_points=4",

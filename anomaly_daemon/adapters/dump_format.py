@@ -1,4 +1,4 @@
-"""One record as one JSON line and back: what `dump` writes and `load --format dump` reads.
+"""One record as one JSON line and back: what `dump` writes and `load` reads.
 
 Bytes that are UTF-8 stand as text, others as base64 under the same name with `_base64` behind it.
 """
@@ -49,6 +49,15 @@ def encode_record(record: Record) -> bytes:
             "headers": [{"name": name, **_spelled("value", value)} for name, value in record.headers],
         }
     )
+
+
+def is_dumped(line: bytes) -> bool:
+    """Whether `dump` wrote the line."""
+    try:
+        _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def decode_message(line: bytes, topic: str) -> Message:

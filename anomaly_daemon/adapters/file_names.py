@@ -1,4 +1,4 @@
-"""Which files a path, a glob or a file:// URL means, and the name that the rows of each go by."""
+"""Which files a path, a folder, a glob or a file:// URL means, and the name that the rows of each go by."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from urllib.parse import unquote
 from anomaly_daemon.domain.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+STANDARD_INPUT = Path("/dev/stdin")
 _GLOB = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """A file and the name that its rows go by: its path from the fixed part of the pattern on, without suffixes."""
+    """A file and the name that its rows go by: its path from the fixed part of the pattern on, without suffixes; "" for none.
+
+    suffix: the kind of file, such as .csv, where its own name does not tell.
+    """
 
     path: Path
     name: str
+    suffix: str | None = None
 
 
 def find_files(patterns: Sequence[str]) -> list[InputFile]:
-    """The files of some paths, globs (`**` reaches into folders) and file:// URLs, sorted by path.
+    """The files of some paths, folders, globs (`**` reaches into folders) and file:// URLs, sorted by path.
 
-    Raises InputError where one matches nothing.
+    A folder stands for the files in it of a known kind, without those in folders of its own. Raises InputError where a
+    pattern matches nothing.
     """
     found: dict[Path, str] = {}
     for pattern in patterns:
         text = unquote(pattern.removeprefix("file://")) if pattern.startswith("file://") else pattern
-        if Path(text).is_file() or not _GLOB.search(text):
-            fixed, paths = Path(text).parent, [Path(text)]
-        else:
-            fixed = Path(*itertools.takewhile(lambda part: not _GLOB.search(part), Path(text).parts[:-1]))
-            paths = [Path(path) for path in glob.iglob(text, recursive=True) if Path(path).is_file()]
-        if not paths or not all(path.is_file() for path in paths):
-            raise InputError(f"{pattern}: no such file; give a path, a pattern in quotes such as 'folder/*.csv.gz', or a file:// URL")
+        fixed, paths = _files_of(text)
+        if not paths:
+            raise InputError(_why_none(pattern, Path(text)))
         for path in paths:
             found[path] = _without_suffixes(path.relative_to(fixed))
     return [InputFile(path, found[path]) for path in sorted(found)]
@@ -52,6 +54,25 @@ def is_gzipped(path: Path) -> bool:
 def bare_suffix(path: Path) -> str:
     """The suffix in lower case, before .gz where there is one."""
     return Path(path.stem).suffix.lower() if is_gzipped(path) else path.suffix.lower()
+
+
+def _files_of(text: str) -> tuple[Path, list[Path]]:
+    """The fixed part, and the files found from there."""
+    path = Path(text)
+    if path.is_file():
+        return path.parent, [path]
+    if path.is_dir():
+        return path, [one for one in path.iterdir() if one.is_file() and bare_suffix(one) in SUFFIXES]
+    fixed = Path(*itertools.takewhile(lambda part: not _GLOB.search(part), path.parts[:-1]))
+    return fixed, [Path(one) for one in glob.iglob(text, recursive=True) if Path(one).is_file()]
+
+
+def _why_none(pattern: str, path: Path) -> str:
+    if path.is_dir():
+        return f"{pattern}: no file in this folder ends in {', '.join(SUFFIXES)} or these and .gz; '{pattern}/**/*.csv' reaches into its folders"
+    if path.exists():
+        return f"{pattern}: a pipe or a device is no file that can be read twice; `anomaly-daemon load … -` reads standard input"
+    return f"{pattern}: no such file; give a path, a folder, a pattern in quotes such as 'folder/*.csv.gz', or a file:// URL"
 
 
 def _without_suffixes(path: Path) -> str:

@@ -1,30 +1,46 @@
-"""`Source` on files: one file is one partition, sorted by path, the row number its offset; there is no group and nothing to wait for."""
+"""`Source` on files: one file is one partition, sorted by path, the row number its offset; there is no group and nothing to wait for.
+
+A record's value is its row as JSON, its key the file's name without suffixes, and it has no timestamp of its own: entity and
+event time are read from the fields that the settings name, and `record.entity: key` makes every file one entity.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 
+from anomaly_daemon.adapters.file_columns import FileRow, RowColumns
 from anomaly_daemon.adapters.file_names import find_files
-from anomaly_daemon.adapters.file_rows import FileRow, RowColumns, check_files, count_rows, read_rows
+from anomaly_daemon.adapters.file_rows import check_files, count_rows, read_rows
+from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
+from anomaly_daemon.pipeline.time_range import TimesOf
 
 OPEN_FILES_MAX = 256
+_NO_TIMESTAMP = -1  # as Kafka has it
 
 
 class FileSource:
-    """Reads paths, globs and file:// URLs; all partitions are assigned at the first poll, empty batches follow the last row.
+    """Reads paths, folders, globs and file:// URLs; all partitions are assigned at the first poll, empty batches follow the last row.
 
-    key_column: the field that holds the record's key; default: the file's name. Raises InputError where a pattern
-    matches nothing or a file is of no known kind, cannot be opened or lacks the column.
+    key_column: the field that holds the record's key instead of the file's name. times_ms: event times, for `offsets_at`.
+    Raises InputError where a pattern matches nothing or a file is of no known kind, cannot be opened or lacks the column.
     """
 
-    def __init__(self, patterns: str | Sequence[str], topic: str = "files", batch_records_max: int = 4096, key_column: str | None = None) -> None:
+    def __init__(
+        self,
+        patterns: str | Sequence[str],
+        topic: str = "files",
+        batch_records_max: int = 4096,
+        key_column: str | None = None,
+        times_ms: TimesOf | None = None,
+    ) -> None:
         files = find_files([patterns] if isinstance(patterns, str) else patterns)
         self._columns = RowColumns(key=key_column)
         check_files(files, self._columns)
         self._files = {Partition(topic, number): file for number, file in enumerate(files)}
-        self._batch_records_max = batch_records_max
+        self._batch_records_max, self._times_ms = batch_records_max, times_ms
         self._positions: dict[Partition, Offset] = {}
         self._rows: dict[Partition, Generator[FileRow]] = {}
         self._unread: list[Partition] = []
@@ -46,11 +62,15 @@ class FileSource:
         return dict.fromkeys(partitions, 0)
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
-        """0 and the number of rows; each file is counted once. Raises InputError."""
+        """0 and the number of rows; each file is counted once. Raises InputError naming file and row where one is damaged."""
         for partition in partitions:
             if partition not in self._counts:
                 self._counts[partition] = count_rows(self._files[partition])
         return {partition: Bounds(0, self._counts[partition]) for partition in partitions}
+
+    def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
+        """The first row of each file whose event time is not before; the end where there is none. Reads up to there. Raises InputError."""
+        return {partition: self._offset_at(partition, time_ms) for partition in partitions}
 
     def positions(self) -> dict[Partition, Offset]:
         """The next offset that `poll` brings of each owned partition that was sought."""
@@ -71,6 +91,22 @@ class FileSource:
             self._close(partition)
         self._unread = []
 
+    def _offset_at(self, partition: Partition, time_ms: int) -> Offset:
+        if self._times_ms is None:
+            raise InputError(f"{self._files[partition].path}: its records bear no timestamps to look for; give row numbers instead of times")
+        offset = 0
+        with closing(read_rows(self._files[partition], self._columns)) as rows:
+            while records := self._records(partition, offset, itertools.islice(rows, self._batch_records_max)):
+                found = next((place for place, time in enumerate(self._times_ms(records)) if time >= time_ms), None)
+                if found is not None:
+                    return offset + found
+                offset += len(records)
+        return offset
+
+    @staticmethod
+    def _records(partition: Partition, first: Offset, rows: Iterable[FileRow]) -> list[Record]:
+        return [Record(partition, offset, _NO_TIMESTAMP, row.key, row.value) for offset, row in enumerate(rows, start=first)]
+
     def _read_in_turn(self, into: list[Record]) -> None:
         """One equal share of each open file; those that got none because the batch is full come first next time."""
         window, later = self._unread[:OPEN_FILES_MAX], self._unread[OPEN_FILES_MAX:]
@@ -84,10 +120,10 @@ class FileSource:
         position = self._positions[partition]
         if partition not in self._rows:
             self._rows[partition] = read_rows(self._files[partition], self._columns, position)
-        rows = list(itertools.islice(self._rows[partition], limit))
-        into += [Record(partition, offset, 0, row.key, row.value) for offset, row in enumerate(rows, start=position)]
-        self._positions[partition] = position + len(rows)
-        if len(rows) == limit:
+        records = self._records(partition, position, itertools.islice(self._rows[partition], limit))
+        into += records
+        self._positions[partition] = position + len(records)
+        if len(records) == limit:
             return True
         self._close(partition)
         return False

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, TypeVar
 
 from kafka import KafkaProducer, errors
@@ -98,6 +99,7 @@ _REMEDIES: dict[type[Exception], str] = {
     errors.ProducerFencedError: "give every instance its own input.member",
     errors.InvalidProducerEpochError: "give every instance its own input.member",
     errors.FencedInstanceIdError: "give every instance its own input.member",
+    errors.KafkaTimeoutError: "is the broker up, is `log` its address, and does kafka.security_protocol fit its listener?",
 }
 
 
@@ -126,11 +128,6 @@ def address(servers: str) -> str:
     return f"kafka://{servers}"
 
 
-def topics_missing(servers: str, missing: Iterable[str]) -> TopicError:
-    """The error that names them all, and the remedy."""
-    return TopicError(f"{address(servers)}: no topic {', '.join(sorted(missing))}: create it, or set topics.create_topics: true")
-
-
 def connection_arguments(servers: str, kafka: Kafka, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
     """What consumer, producer and admin client have in common; to connect, or one request, takes `answer_timeout_s` at most.
 
@@ -138,6 +135,10 @@ def connection_arguments(servers: str, kafka: Kafka, answer_timeout_s: float = A
     """
     if kafka.sasl_mechanism == "OAUTHBEARER":
         raise SettingsError("kafka.sasl_mechanism: OAUTHBEARER needs a token provider, which settings cannot name; use SCRAM-SHA-512 or PLAIN")
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        path: Path | None = getattr(kafka, name)
+        if path is not None and not path.is_file():
+            raise SettingsError(f"kafka.{name}: {path}: no such file; name a PEM file that this user may read")
     return {
         "bootstrap_servers": servers.split(","),
         "client_id": "anomaly-daemon",

@@ -18,8 +18,9 @@ import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
-from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, topics_missing, translate
+from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
 from anomaly_daemon.adapters.kafka_stall import StallWatch
+from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
 from anomaly_daemon.settings import Kafka
@@ -140,6 +141,13 @@ class KafkaSource:
         ends = self._answered("looking up the end offsets", observer.end_offsets, names, timeout_ms=self._answer_timeout_ms)
         return {partition: Bounds(int(earliest[name]), int(ends[name])) for partition, name in zip(partitions, names, strict=True)}
 
+    def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
+        """By the records' timestamps, as the broker looks them up."""
+        observer, ends = self._observing(), self.bounds(partitions)
+        asked = {_native(partition): time_ms for partition in partitions}
+        found = self._answered("looking up offsets by time", observer.offsets_for_times, asked, timeout_ms=self._answer_timeout_ms)
+        return {partition: int(at.offset) if (at := found.get(_native(partition))) else ends[partition].end for partition in partitions}
+
     def positions(self) -> dict[Partition, Offset]:
         """Of the partitions that were sought; control records and aborted transactions are passed over."""
         consumer = self._consumer
@@ -181,8 +189,9 @@ class KafkaSource:
         if self._group is not None:
             consumer.subscribe(self._topics, listener=ownership)
         # After the subscription, and before the group is joined: a leader that learns of the partitions only later joins twice.
-        if missing := set(self._topics) - consumer.topics():
-            raise topics_missing(self._servers, missing)
+        there = consumer.topics()
+        if missing := set(self._topics) - there:
+            raise missing_topics(address(self._servers), missing, there)
         if self._group is None:
             everything = [TopicPartition(topic, number) for topic in self._topics for number in sorted(consumer.partitions_for_topic(topic))]
             consumer.assign(everything)

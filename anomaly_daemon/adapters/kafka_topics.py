@@ -12,14 +12,15 @@ from kafka.producer.future import FutureRecordMetadata
 
 from anomaly_daemon.adapters.kafka_client import (
     ANSWER_TIMEOUT_S,
+    address,
     connection_arguments,
     discard,
     open_client,
     producer_arguments,
     send,
-    topics_missing,
     translate,
 )
+from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
 
@@ -101,7 +102,8 @@ class KafkaTopics:
             return
         self._known |= self.partitions(sorted(topics)).keys()
         if missing := topics - self._known:
-            raise topics_missing(self._servers, missing)
+            there = self._asked("listing topics", lambda admin: admin.list_topics())
+            raise missing_topics(address(self._servers), missing, (name for name in there if not name.startswith("__")))
 
     def _asked(self, doing: str, ask: Callable[[KafkaAdminClient], T]) -> T:
         try:

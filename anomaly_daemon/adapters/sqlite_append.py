@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import Headers, Message
@@ -40,14 +41,6 @@ def murmur2(key: bytes) -> int:
 def partition_of(key: bytes, partitions: int) -> int:
     """Where Kafka's default partitioner puts this key."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions
-
-
-def missing_topics(path: Path, names: Sequence[str]) -> TopicError:
-    """The refusal that names all missing topics and the remedy."""
-    listed = ", ".join(sorted(names))
-    return TopicError(
-        f"log {path}: no such topic: {listed}; set `topics.create_topics: true`, or make it with `anomaly-daemon load --create --topic TOPIC`"
-    )
 
 
 @dataclass(slots=True)
@@ -106,5 +99,5 @@ class Appender:
             "SELECT p.id, p.next FROM partitions p JOIN topics t ON t.id = p.topic_id WHERE t.name = ? ORDER BY p.number", (topic,)
         ).fetchall()
         if not rows:
-            raise missing_topics(self._path, [topic])
+            raise missing_topics(f"log {self._path}", [topic], (name for (name,) in connection.execute("SELECT name FROM topics")))
         return [_Tail(partition_id, next_offset) for partition_id, next_offset in rows]

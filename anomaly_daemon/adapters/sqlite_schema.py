@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from anomaly_daemon.adapters.local_folders import why_unwritable
 from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt, LogUnavailable, SettingsError
 from anomaly_daemon.domain.ports import Clock
 
@@ -58,9 +59,19 @@ UNAVAILABLE_REMEDIES = {
     sqlite3.SQLITE_INTERRUPT: "try again",
     sqlite3.SQLITE_NOLFS: "put it on a file system with large files",
 }
+# Of these, what waiting does not mend when the file cannot be opened in the first place.
+REFUSED_CODES = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOLFS})
 
 
-def explained(path: Path, error: sqlite3.Error) -> AnomalyDaemonError | None:
+def is_made(path: Path) -> bool:
+    """Whether the log's file is there. Raises SettingsError where none can be; changes nothing."""
+    why = why_unwritable(path.parent) or ("it is a folder" if path.is_dir() else None)
+    if why is not None:
+        raise SettingsError(f"log {path}: {why}; point `log` at a file in a folder that this user may write to")
+    return path.exists()
+
+
+def explained(path: Path, error: sqlite3.Error, *, is_opening: bool = False) -> AnomalyDaemonError | None:
     """Our error for one of SQLite's; None for what can only be a defect of this program."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
     if code in CORRUPT_CODES:
@@ -71,17 +82,18 @@ def explained(path: Path, error: sqlite3.Error) -> AnomalyDaemonError | None:
     if code in LOCKED_CODES:
         return LogUnavailable(f"log {path}: another process holds it locked ({error}); end the one that does not let go (`fuser {path}` names it)")
     if code in UNAVAILABLE_REMEDIES:
-        return LogUnavailable(f"log {path}: {error}; {UNAVAILABLE_REMEDIES[code]}")
+        kind = SettingsError if is_opening and code in REFUSED_CODES else LogUnavailable
+        return kind(f"log {path}: {error}; {UNAVAILABLE_REMEDIES[code]}")
     return None
 
 
 @contextmanager
-def explaining(path: Path) -> Iterator[None]:
-    """Raises LogCorrupt or LogUnavailable in place of SQLite's own errors."""
+def explaining(path: Path, *, is_opening: bool = False) -> Iterator[None]:
+    """Raises LogCorrupt or LogUnavailable, at opening also SettingsError, in place of SQLite's own errors."""
     try:
         yield
     except sqlite3.Error as error:
-        ours = explained(path, error)
+        ours = explained(path, error, is_opening=is_opening)
         if ours is None:
             raise
         raise ours from error
@@ -90,16 +102,17 @@ def explaining(path: Path) -> Iterator[None]:
 class LogFile:
     """One connection to the file, made with its schema when there is none. Not for two threads at once.
 
-    Raises SettingsError for a database of something else, LogCorrupt, LogUnavailable.
+    Raises SettingsError for a database of something else or a place that cannot be written, LogCorrupt, LogUnavailable.
     """
 
     def __init__(self, path: Path, clock: Clock, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
+        is_made(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"log {path}: its folder cannot be made: {error}; point `log` at a place this user may write to") from error
-        with explaining(path):
+        with explaining(path, is_opening=True):
             # Opened by whoever wires, used by the loop's thread; SQLite itself is serialized.
             self._connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
             try:

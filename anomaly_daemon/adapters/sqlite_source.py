@@ -8,9 +8,10 @@ from typing import Protocol
 
 import structlog
 
-from anomaly_daemon.adapters.sqlite_append import decode_headers, missing_topics
+from anomaly_daemon.adapters.sqlite_append import decode_headers
 from anomaly_daemon.adapters.sqlite_groups import Lease, Membership
-from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile
+from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, is_made
+from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
@@ -71,8 +72,8 @@ class SqliteSource:
         clock: Clock,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
-        if not path.exists():
-            raise missing_topics(path, topics)
+        if not is_made(path):
+            raise missing_topics(f"log {path}", topics, ())
         self._group = group
         self._start = start
         self._batch_records_max = batch_records_max
@@ -121,6 +122,14 @@ class SqliteSource:
         """What each partition retains now."""
         retained = self._retained()
         return {partition: Bounds(*retained[self._ids[partition]]) for partition in partitions}
+
+    def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
+        """By the records' timestamps, which need not rise with the offsets: the first that is not before, as Kafka has it."""
+        retained = self.bounds(partitions)
+        query = "SELECT offset FROM records WHERE partition_id = ? AND timestamp_ms >= ? ORDER BY offset LIMIT 1"
+        with self._file.reading() as connection:
+            found = {partition: connection.execute(query, (self._ids[partition], time_ms)).fetchone() for partition in partitions}
+        return {partition: int(row[0]) if row is not None else retained[partition].end for partition, row in found.items()}
 
     def positions(self) -> dict[Partition, Offset]:
         """The next offset that `poll` brings of each owned partition that was sought."""
@@ -238,5 +247,5 @@ def _partition_ids(log: LogFile, topics: Sequence[str]) -> dict[int, Partition]:
     found = {partition_id: Partition(topic, number) for partition_id, topic, number in rows if topic in topics}
     missing = set(topics) - {partition.topic for partition in found.values()}
     if missing:
-        raise missing_topics(log.path, sorted(missing))
+        raise missing_topics(f"log {log.path}", missing, {topic for _, topic, _ in rows})
     return found

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from anomaly_daemon.adapters.sqlite_append import Appender, missing_topics
+from anomaly_daemon.adapters.sqlite_append import Appender
 from anomaly_daemon.adapters.sqlite_retention import Housekeeper, Retention
-from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile
+from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, is_made
+from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import Message
@@ -41,7 +42,7 @@ class SqliteTopics:
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition count of those topics that exist. Raises LogUnavailable, LogCorrupt, SettingsError."""
-        if not self._path.exists():
+        if not is_made(self._path):
             return {}
         with self._opened().reading() as connection:
             rows = connection.execute("SELECT t.name, count(*) FROM topics t JOIN partitions p ON p.topic_id = t.id GROUP BY t.id").fetchall()
@@ -67,8 +68,8 @@ class SqliteTopics:
         """
         appended = 0
         for chunk in _chunks(messages):
-            if not self._path.exists():
-                raise missing_topics(self._path, sorted({message.topic for message in chunk}))
+            if not is_made(self._path):
+                raise missing_topics(f"log {self._path}", {message.topic for message in chunk}, ())
             with self._opened().writing() as connection:
                 self._appender.append(connection, chunk)
             appended += len(chunk)

@@ -1,13 +1,34 @@
-"""`check`: validates settings, device, model and topics, and changes nothing."""
+"""`check`: validates settings, threshold, device, model, checkpoints and topics, and changes nothing."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.errors import AnomalyDaemonError
-from anomaly_daemon.settings import Settings, digest, features_of, load, reference
+from anomaly_daemon.settings import Settings, digest, features_of, load, masked, reference
+
+
+@dataclass(slots=True)
+class _Report:
+    """What was found so far, each finding printed once."""
+
+    problems: int = 0
+
+    def examine(self, name: str, look: Callable[[], Sequence[str]]) -> bool:
+        """Whether it is in order; `look` gives what to say of it, then warnings, or raises what is wrong."""
+        try:
+            told, *warnings = look()
+        except AnomalyDaemonError as error:
+            self.problems += 1
+            print(f"problem  {name:11s} {error}")
+            return False
+        for level, line in (("ok", told), *(("warning", warning) for warning in warnings)):
+            print(f"{level:8s} {name:11s} {line}")
+        return True
 
 
 def run(options: argparse.Namespace) -> int:
@@ -16,47 +37,78 @@ def run(options: argparse.Namespace) -> int:
         print(reference(), end="")
         return 0
     settings = load(options.config, options.assignments)
-    problems = 0
-    for name, examine in _examinations(options.offline):
-        try:
-            print(f"ok       {name:8s} {examine(settings)}")
-        except AnomalyDaemonError as error:
-            problems += 1
-            print(f"problem  {name:8s} {error}")
-    return 2 if problems else 0
+    report = _Report()
+    looks = {"settings": _settings, "threshold": _threshold, "device": _device, "model": _model}
+    is_in_order = [report.examine(name, partial(look, settings)) for name, look in looks.items()]
+    if all(is_in_order):
+        report.examine("state", partial(_state, settings))
+    else:
+        print("skipped  state       what is told above comes first")
+    report.examine("checkpoints", partial(_checkpoints, settings, options.offline))
+    if not options.offline:
+        report.examine("topics", partial(_topics, settings))
+    return 2 if report.problems else 0
 
 
-def _examinations(is_offline: bool) -> Iterator[tuple[str, Callable[[Settings], str]]]:
-    yield "settings", _settings
-    yield "device", wiring.pick_device
-    yield "model", _model
-    yield "state", _state
-    if not is_offline:
-        yield "topics", _topics
+def _settings(settings: Settings) -> list[str]:
+    at_once = settings.input.batch_records_max
+    small = [name for name in ("resident_max", "entities_max") if getattr(settings.engine, name) < at_once]
+    return [
+        f"{len(features_of(settings))} features, {len(settings.overrides)} overrides, digest {digest(settings)}",
+        *(f"engine.{name} below input.batch_records_max ({at_once}) cuts batches small, which is slow: raise it" for name in small),
+    ]
 
 
-def _settings(settings: Settings) -> str:
-    return f"{len(features_of(settings))} features, {len(settings.overrides)} overrides, digest {digest(settings)}"
+def _threshold(settings: Settings) -> list[str]:
+    from anomaly_daemon.thresholds.estimators import is_judged_by_level
+    from anomaly_daemon.thresholds.registry import build
+
+    threshold = settings.threshold
+    build(threshold)
+    if is_judged_by_level(threshold.method) and "level" not in threshold.model_fields_set:
+        unset = f"threshold.level is left at {threshold.level:g}, but this detector reads on a scale of its own: set it to fit"
+        return [threshold.method, unset]
+    return [threshold.method]
 
 
-def _model(settings: Settings) -> str:
-    artifact = wiring.load_artifact(settings)
-    return f"{settings.model.artifact}: version {artifact.version}, {artifact.shape.hidden} units for {len(artifact.features)} features"
+def _device(settings: Settings) -> list[str]:
+    return [wiring.pick_device(settings)]
 
 
-def _state(settings: Settings) -> str:
-    processor, fingerprint, is_checkpointed = wiring.build_processor(settings, wiring.load_artifact(settings))
+def _model(settings: Settings) -> list[str]:
+    from anomaly_daemon.model import artifact as artifacts
+
+    # Without features there is nothing to hold it against, which is told already.
+    artifact = wiring.read_artifact(settings) if settings.record.features else artifacts.load(settings.model.artifact)
+    told = f"{settings.model.artifact}: version {artifact.version}, {artifact.shape.hidden} units for {len(artifact.features)} features"
+    trained_with = ", ".join(f"{key}={value}" for key, value in wiring.trained_otherwise(settings, artifact).items())
+    if trained_with:
+        return [told, f"trained with {trained_with}, and that counts, not what the settings say: train again, or set these back"]
+    return [told]
+
+
+def _state(settings: Settings) -> list[str]:
+    processor, fingerprint, is_checkpointed = wiring.build_processor(settings, wiring.read_artifact(settings))
     table = processor.table
     entity_bytes = table.bytes_per_entity
     processor.close()
     resident_mib = entity_bytes * settings.engine.resident_max / 2**20
     saved = "checkpointed" if is_checkpointed else "not checkpointed: recovery goes through the log"
-    return (
+    return [
         f"{entity_bytes} bytes an entity, {resident_mib:.0f} MiB for {settings.engine.resident_max} resident, {saved}, fingerprint {fingerprint[:16]}"
-    )
+    ]
 
 
-def _topics(settings: Settings) -> str:
+def _checkpoints(settings: Settings, is_offline: bool) -> list[str]:
+    from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+
+    url = settings.checkpoints.url
+    if is_offline and "://" in url and not url.startswith("file://"):
+        return [f"{masked(url)}: not looked at while --offline"]
+    return [FsspecCheckpointStore(url, settings.input.group, settings.checkpoints.keep).examine()]
+
+
+def _topics(settings: Settings) -> list[str]:
     topics = wiring.open_topics(settings)
     try:
         wanted = (*settings.input.topics, settings.output.alerts_topic, settings.output.dead_letter_topic)
@@ -67,4 +119,4 @@ def _topics(settings: Settings) -> str:
     if missing and not settings.topics.create_topics:
         raise wiring.missing_topics(settings, missing)
     told = [f"{topic} ({count} partitions)" for topic, count in present.items()] + [f"{topic} (will be made)" for topic in missing]
-    return f"{settings.log}: {', '.join(told)}"
+    return [f"{settings.log}: {', '.join(told)}"]

@@ -31,6 +31,7 @@ GRACE_MINUTES = 10
 def run(options: argparse.Namespace) -> int:
     """0 when every step was; else the exit code of the first that was not."""
     settings_file = _settings_file(options.config)
+    _check_numbers(options)
     steps = _steps(options)
     with _folder(options.directory) as folder, contextlib.chdir(folder):
         shutil.copyfile(settings_file, SETTINGS_FILE)
@@ -38,12 +39,20 @@ def run(options: argparse.Namespace) -> int:
         for title, arguments in steps:
             code = _step(options.main, title, arguments)
             if code != 0:
-                print(f"demo: this step ended with exit code {code}; the folder was {folder}", file=sys.stderr)
+                where = "the folder is removed; --directory DIR keeps it" if options.directory is None else f"what there is so far is in {folder}"
+                print(f"demo: this step ended with exit code {code}; {where}", file=sys.stderr)
                 return code
         _conclude(options)
     if options.directory is not None:
         print(f"Everything is kept in {folder}: log, labels, model, checkpoints.")
     return 0
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Raises InputError for what cannot be simulated."""
+    from anomaly_daemon.simulation.stream import DAY_US, Scenario, parse_iso_us
+
+    Scenario(entities=options.entities, start_us=parse_iso_us(START), duration_us=DAYS * DAY_US, seed=options.seed)
 
 
 def _steps(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
@@ -90,9 +99,14 @@ def _folder(directory: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="anomaly-daemon-demo-") as name:
             yield Path(name)
         return
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(directory.iterdir())
+    except OSError as error:
+        why = "is no folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else f"cannot be used: {error.strerror}"
+        raise InputError(f"--directory {directory}: {why}; name a new or an empty folder") from None
+    if not is_empty:
         raise InputError(f"--directory {directory}: already holds something; name a new or an empty folder")
-    directory.mkdir(parents=True, exist_ok=True)
     yield directory.resolve()
 
 
@@ -105,7 +119,8 @@ def _conclude(options: argparse.Namespace) -> None:
     print(f"\n{_verdict(labels, comparison)}")
     print(
         "\nNext: the README shows how to point it at a topic of your own (configs/sensors.yaml), and how to read an alert;\n"
-        "in a folder kept with `anomaly-daemon demo --directory DIR` every line above that begins with $ can be typed again."
+        "in a folder kept with `anomaly-daemon demo --directory DIR` every line above that begins with $ can be typed again,\n"
+        "but for simulate, which would append the same records once more."
     )
 
 

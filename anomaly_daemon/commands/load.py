@@ -1,4 +1,4 @@
-"""`load`: writes files into a topic of either log, each row one record."""
+"""`load`: writes files or standard input into a topic of either log, each row one record."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
-from anomaly_daemon.adapters.dump_format import decode_message
-from anomaly_daemon.adapters.file_names import InputFile, find_files
-from anomaly_daemon.adapters.file_rows import RowColumns, check_files, read_lines, read_rows
+from anomaly_daemon.adapters.dump_format import decode_message, is_dumped
+from anomaly_daemon.adapters.file_columns import NO_COLUMNS, RowColumns
+from anomaly_daemon.adapters.file_names import STANDARD_INPUT, InputFile, find_files
+from anomaly_daemon.adapters.file_rows import check_files, is_json_lines, read_rows
 from anomaly_daemon.domain.errors import InputError, TopicError
 from anomaly_daemon.domain.ports import Topics
 from anomaly_daemon.domain.records import Message
 
 # Interleaving keeps every file open at once; systems commonly allow 1024.
 INTERLEAVED_FILES_MAX = 512
+PARTITIONS_MAX = 4096  # as topics.partitions
+STANDARD_INPUT_NAMES = ("-", str(STANDARD_INPUT))
+_SUFFIXES = {"csv": ".csv", "jsonl": ".jsonl", "dump": ".jsonl"}
 _PROGRESS_RECORDS = 1000
 
 
@@ -30,30 +34,39 @@ class Loaded:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Load all files; nothing is written when one of them cannot be opened or the topic is missing."""
+    """Load all files; nothing is written when one of them cannot be opened, standard input does not begin as it should, or the topic is missing.
+
+    A row that cannot be read later on ends the loading: what stands before it is written.
+    """
     from anomaly_daemon.settings import load
     from anomaly_daemon.wiring import open_topics
 
     settings = load(options.config, options.assignments)
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit}: load at least one row of each file")
-    files = find_files(options.files)
+    partitions = checked_partitions(options.partitions, settings.topics.partitions)
     columns = RowColumns(key=options.key_column, time=options.time_column)
-    if options.format == "auto":
-        check_files(files, columns)
-    elif columns != RowColumns():
+    if options.format == "dump" and columns != NO_COLUMNS:
         raise InputError("--format dump: the lines hold their own keys and times; leave --key-column and --time-column out")
-    streams = [islice(_messages(file, options.topic, options.format, columns), options.limit) for file in files]
+    files = _inputs(options.files, options.format)
+    check_files([file for file in files if file.path != STANDARD_INPUT], columns)
+    streams = [islice(_begun(_messages(file, options.topic, options.format, columns), file), options.limit) for file in files]
     messages = interleaved(streams) if options.interleave else chain.from_iterable(streams)
     with closing(open_topics(settings)) as topics, _progress(f"loading {len(files)} files") as advance:
         is_made = options.create or settings.topics.create_topics
-        partitions = options.partitions if options.partitions is not None else settings.topics.partitions
         ensure_topic(topics, options.topic, partitions if is_made else None)
         loaded = append(topics, messages, advance)
     print(f"loaded {loaded.records} records from {len(files)} files into {options.topic}")
     if options.time_column and loaded.untimed:
         print(f"{loaded.untimed} of them have no readable {options.time_column}: they bear the time of loading", file=sys.stderr)
     return 0
+
+
+def checked_partitions(wanted: int | None, default: int) -> int:
+    """Partitions of a topic that is made. Raises InputError for a number that cannot be."""
+    if wanted is not None and not 1 <= wanted <= PARTITIONS_MAX:
+        raise InputError(f"--partitions {wanted}: choose 1 to {PARTITIONS_MAX}")
+    return default if wanted is None else wanted
 
 
 def ensure_topic(topics: Topics, topic: str, partitions: int | None) -> None:
@@ -99,16 +112,38 @@ def interleaved(streams: Sequence[Iterator[Message]]) -> Iterator[Message]:
         going_on = [stream for stream in going_on if stream not in ended]
 
 
-def _messages(file: InputFile, topic: str, file_format: str, columns: RowColumns) -> Iterator[Message]:
-    if file_format == "dump":
-        for number, line in enumerate(read_lines(file)):
-            try:
-                yield decode_message(line, topic)
-            except InputError as error:
-                raise InputError(f"{file.path}: row {number}: {error}") from error
-    else:
-        for row in read_rows(file, columns):
+def _inputs(names: Sequence[str], form: str) -> list[InputFile]:
+    """The files, read as `form` says whatever they are called; standard input last. Raises InputError."""
+    paths = [name for name in names if name not in STANDARD_INPUT_NAMES]
+    files = find_files(paths)
+    if form in _SUFFIXES:
+        files = [replace(file, suffix=_SUFFIXES[form]) for file in files]
+    if len(paths) < len(names):
+        files.append(InputFile(STANDARD_INPUT, "", _SUFFIXES.get(form, ".jsonl")))
+    return files
+
+
+def _messages(file: InputFile, topic: str, form: str, columns: RowColumns) -> Iterator[Message]:
+    """What the rows become; lines that `dump` wrote are known by the first one, unless columns are asked for."""
+    rows = read_rows(file, columns)
+    first = next(rows, None)
+    if first is None:
+        return
+    may_be_dump = form == "auto" and columns == NO_COLUMNS and is_json_lines(file)
+    is_dump = form == "dump" or (may_be_dump and is_dumped(first.value))
+    for number, row in enumerate(chain([first], rows)):
+        if not is_dump:
             yield Message(topic, row.key, row.value, timestamp_ms=row.timestamp_ms)
+            continue
+        try:
+            yield decode_message(row.value, topic)
+        except InputError as error:
+            raise InputError(f"{file.path}: row {number}: {error}") from error
+
+
+def _begun(messages: Iterator[Message], file: InputFile) -> Iterator[Message]:
+    """The same; of standard input, which can be read but once, the first is read now."""
+    return chain(list(islice(messages, 1)), messages) if file.path == STANDARD_INPUT else messages
 
 
 @contextmanager

@@ -114,13 +114,15 @@ class Wanted:
 class Incidents:
     """Alerts folded to one entry per incident; beyond `incidents_max` those that started first are left out.
 
-    foreign: records that are no alerts of this schema. left_out: incidents beyond the limit.
+    foreign:  records that are no alerts of this schema. left_out: incidents beyond the limit.
+    latest_out: where in their order the last one left out stands; one up to there does not come back with its next alert.
     """
 
     incidents_max: int
     by_id: dict[str, Incident] = field(default_factory=dict)
     foreign: int = 0
     left_out: int = 0
+    latest_out: tuple[datetime, str, str] | None = None
 
     def add(self, record: Record) -> PublishedAlert | None:
         """Take note of a record of the alerts topic; None, and counted, when it is no alert of this schema."""
@@ -131,8 +133,11 @@ class Incidents:
             self.foreign += 1
             return None
         known = self.by_id.get(alert.incident_id)
-        if known is None:
-            self.by_id[alert.incident_id] = Incident(alert, value, alert)
+        new = Incident(alert, value, alert)
+        if known is None and self.latest_out is not None and new.order <= self.latest_out:
+            self.left_out += alert.sequence == 1  # the others were counted when they opened
+        elif known is None:
+            self.by_id[alert.incident_id] = new
         else:
             latest, latest_value = (alert, value) if alert.sequence > known.latest.sequence else (known.latest, known.latest_value)
             strongest = alert if alert.anomaly_score > known.strongest.anomaly_score else known.strongest
@@ -150,6 +155,7 @@ class Incidents:
         surplus = sorted(self.by_id.values(), key=lambda one: one.order)[: max(0, len(self.by_id) - self.incidents_max)]
         for incident in surplus:
             del self.by_id[incident.latest.incident_id]
+            self.latest_out = incident.order
         self.left_out += len(surplus)
 
 
@@ -183,7 +189,7 @@ class TopicReader:
             if self._ends and all(positions.get(partition, 0) >= end for partition, end in self._ends.items()):
                 return
             silent_polls = 0 if records else silent_polls + 1
-        raise LogUnavailable(f"the log brought nothing for {SILENT_POLLS_MAX * POLL_S:g} s before the end of the topic; is the broker up?")
+        raise LogUnavailable(f"the log brought nothing for {SILENT_POLLS_MAX * POLL_S:g} s before the end of the topic; look whether it is up, and ask again")
 
 
 def read_incidents(source: Source, incidents_max: int = 1000) -> Incidents:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from anomaly_daemon import wiring
-from anomaly_daemon.domain.errors import LogUnavailable, SettingsError
+from anomaly_daemon.adapters.whole_file import refuse_target
+from anomaly_daemon.commands.progress import progress_bar
+from anomaly_daemon.commands.signals import Signals
+from anomaly_daemon.domain.errors import InputError, LogUnavailable, SettingsError
 from anomaly_daemon.domain.ports import Clock, Sink, Source, Topics
-from anomaly_daemon.settings import Settings, changed, load, restart_needed, take_live
+from anomaly_daemon.domain.records import Offset
+from anomaly_daemon.settings import Settings, changed, digest, live_part, load, restart_needed, take_live, with_live_part
 from anomaly_daemon.telemetry import logging
 
 if TYPE_CHECKING:
     from anomaly_daemon.model.artifact import Artifact
-    from anomaly_daemon.pipeline.loop import LoopSettings
-    from anomaly_daemon.pipeline.process import Processor
+    from anomaly_daemon.pipeline.loop import LoopSettings, Reload
     from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -30,13 +32,26 @@ _RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 15.0
 
 def run(options: argparse.Namespace) -> int:
     """Serve until stopped."""
+    with Signals() as signals:
+        signals.listen()
+        _serve(options, signals)
+    return 0
+
+
+def _serve(options: argparse.Namespace, signals: Signals) -> None:
     settings = load(options.config, options.assignments)
     logging.configure(settings.logging.level, options.log_format or settings.logging.format)
+    if options.watch and not options.config:
+        raise InputError("--watch: there is no settings file to watch; name one with -c")
+    if options.export is not None:
+        refuse_target(options.export, is_forced=options.force)
     from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
     from anomaly_daemon.adapters.clock import SystemClock
+    from anomaly_daemon.adapters.file_watch import FileWatch
     from anomaly_daemon.adapters.score_export import ParquetExport
     from anomaly_daemon.model.engine import CHANNELS
     from anomaly_daemon.pipeline.loop import Loop
+    from anomaly_daemon.pipeline.rule_book import RuleBook
     from anomaly_daemon.telemetry.metrics import Metrics
 
     clock, metrics = SystemClock(), Metrics()
@@ -45,25 +60,24 @@ def run(options: argparse.Namespace) -> int:
         processor, fingerprint, is_checkpointed = wiring.build_processor(settings, artifact, clock=clock)
         opened.callback(processor.close)
         loop_settings = _loop_settings(settings, fingerprint, is_checkpointed, options.until_end)
-        stops: list[Callable[[], None]] = []
-        _on_signals((signal.SIGTERM, signal.SIGINT), stops)
-        log_ends = _open(settings, clock, stops, opened)
-        if log_ends is None:
-            return 0
-        source, sink = log_ends
-        checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep))
+        source, sink = _open(settings, clock, signals, opened)
+        store = FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep)
+        checkpoints = BackgroundCheckpoints(store, metrics)
         opened.callback(checkpoints.close)
-        export = opened.enter_context(closing(ParquetExport(options.export, CHANNELS))) if options.export else None
-        reload = _reloader(options, settings, artifact, processor, metrics, loop_settings)
-        progress = opened.enter_context(_progress()) if options.until_end else None
-        loop = Loop(source, sink, processor, checkpoints, clock, metrics, loop_settings, export, reload, progress)
-        signal.signal(signal.SIGHUP, lambda *_: loop.ask_reload())
-        if stops:
-            loop.stop()
-        stops.append(loop.stop)
+        rule_book = RuleBook(store, live_part(settings), lambda text: wiring.build_rules(with_live_part(settings, text)))
+        reload = _reloader(options, settings, artifact, metrics, clock, loop_settings)
+        progress = opened.enter_context(progress_bar("judging")) if options.until_end else None
+        export = None
+        if options.export:
+            metadata = wiring.describe(settings, artifact, mode="live", started_from="checkpoint", spans={})
+            export = opened.enter_context(closing(ParquetExport(options.export, CHANNELS, metadata, is_forced=options.force)))
+        is_reload_due = FileWatch(options.config, clock).has_changed if options.watch else lambda: False
+        loop = Loop(
+            source, sink, processor, checkpoints, clock, metrics, loop_settings, export, reload, progress, rule_book, is_reload_due=is_reload_due
+        )
+        signals.pass_to(loop)
         _tell_start(settings, artifact.version, loop_settings)
         loop.run()
-    return 0
 
 
 def _loop_settings(settings: Settings, fingerprint: str, is_checkpointed: bool, until_end: bool) -> LoopSettings:
@@ -81,15 +95,18 @@ def _loop_settings(settings: Settings, fingerprint: str, is_checkpointed: bool, 
 
 
 def _reloader(
-    options: argparse.Namespace, settings: Settings, artifact: Artifact, processor: Processor, metrics: Metrics, loop_settings: LoopSettings
-) -> Callable[[], LoopSettings | None]:
+    options: argparse.Namespace, settings: Settings, artifact: Artifact, metrics: Metrics, clock: Clock, loop_settings: LoopSettings
+) -> Callable[[], Reload | None]:
     """Reads the settings again; what can change live does, and a bad file changes nothing."""
+    from anomaly_daemon.pipeline.loop import Reload
+
     current = settings
 
-    def reload() -> LoopSettings | None:
-        nonlocal current
+    def reload() -> Reload | None:
         try:
             fresh = load(options.config, options.assignments)
+            live = take_live(current, fresh)
+            rules = wiring.build_rules(live)
         except SettingsError as error:
             log.error("settings_refused", error=str(error), remedy="the old settings stay in force")
             metrics.config_reloaded(is_successful=False)
@@ -97,28 +114,19 @@ def _reloader(
         named = restart_needed(current, fresh)
         if named:
             log.warning("restart_needed", settings=named, remedy="these keep their old values until a restart")
-        live = take_live(current, fresh)
-        processor.apply(wiring.build_rules(live), wiring.build_context(live, artifact, "live"), live.incidents.window_points)
-        logging.configure(live.logging.level, options.log_format or live.logging.format)
-        log.info("settings_reloaded", changed=changed(current, live))
-        metrics.config_reloaded(is_successful=True)
-        current = live
-        return replace(loop_settings, checkpoint_every_s=live.checkpoints.every)
+
+        def accept(cuts: Mapping[str, Offset]) -> None:
+            nonlocal current
+            logging.configure(live.logging.level, options.log_format or live.logging.format)
+            metrics.config_reloaded(is_successful=True, now_us=clock.now_us())
+            log.info("settings_reloaded", changed=changed(current, live), settings_hash=digest(live), from_offsets=dict(cuts))
+            current = live
+
+        context = wiring.build_context(live, artifact, "live")
+        fresh_loop = replace(loop_settings, checkpoint_every_s=live.checkpoints.every)
+        return Reload(fresh_loop, live_part(live), rules, context, live.incidents.window_points, accept)
 
     return reload
-
-
-def _on_signals(numbers: Sequence[signal.Signals], stops: list[Callable[[], None]]) -> None:
-    """Call whatever is in `stops` when one comes; before the loop stands, note that one came."""
-
-    def stop(*_: object) -> None:
-        for call in list(stops):
-            call()
-        if not stops:
-            stops.append(lambda: None)
-
-    for number in numbers:
-        signal.signal(number, stop)
 
 
 def _tell_start(settings: Settings, model: str, loop_settings: LoopSettings) -> None:
@@ -128,23 +136,11 @@ def _tell_start(settings: Settings, model: str, loop_settings: LoopSettings) -> 
         log.warning("state_not_checkpointed", method=settings.threshold.method, remedy="a restart goes through the retained log again")
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Records done of those there were at the start, on standard error while it is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("judging", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _open(settings: Settings, clock: Clock, stops: list[Callable[[], None]], opened: ExitStack) -> tuple[Source, Sink] | None:
-    """Source and sink, waiting with bounded back-off for a log that is away; None when told to stop meanwhile."""
+def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack) -> tuple[Source, Sink]:
+    """Source and sink, waiting with bounded back-off for a log that is away, until told to leave."""
     delay_s = _RETRY_FIRST_S
-    while not stops:
+    while True:
+        signals.heed()
         topics: Topics | None = None
         try:
             topics = wiring.open_topics(settings)
@@ -161,4 +157,3 @@ def _open(settings: Settings, clock: Clock, stops: list[Callable[[], None]], ope
         finally:
             if topics is not None:
                 topics.close()
-    return None

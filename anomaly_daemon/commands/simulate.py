@@ -95,16 +95,18 @@ def _output(options: argparse.Namespace) -> Output:
         if options.create or options.partitions is not None:
             raise InputError("--create and --partitions go with --topic, not with --output")
         return FileOutput(options.output, KEY_FIELD_OF_LINES[options.what])
+    from anomaly_daemon.commands.load import checked_partitions
     from anomaly_daemon.settings import load
     from anomaly_daemon.wiring import open_topics
 
     settings = load(options.config, options.assignments)
+    partitions = checked_partitions(options.partitions, settings.topics.partitions)
     topics = open_topics(settings)
     try:
         if options.topic not in topics.partitions([options.topic]):
             if not (options.create or settings.topics.create_topics):
                 raise TopicError(f"{settings.log}: no topic {options.topic}; add --create, and --partitions N if you like, to make it")
-            topics.create(options.topic, settings.topics.partitions if options.partitions is None else options.partitions)
+            topics.create(options.topic, partitions)
     except BaseException:
         topics.close()
         raise

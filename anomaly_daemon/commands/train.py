@@ -59,7 +59,8 @@ def _read(settings: Settings, options: argparse.Namespace) -> list[EntitySequenc
     reader = SequenceReader(Decoder(settings.record), FeatureTransforms(features_of(settings)))
     with closing(open_source(settings, options.source, options.topic)) as source, _reading_progress() as advance:
         sequences = read_sequences(source, reader, wanted, advance)
-    log.info("range_read", records=reader.read, rejected=reader.rejected, entities=len(sequences))
+    rejected = {reason.value: count for reason, count in reader.rejections.most_common()}
+    log.info("range_read", records=reader.read, outside=reader.outside, rejected=rejected, entities=len(sequences))
     return sequences
 
 

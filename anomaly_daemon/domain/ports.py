@@ -27,6 +27,10 @@ class Source(Protocol):
         """What each partition retains now."""
         ...
 
+    def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
+        """The first offset of each whose timestamp is not before; its end where there is none. Of files, timestamp is the event time."""
+        ...
+
     def positions(self) -> dict[Partition, Offset]:
         """The next offset that `poll` will bring of each owned partition; offsets that hold no record are passed over."""
         ...
@@ -111,9 +115,12 @@ class ScoreExport(Protocol):
         ...
 
     def write(self, output: BatchOutput) -> None:
-        """Append the rows of a batch that are wanted and not there yet: after a recovery some come a second time."""
+        """Append the rows of a batch that are wanted and not there yet: after a recovery some come a second time.
+
+        Raises StopAtOnce when rows taken before could not be stored.
+        """
         ...
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file; may be called twice. Raises StopAtOnce when rows that were taken are not in it and nobody was told."""
         ...

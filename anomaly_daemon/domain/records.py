@@ -144,6 +144,7 @@ class Scores:
 
     anomaly_score [0, 1]; tail_probability (0, 1] of a normal record scoring as high; threshold on the scale of
     anomaly_score; is_anomaly bool; grade float64 0–1, how far beyond the threshold; phase int8 (`Phase`);
+    deviations of the log score above its mean, anomalous where above the entity's z; NaN in warm-up, or where the method knows none;
     evidence: one column per channel, raw (before calibration), NaN where the channel had nothing to say.
     """
 
@@ -153,6 +154,7 @@ class Scores:
     is_anomaly: NDArray[np.bool_]
     grade: NDArray[np.float64]
     phase: NDArray[np.int8]
+    deviations: NDArray[np.float64]
     evidence: Mapping[str, NDArray[np.float64]]
 
 
@@ -219,13 +221,14 @@ class Alert:
 class ScoredBatch:
     """The rows of exported scores: one per record in log order, rejected records included (their numbers are NaN).
 
-    incident_ids: parallel to `observations`; None outside an incident.
+    incident_ids: parallel to `observations`; None outside an incident. dropped: of entities that nobody asked for; they have no row.
     """
 
     observations: Observations
     scores: Scores
     incident_ids: list[str | None]
     rejections: tuple[Rejection, ...]
+    dropped: Sequence[Record] = ()
 
 
 @dataclass(frozen=True, slots=True)

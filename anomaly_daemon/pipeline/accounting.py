@@ -22,6 +22,9 @@ def count_batch(metrics: Metrics, batch: Batch, output: BatchOutput, committed: 
         for rejection in output.scored.rejections:
             if is_new(rejection.record):
                 metrics.dead_letter_records.labels(rejection.reason.value).inc()
+        dropped = sum(map(is_new, output.scored.dropped))
+        if dropped:
+            metrics.records_dropped.labels("entity").inc(dropped)
     for alert in output.alerts:
         metrics.alerts.labels(alert.transition.value).inc()
 

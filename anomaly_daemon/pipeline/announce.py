@@ -21,12 +21,14 @@ from anomaly_daemon.thresholds.judge import Verdicts
 class MicroBatch:
     """Observations that were judged together. B entities, longest run first; the layout's rows are N.
 
-    profile: int64 [B], the rules each entity lives under. recent: int64 [B], its history of verdicts, advanced in place.
+    owners: [B], the partition of each. profile: int64 [B], the rules each entity lives under.
+    recent: int64 [B], its history of verdicts, advanced in place.
     """
 
     observations: Observations
     layout: Layout
     entities: Sequence[str]
+    owners: Sequence[Partition]
     profile: NDArray[np.int64]
     recent: NDArray[np.int64]
     work: Work
@@ -47,15 +49,14 @@ class Announcer:
         """The alerts, by partition and offset, and the incident each observation belongs to, in log order."""
         layout, records = micro.layout, micro.observations.records
         incident_ids: list[str | None] = [None] * len(records)
-        owners = [records[position].partition for position in layout.order[: len(micro.entities)]]
-        hot = _hot(micro, owners, machines)
+        hot = _hot(micro, machines)
         alerts: list[Alert] = []
         judged = _Judgements(micro) if len(hot) else None
         for rank in hot.tolist():
             assert judged is not None
             places = (layout.starts[: np.count_nonzero(layout.widths > rank)] + rank).tolist()
             seen = [judged.at(row) for row in places]
-            partition = owners[rank]
+            partition = micro.owners[rank]
             advance = machines[partition].advance(micro.entities[rank], int(micro.profile[rank]), int(micro.recent[rank]), seen)
             micro.recent[rank] = advance.recent
             for row, incident_id in zip(places, advance.incident_ids, strict=True):
@@ -109,12 +110,12 @@ class _Judgements:
         return Phase(int(self._phase[row]))
 
 
-def _hot(micro: MicroBatch, owners: Sequence[Partition], machines: Mapping[Partition, IncidentMachine]) -> NDArray[np.int64]:
+def _hot(micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> NDArray[np.int64]:
     """Ranks of the entities that an incident may concern: anomalous now or of late, or tracked by their machine."""
     hot = micro.recent != 0
     hot[micro.layout.rank[micro.verdicts.is_anomaly.cpu().numpy()]] = True
     hot |= np.fromiter(
-        (machines[owner].is_tracked(entity) for owner, entity in zip(owners, micro.entities, strict=True)), np.bool_, len(micro.entities)
+        (machines[owner].is_tracked(entity) for owner, entity in zip(micro.owners, micro.entities, strict=True)), np.bool_, len(micro.entities)
     )
     return np.flatnonzero(hot)
 

@@ -121,10 +121,9 @@ class IncidentMachine:
         """Whether the entity has an open incident, cools down, or is owed a count of suppressed triggers."""
         return entity in self._open or entity in self._cooling
 
-    def with_rules(self, rules: Sequence[Incidents]) -> IncidentMachine:
-        """The same machine, under other rules from its next observation on; a cooldown under way keeps its end."""
+    def take_rules(self, rules: Sequence[Incidents]) -> None:
+        """Other rules from the next observation on; a cooldown under way keeps its end."""
         self._rules = [_Rule.of(settings) for settings in rules]
-        return self
 
     def forget(self, entity: str) -> None:
         """Drop what is kept of an entity, an open incident too, without a turn."""

@@ -8,41 +8,25 @@ Whatever goes wrong before (3) is undone by recovering from the log, the only un
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import structlog
 
 from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, Recoverable
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
-from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Checkpoint, Offset, Partition, PartitionChange
+from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Offset, Partition, PartitionChange
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
+from anomaly_daemon.pipeline.alerts import AlertContext
 from anomaly_daemon.pipeline.pieces import next_offsets
-from anomaly_daemon.pipeline.process import Processor
-from anomaly_daemon.state.snapshot import Snapshot
+from anomaly_daemon.pipeline.process import Processor, Rules
+from anomaly_daemon.pipeline.rule_book import RuleBook
+from anomaly_daemon.pipeline.saving import Checkpointer, Saving
 from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_ROWS_COPIED_A_STEP = 4096
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 15.0
-
-
-class Checkpointer(Protocol):
-    """Saves checkpoints beside the loop."""
-
-    def save(self, checkpoint: Checkpoint) -> bool:
-        """Start writing; False when an earlier one of this partition is still being written."""
-        ...
-
-    def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """The newest valid checkpoint at or before an offset."""
-        ...
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait until everything handed in is written."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +46,18 @@ class LoopSettings:
     until_end: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Settings read again. text: the rules, as a RuleBook notes them; accept: called with the offsets of the cut once they are in force."""
+
+    settings: LoopSettings
+    text: str
+    rules: Rules
+    context: AlertContext
+    window_points: int
+    accept: Callable[[Mapping[str, Offset]], None]
+
+
 class Loop:
     """Owns source, sink and state in one thread; signals only set flags."""
 
@@ -75,22 +71,33 @@ class Loop:
         metrics: Metrics,
         settings: LoopSettings,
         export: ScoreExport | None = None,
-        reload: Callable[[], LoopSettings | None] | None = None,
+        reload: Callable[[], Reload | None] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        rule_book: RuleBook | None = None,
+        is_reload_due: Callable[[], bool] = lambda: False,
     ) -> None:
         self._source, self._sink, self._processor, self._checkpoints = source, sink, processor, checkpoints
         self._clock, self._metrics, self._settings, self._export, self._reload = clock, metrics, settings, export, reload
-        self._progress = progress
+        self._progress, self._rule_book, self._is_reload_due = progress, rule_book, is_reload_due
+        self._saving = Saving(processor, checkpoints, clock, settings.fingerprint, settings.checkpoint_every_s)
         self._committed: dict[Partition, Offset] = {}
         self._position: dict[Partition, Offset] = {}
         self._ends: dict[Partition, Offset] = {}
         self._reached: dict[Partition, Offset] = {}
         self._begun: dict[Partition, Offset] = {}
-        self._due_s: dict[Partition, float] = {}
         self._to_recover: set[Partition] = set()
-        self._copying: tuple[Checkpoint, Snapshot] | None = None
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
+
+    @property
+    def positions(self) -> dict[Partition, Offset]:
+        """The next offset of each partition at hand."""
+        return dict(self._position)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._is_stopping
 
     def stop(self) -> None:
         """Finish the batch under way, then leave; safe in a signal handler."""
@@ -117,7 +124,7 @@ class Loop:
         self._leave()
 
     def _step(self) -> None:
-        if self._is_reload_asked:
+        if self._is_reload_asked or self._is_reload_due():
             self._apply_reload()
         batch = self._source.poll(self._settings.poll_timeout_s)
         self._note(batch.changes)
@@ -129,8 +136,26 @@ class Loop:
         if not batch.records:
             self._reached = self._source.positions()
         else:
-            self._take(batch)
-        self._checkpoint_when_due()
+            for piece in self._under_one_rule(batch):
+                self._take(piece)
+        self._saving.step(self._caught_up())
+
+    def _under_one_rule(self, batch: Batch) -> Iterator[Batch]:
+        """The batch, cut where a recovery passes the offset of a reload."""
+        if self._rule_book is None:
+            yield batch
+            return
+        records = batch.records
+        while cuts := self._rule_book.next_cuts():
+            passed = ((place, one.partition) for place, one in enumerate(records) if one.offset >= cuts.get(one.partition, one.offset + 1))
+            place, partition = next(passed, (None, None))
+            if place is None or partition is None:
+                break
+            if place:
+                yield replace(batch, records=records[:place])
+            records = records[place:]
+            self._processor.govern(partition, self._rule_book.turn(partition))
+        yield replace(batch, records=records)
 
     def _take(self, batch: Batch) -> None:
         """One batch, from its records to its commit."""
@@ -164,14 +189,16 @@ class Loop:
                 if change.kind is ChangeKind.ASSIGNED:
                     self._to_recover.add(partition)
                     continue
-                if change.kind is ChangeKind.REVOKED and partition in self._position and partition not in self._to_recover:
-                    self._checkpoint(partition)
+                if change.kind is ChangeKind.REVOKED and partition not in self._to_recover and partition in self._caught_up():
+                    self._saving.save_now(partition, self._position[partition])
                 self._forget(partition)
 
     def _forget(self, partition: Partition) -> None:
-        self._stop_copying(partition)
+        self._saving.forget(partition)
         self._processor.drop(partition)
-        for facts in (self._committed, self._position, self._ends, self._begun, self._due_s):
+        if self._rule_book is not None:
+            self._rule_book.forget(partition)
+        for facts in (self._committed, self._position, self._ends, self._begun):
             facts.pop(partition, None)
         self._to_recover.discard(partition)
 
@@ -179,12 +206,14 @@ class Loop:
         """The one recovery path: newest valid checkpoint at S ≤ committed C, seek to S, process S..C without effects, then live."""
         committed, bounds = self._source.committed(partitions), self._source.bounds(partitions)
         for partition in partitions:
-            self._stop_copying(partition)
+            self._saving.stop_copying(partition)
             offset = committed[partition]
             retained = bounds[partition]
             start = max(retained.earliest, self._restore(partition, offset, retained.earliest))
             if retained.earliest > offset:
                 self._tell_gap(partition, offset, retained.earliest)
+            if self._rule_book is not None:
+                self._processor.govern(partition, self._rule_book.recover(partition, start, max(offset, retained.earliest), retained.earliest))
             self._source.seek(partition, start)
             self._committed[partition] = max(offset, retained.earliest)
             self._position[partition] = start
@@ -192,7 +221,7 @@ class Loop:
             self._begun.setdefault(partition, start)
             if self._export is not None:
                 self._export.begin(partition, self._committed[partition])
-            self._due_s[partition] = self._clock.monotonic_s() + self._settings.checkpoint_every_s
+            self._saving.begin(partition)
             self._to_recover.discard(partition)
             self._metrics.recoveries.inc()
             log.info("partition_recovered", partition=str(partition), start=start, committed=offset, replayed_silently=max(0, offset - start))
@@ -224,51 +253,31 @@ class Loop:
             log.warning("state_rebuilt_from_log", partition=str(partition), start=start, committed=committed, reason="no valid checkpoint")
         return start
 
-    def _checkpoint_when_due(self) -> None:
-        """One partition at a time, the one due for longest, some rows a step: copying state must not hold the loop up."""
-        if self._copying is None:
-            self._open_due()
-        if self._copying is None:
-            return
-        checkpoint, rows = self._copying
-        rows.copy(_ROWS_COPIED_A_STEP)
-        if rows.is_whole and self._checkpoints.save(checkpoint):
-            self._metrics.checkpoints.inc()
-            self._stop_copying(checkpoint.partition)
-
-    def _open_due(self) -> None:
-        now_s = self._clock.monotonic_s()
-        for partition in sorted(self._due_s, key=self._due_s.__getitem__):
-            if now_s < self._due_s[partition]:
-                return
-            if self._may_checkpoint(partition):
-                self._due_s[partition] = now_s + self._settings.checkpoint_every_s
-                self._copying = self._processor.open_snapshot(partition, self._position[partition], self._settings.fingerprint)
-                return
-
-    def _stop_copying(self, partition: Partition) -> None:
-        if self._copying is not None and self._copying[0].partition == partition:
-            self._processor.close_snapshot(partition)
-            self._copying = None
-
-    def _may_checkpoint(self, partition: Partition) -> bool:
-        """Whether the partition is caught up: its state is that of its committed offset."""
-        return self._settings.is_checkpointed and self._position[partition] >= self._committed[partition]
-
-    def _checkpoint(self, partition: Partition) -> None:
-        """Save a partition's state at its committed offset at once, before it goes."""
-        self._stop_copying(partition)
-        if self._may_checkpoint(partition):
-            self._checkpoints.save(self._processor.snapshot(partition, self._position[partition], self._settings.fingerprint))
+    def _caught_up(self) -> dict[Partition, Offset]:
+        """Partitions whose state is that of their committed offset, as far as state can be saved at all."""
+        if not self._settings.is_checkpointed:
+            return {}
+        return {partition: position for partition, position in self._position.items() if position >= self._committed[partition]}
 
     def _apply_reload(self) -> None:
-        """A reload is a cut in the log: everything before it is committed, a checkpoint is taken at it, then the rules change."""
+        """A reload is a cut in the log: everything before it is committed; it is noted, then the rules change."""
         self._is_reload_asked = False
-        if self._reload is None:
+        reload = self._reload() if self._reload is not None else None
+        if reload is None:
             return
-        for partition in self._position:
-            self._checkpoint(partition)
-        self._settings = self._reload() or self._settings
+        try:
+            if self._rule_book is not None:
+                self._rule_book.cut(self._committed, self._position, reload.text)
+        except OSError as error:
+            log.error("settings_refused", error=str(error), remedy="the cut cannot be noted at checkpoints.url; the old settings stay in force")
+            self._metrics.config_reloaded(is_successful=False)
+            return
+        self._settings, self._saving.every_s = reload.settings, reload.settings.checkpoint_every_s
+        self._processor.apply(reload.rules, reload.context, reload.window_points)
+        for partition, position in self._position.items():
+            if position >= self._committed[partition]:
+                self._processor.govern(partition, reload.rules)
+        reload.accept({str(partition): offset for partition, offset in self._committed.items()})
 
     def _is_at_end(self) -> bool:
         """Whether every partition at hand is processed to where it ended when it came."""
@@ -283,8 +292,8 @@ class Loop:
 
     def _leave(self) -> None:
         """What a drain still does: a checkpoint of every partition, within the deadline."""
-        for partition in sorted(self._position):
+        for partition, offset in sorted(self._caught_up().items()):
             if partition not in self._to_recover:
-                self._checkpoint(partition)
+                self._saving.save_now(partition, offset)
         self._checkpoints.flush(self._settings.drain_timeout_s)
         log.info("stopped", **self._metrics.facts())

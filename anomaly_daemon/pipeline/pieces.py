@@ -68,6 +68,23 @@ def cut(observations: Observations, first: int, last: int) -> Observations:
     )
 
 
+def only(observations: Observations, is_wanted: Callable[[str], bool]) -> tuple[Observations, Observations]:
+    """Those of the entities wanted, and the others."""
+    wanted = [is_wanted(entity) for entity in observations.entities]
+    chosen, others = ([place for place, is_one in enumerate(wanted) if is_one is kept] for kept in (True, False))
+    return _at(observations, chosen), _at(observations, others)
+
+
+def _at(observations: Observations, places: list[int]) -> Observations:
+    return Observations(
+        [observations.records[place] for place in places],
+        [observations.entities[place] for place in places],
+        observations.times_us[places],
+        observations.readings[places],
+        observations.categories[places],
+    )
+
+
 def _within_ttl(piece: Observations, slots: NDArray[np.int64], table: Table, ttl_us: int) -> Iterator[Piece]:
     """Cut a piece wherever an entity returns after its time to live, and start that entity anew there."""
     while len(slots):

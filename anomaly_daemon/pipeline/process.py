@@ -24,6 +24,7 @@ from anomaly_daemon.domain.records import (
     Observations,
     Offset,
     Partition,
+    Record,
     Rejection,
     ScoredBatch,
     Scores,
@@ -34,7 +35,7 @@ from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.incidents import IncidentMachine
-from anomaly_daemon.pipeline.pieces import next_offsets, pieces, runs
+from anomaly_daemon.pipeline.pieces import next_offsets, only, pieces, runs
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
@@ -84,13 +85,18 @@ class Processor:
         entity_ttl_s: float,
         window_points: int,
         now_us: Callable[[], int] | None = None,
+        is_wanted: Callable[[str], bool] | None = None,
     ) -> None:
+        """is_wanted: the entities that are judged; the records of others are dropped. None: all."""
         self._stages, self._rules = stages, rules
         self._announcer = Announcer(stages.engine, stages.table, stages.transforms.names, context, window_points)
         self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
         self._ttl_us, self._now_us = int(entity_ttl_s * 1e6), now_us
         self._forgotten = self._suppressed = 0
+        self._is_wanted = is_wanted
+        self.dropped_entity: str | None = None
         self._machines: dict[Partition, IncidentMachine] = {}
+        self._rules_of: dict[Partition, Rules] = {}
         self._watermarks: dict[Partition, int] = {}
         self._gathered = (OBSERVATIONS.name, *stages.engine.gathered, *(column.name for column in stages.judge.columns()))
 
@@ -117,6 +123,11 @@ class Processor:
         emit_from: per partition, the committed offset; records before it are processed for their state only.
         """
         observations, rejections = self._stages.decoder.decode(batch.records)
+        dropped: list[Record] = []
+        if self._is_wanted is not None:
+            observations, others = only(observations, self._is_wanted)
+            dropped = others.records
+            self.dropped_entity = others.entities[0] if others.entities else self.dropped_entity
         alerts: list[Alert] = []
         incident_ids: list[str | None] = []
         scores: list[Scores] = []
@@ -137,12 +148,13 @@ class Processor:
             next_offsets={partition: offset for partition, offset in ends.items() if offset > emit_from.get(partition, 0)},
             lease=batch.lease,
             alerts=announced,
-            scored=ScoredBatch(observations, _joined(scores, CHANNELS), incident_ids, tuple(rejections)),
+            scored=ScoredBatch(observations, _joined(scores, CHANNELS), incident_ids, tuple(rejections), dropped),
         )
 
     def begin(self, partition: Partition) -> None:
         """Start a partition from nothing."""
         self.drop(partition)
+        self._rules_of[partition] = self._rules
         self._machines[partition] = IncidentMachine(self._announcer.context.detector_id, partition, self._rules.incidents)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -158,6 +170,7 @@ class Processor:
         self._stages.table.drop(partition)
         self._machines.pop(partition, None)
         self._watermarks.pop(partition, None)
+        self._rules_of.pop(partition, None)
 
     def snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> Checkpoint:
         """A copy of a partition's state, true after every record before `offset`."""
@@ -175,12 +188,15 @@ class Processor:
         """The partition's snapshot is whole, or no longer wanted."""
         self._stages.table.close_snapshot(partition)
 
+    def govern(self, partition: Partition, rules: Rules) -> None:
+        """Go on with a partition under these rules; recurrent state and learned statistics stay as they are."""
+        self._rules_of[partition] = rules
+        self._machines[partition].take_rules(rules.incidents)
+
     def apply(self, rules: Rules, context: AlertContext, window_points: int) -> None:
-        """Go on under other rules; recurrent state and learned statistics stay as they are."""
+        """What alerts say of the detector from now on, and the rules of partitions that come; `govern` tells those at hand."""
         self._rules = rules
         self._announcer = replace(self._announcer, context=context, window_points=window_points)
-        for partition, machine in self._machines.items():
-            self._machines[partition] = machine.with_rules(rules.incidents)
 
     def close(self) -> None:
         """Let go of the spill file."""
@@ -196,9 +212,10 @@ class Processor:
         table, layout = stages.table, lay_out(slots)
         rows, host = table.gather(layout.slots, self._gathered), table.gather_host(layout.slots)
         entities = [observations.entities[position] for position in layout.order[: len(layout.slots)]]
-        profile = np.array([self._rules.profiles.index(entity) for entity in entities], np.int64)
-        for name, by_profile in self._rules.parameters.items():
-            rows[f"parameter.{name}"] = torch.from_numpy(by_profile[profile]).to(rows[OBSERVATIONS.name].device)
+        owners = [observations.records[position].partition for position in layout.order[: len(layout.slots)]]
+        profile, parameters = self._governed(owners, entities)
+        for name, parameter in parameters.items():
+            rows[f"parameter.{name}"] = torch.from_numpy(parameter).to(rows[OBSERVATIONS.name].device)
         rows["slot"] = torch.from_numpy(layout.slots)
         times_us = observations.times_us[layout.order]
         values, gaps_s = stages.transforms.transform(
@@ -207,13 +224,25 @@ class Processor:
         work = stages.engine.observe(layout, rows, table, values, gaps_s)
         verdicts = stages.judge.judge(layout, rows, work.channels, work.fresh)
         _note_last_seen(layout, times_us, host)
-        micro = MicroBatch(observations, layout, entities, profile, host[RECENT.name], work, verdicts)
+        micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], work, verdicts)
         alerts, incident_ids = self._announcer.announce(micro, self._machines)
         stages.engine.remember(work, table)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         self._note_watermarks(observations)
         return _scores(layout, work, verdicts), alerts, incident_ids
+
+    def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+        """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
+        rules = list({id(one): one for one in self._rules_of.values()}.values())
+        if len(rules) == 1:
+            profile = np.array([rules[0].profiles.index(entity) for entity in entities], np.int64)
+            return profile, {name: by_profile[profile] for name, by_profile in rules[0].parameters.items()}
+        found = [self._rules_of[owner] for owner in owners]
+        indices = [one.profiles.index(entity) for one, entity in zip(found, entities, strict=True)]
+        names = rules[0].parameters
+        parameters = {name: np.array([one.parameters[name][index] for one, index in zip(found, indices, strict=True)]) for name in names}
+        return np.array(indices, np.int64), parameters
 
     def _messages(self, alerts: Sequence[Alert], rejections: Sequence[Rejection]) -> tuple[Message, ...]:
         now_us = self._now_us() if self._now_us is not None and alerts else None
@@ -251,6 +280,7 @@ def _scores(layout: Layout, work: Work, verdicts: Verdicts) -> Scores:
         is_anomaly=in_log_order(verdicts.is_anomaly).astype(np.bool_),
         grade=in_log_order(verdicts.grade),
         phase=in_log_order(verdicts.phase).astype(np.int8),
+        deviations=in_log_order(verdicts.deviations),
         evidence={name: in_log_order(values) for name, values in work.channels.items()},
     )
 
@@ -271,5 +301,6 @@ def _joined(parts: Sequence[Scores], channels: Sequence[str]) -> Scores:
         is_anomaly=join("is_anomaly").astype(np.bool_),
         grade=join("grade"),
         phase=join("phase").astype(np.int8),
+        deviations=join("deviations"),
         evidence={name: np.concatenate([part.evidence[name] for part in parts]) if parts else empty for name in channels},
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.columns import LAST_SEEN_US, Column
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.ports import Source
-from anomaly_daemon.domain.records import ChangeKind, Observations, Offset, Partition, Record
+from anomaly_daemon.domain.records import ChangeKind, Observations, Offset, Partition, Reason, Record
 from anomaly_daemon.model.training import EntitySequence
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
+from anomaly_daemon.pipeline.time_range import Moment, parse_moment, refuse_inverted
 from anomaly_daemon.state.segments import lay_out
 from anomaly_daemon.state.table import Table
 
@@ -43,16 +44,16 @@ class Range:
 
 def parse_range(start: str | None, end: str | None) -> Range:
     """A range from what a person typed: offsets or ISO 8601 times. Raises InputError."""
-    (start_offset, start_us), (end_offset, end_us) = _parse_bound("--from", start), _parse_bound("--to", end)
-    found = Range(start_offset, end_offset, start_us, end_us)
-    for first, last in ((start_offset, end_offset), (start_us, end_us)):
-        if first is not None and last is not None and first >= last:
-            raise InputError(f"--from {start} --to {end}: the range is empty; --to is exclusive and must lie after --from")
-    return found
+    first, last = parse_moment("--from", start) or Moment(), parse_moment("--to", end) or Moment()
+    refuse_inverted(first, last)
+    return Range(first.offset, last.offset, first.time_us, last.time_us)
 
 
 class SequenceReader:
-    """Collects features per entity, batch by batch, with the transforms' own state per entity."""
+    """Collects features per entity, batch by batch, with the transforms' own state per entity.
+
+    read: observations in the range; outside: those before or after it by event time; rejections: records by why they are none.
+    """
 
     def __init__(self, decoder: Decoder, transforms: FeatureTransforms) -> None:
         self._decoder, self._transforms = decoder, transforms
@@ -60,17 +61,19 @@ class SequenceReader:
         columns = (last_seen, *transforms.columns())
         self._table = Table(columns, resident_max=_ENTITIES_MAX, entities_max=_ENTITIES_MAX, device="cpu", spill=Path(gettempdir()))
         self._parts: dict[tuple[str, Partition], list[tuple[NDArray[np.float32], NDArray[np.float64]]]] = {}
-        self.rejected = self.read = 0
+        self.read = self.outside = 0
+        self.rejections: Counter[Reason] = Counter()
 
     def add(self, records: list[Record], wanted: Range) -> None:
         """Take what lies in the range; records must come in offset order per partition."""
         observations, rejections = self._decoder.decode([record for record in records if wanted.holds(record)])
-        self.rejected += len(rejections)
-        self.read += len(observations.records)
+        self.rejections.update(rejection.reason for rejection in rejections)
         inside = (observations.times_us >= (wanted.start_us if wanted.start_us is not None else np.iinfo(np.int64).min)) & (
             observations.times_us < (wanted.end_us if wanted.end_us is not None else np.iinfo(np.int64).max)
         )
         places = np.flatnonzero(inside).tolist()
+        self.read += len(places)
+        self.outside += len(inside) - len(places)
         for partition, group in itertools.groupby(places, key=lambda place: observations.records[place].partition):
             self._add(partition, observations, np.array(list(group)))
 
@@ -126,20 +129,14 @@ def read_sequences(source: Source, reader: SequenceReader, wanted: Range, progre
             break
     sequences = reader.sequences()
     if not sequences:
-        raise InputError(
-            f"no usable record in the range: {reader.read} read, {reader.rejected} rejected; check --from, --to, topic and `record` settings"
-        )
+        raise InputError(f"no usable record in the range: {_why_none(reader, total)}")
     return sequences
 
 
-def _parse_bound(flag: str, text: str | None) -> tuple[Offset | None, int | None]:
-    if text is None:
-        return None, None
-    if text.isdigit():
-        return int(text), None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"{flag} {text}: neither an offset nor an ISO 8601 time such as 2026-01-31T12:00:00Z") from None
-    time = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    return None, round(time.timestamp() * 1e6)
+def _why_none(reader: SequenceReader, records: int) -> str:
+    """Where the records went, and what to look at."""
+    if not records:
+        return "it holds no record at all; check --from, --to and the topic"
+    reasons = ", ".join(f"{count} {reason.value}" for reason, count in reader.rejections.most_common())
+    remedy = "check the `record` settings against a record" if reader.rejections else "check --from and --to"
+    return f"{reader.outside} before or after it, {reader.rejections.total()} rejected{f' ({reasons})' if reasons else ''}; {remedy}"

@@ -1,27 +1,27 @@
 """Every knob of the daemon, and the only reader of the environment and of YAML."""
 
-from anomaly_daemon.settings.comparison import changed, digest, features_of, restart_needed, take_live
+from anomaly_daemon.settings.comparison import changed, digest, features_of, live_part, restart_needed, take_live, with_live_part
+from anomaly_daemon.settings.incident_rules import Incidents, Override, Window
+from anomaly_daemon.settings.log_url import brokers, checked_log, masked
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
 from anomaly_daemon.settings.reference import reference
+from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE
 from anomaly_daemon.settings.sections import (
     ENVIRONMENT_PREFIX,
     Checkpoints,
     Engine,
-    Incidents,
     Input,
     Kafka,
     Logging,
     Model,
     Output,
-    Override,
     Settings,
     Shutdown,
     Threshold,
     TopicCreation,
     Training,
-    Window,
 )
-from anomaly_daemon.settings.sources import SECRETS_DIR_VARIABLE, load
+from anomaly_daemon.settings.sources import load
 from anomaly_daemon.settings.values import (
     EPOCH,
     Duration,
@@ -59,15 +59,20 @@ __all__ = [
     "TopicCreation",
     "Training",
     "Window",
+    "brokers",
     "changed",
+    "checked_log",
     "digest",
     "features_of",
     "format_duration",
+    "live_part",
     "load",
+    "masked",
     "microseconds_since_1970",
     "parse_duration_s",
     "parse_instant_us",
     "reference",
     "restart_needed",
     "take_live",
+    "with_live_part",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings.incident_rules import Incidents, Override
 from anomaly_daemon.settings.record_schema import Feature
 from anomaly_daemon.settings.sections import Settings
 
@@ -41,16 +42,36 @@ def restart_needed(old: Settings, new: Settings) -> list[str]:
 
 
 def take_live(old: Settings, new: Settings) -> Settings:
-    """The old settings with the new values of what can change while the daemon runs."""
-    return old.model_copy(
-        update={
-            "threshold": old.threshold.model_copy(update={"z": new.threshold.z, "level": new.threshold.level}),
-            "checkpoints": old.checkpoints.model_copy(update={"every": new.checkpoints.every}),
-            "incidents": new.incidents,
-            "overrides": new.overrides,
-            "logging": new.logging,
+    """The old settings with the new values of what can change while the daemon runs; z and level only of the method that runs."""
+    live: dict[str, Any] = {
+        "checkpoints": old.checkpoints.model_copy(update={"every": new.checkpoints.every}),
+        "incidents": new.incidents,
+        "logging": new.logging,
+    }
+    if new.threshold.method == old.threshold.method:
+        live["threshold"] = old.threshold.model_copy(update={"z": new.threshold.z, "level": new.threshold.level})
+        live["overrides"] = new.overrides
+    return old.model_copy(update=live)
+
+
+def live_part(settings: Settings) -> str:
+    """The rules of a daemon as text: what decides on incidents and can change while it runs. Equal settings give equal text."""
+    tree = settings.model_dump(mode="json", include={"threshold": set(Override.ADJUSTABLE), "incidents": True, "overrides": True})
+    return json.dumps(tree, sort_keys=True)
+
+
+def with_live_part(settings: Settings, text: str) -> Settings:
+    """These settings under the rules of a text of `live_part`. Raises ValueError where it is none that this version knows."""
+    try:
+        tree = json.loads(text)
+        live = {
+            "threshold": settings.threshold.model_copy(update={key: float(tree["threshold"][key]) for key in Override.ADJUSTABLE}),
+            "incidents": Incidents(**tree["incidents"]),
+            "overrides": tuple(Override(**override) for override in tree["overrides"]),
         }
-    )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the rules of a daemon: {error!r}") from None
+    return settings.model_copy(update=live)
 
 
 def digest(settings: Settings) -> str:

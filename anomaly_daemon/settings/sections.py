@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from anomaly_daemon.settings.incident_rules import Incidents, Override
+from anomaly_daemon.settings.log_url import checked_log
 from anomaly_daemon.settings.nearest import unknown_key
 from anomaly_daemon.settings.record_schema import RecordSchema, Section
 from anomaly_daemon.settings.values import Duration, spelled
@@ -131,13 +134,24 @@ class Threshold(Section):
 
     method: str = Field(
         "ewma",
-        description=("ewma, spot, quantile, static, or river:MODULE.CLASS such as river:anomaly.GaussianScorer or river:stats.RollingQuantile."),
+        description=(
+            "ewma, spot, quantile, static; or a class of river: river:anomaly.CLASS such as river:anomaly.GaussianScorer, river:stats.Quantile, "
+            "RollingQuantile, Max or RollingMax."
+        ),
     )
     z: float = Field(4.0, gt=0, le=50, description="ewma: deviations of the log score above its mean.")
     half_life: float = Field(1440, ge=2, description="ewma: observations after which a score counts half.")
     tail: float = Field(1e-3, gt=0, lt=0.5, description="spot, quantile, river quantiles: probability of a normal score beyond the threshold.")
     window: int = Field(2000, ge=50, le=20_000, description="spot, quantile: scores remembered per entity.")
-    level: float = Field(0.9, gt=0, lt=1, description="static: the threshold on anomaly_score; river anomaly scorers: on the estimator's score.")
+    level: float = Field(
+        0.9,
+        gt=0,
+        description=(
+            "static: the threshold on anomaly_score, below 1. River detectors: on the detector's own reading, whose scale differs: choose it for the "
+            "detector. GaussianScorer and HalfSpaceTrees read 0 to 1, and normal scores often lie above the default (to GaussianScorer one in "
+            "twenty does), so .99 or more; StandardAbsoluteDeviation reads deviations, so 4 or more. Other methods: unused."
+        ),
+    )
     parameters: dict[str, float | int | bool | str] = Field(default_factory=dict, description="river: keyword arguments of the estimator.")
     warmup_observations: int = Field(
         64,
@@ -145,65 +159,28 @@ class Threshold(Section):
         le=100_000,
         description="Until an entity was seen this often nothing of it is announced (phase: warmup).",
     )
+    suspect_z: float = Field(
+        4.0,
+        gt=0,
+        le=50,
+        description="ewma, static: deviations from which a score is suspect. Apart from z, so that another z never changes what is learned.",
+    )
     suspect_learning: float = Field(0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one.")
 
-
-class Window(Section):
-    """`count` of the last `of` observations."""
-
-    count: int = Field(ge=1, le=63, description="How many.")
-    of: int = Field(ge=1, le=63, description="Of how many.")
-
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.count > self.of:
-            raise ValueError(f"count ({self.count}) cannot exceed of ({self.of})")
-        return self
-
-
-class Incidents(Section):
-    """When an incident opens, is updated and closes."""
-
-    trigger: Window = Field(Window(count=3, of=5), description="An incident opens when this many of the last observations are anomalous.")
-    recovery: Window = Field(Window(count=10, of=10), description="It closes when this many of the last observations are normal.")
-    cooldown: Duration = spelled("0", "For this long after a close no incident of the entity opens; what would have is counted.")
-    update_every: Duration = spelled("5m", "An open incident is announced again at most this often, by event time, and when its severity rises.")
-    window_points: int = Field(16, ge=0, le=64, description="Recent points in an alert.")
-
-
-def _check_section(section: type[Section], keys: Mapping[str, Any], where: str) -> None:
-    """Raises ValueError naming the first key that the section would refuse."""
-    try:
-        section(**keys)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        fault = unknown_key(key, section.model_fields) if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{where}.{key}: {fault}") from None
-
-
-class Override(Section):
-    """Other values for some entities; the first matching one applies."""
-
-    match: str = Field(min_length=1, description="Shell-style pattern over the entity: `pump-*`.")
-    threshold: dict[str, float] = Field(default_factory=dict, description="Numeric keys of `threshold`: z, level.")
-    incidents: dict[str, Any] = Field(default_factory=dict, description="Keys of `incidents`.")
-
-    ADJUSTABLE: ClassVar[tuple[str, ...]] = ("z", "level")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for key in self.threshold:
-            if key not in self.ADJUSTABLE:
-                raise ValueError(f"override {self.match!r}: threshold.{key} cannot differ by entity; these can: {', '.join(self.ADJUSTABLE)}")
-        _check_section(Threshold, self.threshold, f"override {self.match!r}: threshold")
+        if self.level >= 1 and not self.method.startswith("river:"):
+            raise ValueError(f"level ({self.level:g}) must be below 1, as anomaly_score is; only river detectors read higher")
         return self
 
 
 class Checkpoints(Section):
     """Where the state of each partition is saved: a cache of the log."""
 
-    url: str = Field("checkpoints", description="Folder or fsspec URL.")
+    url: str = Field(
+        "checkpoints",
+        description="Folder or fsspec URL, such as s3://bucket/folder; one that needs a password belongs into the secrets directory.",
+    )
     every: Duration = spelled("60s", "Time between two checkpoints of a partition.")
     keep: int = Field(2, ge=1, le=16, description="Checkpoints kept per partition.")
     rewind_records_max: int | None = Field(
@@ -232,7 +209,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     detector_id: str = Field("anomaly-daemon", min_length=1, max_length=128, description="Names this detector in alerts and in incident ids.")
-    log: str = Field("sqlite:///topics.db", description="sqlite:///relative.db, sqlite:////absolute.db or kafka://host:9092,host:9092.")
+    log: str = Field(
+        "sqlite:///topics.db",
+        description="sqlite:///relative.db, sqlite:////absolute.db or kafka://host:9092,host:9092; user and password are settings of `kafka`.",
+    )
     input: Input = Field(default_factory=Input, description="What is read.")
     output: Output = Field(default_factory=Output, description="What is written.")
     topics: TopicCreation = Field(default_factory=TopicCreation, description="Missing topics and retention.")
@@ -251,12 +231,30 @@ class Settings(BaseSettings):
     # What a running daemon takes over without a restart.
     LIVE: ClassVar[frozenset[str]] = frozenset({"threshold.z", "threshold.level", "incidents", "overrides", "logging", "checkpoints.every"})
 
+    @field_validator("log")
+    @classmethod
+    def _check_log(cls, url: str) -> str:
+        return checked_log(url)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        base = self.incidents.model_dump(mode="json")
+        faults = self._doubled_topics()
         for override in self.overrides:
-            _check_section(Incidents, base | override.incidents, f"override {override.match!r}: incidents")
+            found = (
+                _fault(self.threshold, override.threshold, f"override {override.match!r}: threshold"),
+                _fault(self.incidents, override.incidents, f"override {override.match!r}: incidents"),
+            )
+            faults += [fault for fault in found if fault is not None]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
+
+    def _doubled_topics(self) -> list[str]:
+        """Topics of two roles: what is written to a topic that is read comes back as input, without end."""
+        roles = [("input.topics", topic) for topic in dict.fromkeys(self.input.topics)]
+        roles += [("output.alerts_topic", self.output.alerts_topic), ("output.dead_letter_topic", self.output.dead_letter_topic)]
+        pairs = itertools.combinations(roles, 2)
+        return [f"{one} and {other} both name {topic!r}; give each a topic of its own" for (one, topic), (other, same) in pairs if topic == same]
 
     @classmethod
     def settings_customise_sources(
@@ -269,3 +267,16 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """`load` reads and merges the sources, to name the one at fault; made without it, only explicit arguments count."""
         return (init_settings,)
+
+
+def _fault(section: Section, keys: Mapping[str, Any], where: str) -> str | None:
+    """The first key that the section would not take in place of its own, and why."""
+    try:
+        section.overridden(keys)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join((where, *map(str, problem["loc"])))
+        if problem["type"] == "extra_forbidden":
+            return f"{key}: {unknown_key(str(problem['loc'][-1]), type(section).model_fields)}"
+        return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    return None

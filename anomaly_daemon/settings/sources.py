@@ -15,10 +15,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings.log_url import masked
 from anomaly_daemon.settings.nearest import unknown_key
+from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE, read_secrets
 from anomaly_daemon.settings.sections import ENVIRONMENT_PREFIX, Settings
 
-SECRETS_DIR_VARIABLE: Final = "ANOMALY_DAEMON_SECRETS_DIR"
 _GIVEN_MAX: Final = 100
 _WORDING: Final = {
     "tuple_type": "write a list, such as [a, b]",
@@ -39,7 +40,7 @@ def load(files: Sequence[Path] = (), overrides: Sequence[str] = (), environment:
     secrets_dir = variables.pop(SECRETS_DIR_VARIABLE, None)
     sources = [(str(path), _read_yaml(path)) for path in files]
     if secrets_dir is not None:
-        sources.append((f"secrets directory {secrets_dir}", _read_variables(_read_secrets(Path(secrets_dir)), f"secrets directory {secrets_dir}")))
+        sources.append((f"secrets directory {secrets_dir}", _read_variables(read_secrets(Path(secrets_dir)), f"secrets directory {secrets_dir}")))
     sources.append(("environment", _read_variables(variables, "environment")))
     sources += [("--set", _parse_assignment(assignment)) for assignment in overrides]
     merged: Tree = {}
@@ -98,22 +99,6 @@ def _read_yaml(path: Path) -> Tree:
     return tree
 
 
-def _read_secrets(directory: Path) -> dict[str, str]:
-    """Names and contents of the files there that are settings."""
-    if not directory.is_dir():
-        raise SettingsError(f"{SECRETS_DIR_VARIABLE}={directory}: no such directory; make it or unset the variable")
-    secrets = {}
-    for path in sorted(directory.iterdir()):
-        if path.is_file() and path.name.upper().startswith(ENVIRONMENT_PREFIX):
-            try:
-                secrets[path.name.upper()] = path.read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
-            except UnicodeDecodeError:
-                raise SettingsError(f"{path}: not UTF-8 text") from None
-    return secrets
-
-
 def _read_variables(variables: Mapping[str, str], where: str) -> Tree:
     """Of `ANOMALY_DAEMON_A__B` and its text the key a.b and its value; other variables are not looked at."""
     known = {name.upper() for name in Settings.model_fields}
@@ -131,7 +116,7 @@ def _read_variables(variables: Mapping[str, str], where: str) -> Tree:
 def _parse_assignment(assignment: str) -> Tree:
     key, sign, text = assignment.partition("=")
     if not sign or not key:
-        raise SettingsError(f"--set {key or assignment}: write it as key=value, such as --set threshold.z=5")
+        raise SettingsError(f"--set {masked(key or assignment)}: write it as key=value, such as --set threshold.z=5")
     return _placed(key.split("."), text, f"--set {key}")
 
 
@@ -213,7 +198,7 @@ def _given(value: object, location: Location, sources: Sequence[tuple[str, Tree]
     is_secret = _origin(location, sources).startswith("secrets directory") or any("password" in str(part) for part in location)
     if is_secret or value is None or not _is_single(location):
         return ""
-    shown = repr(value)
+    shown = repr(masked(value) if isinstance(value, str) else value)
     return f" (given: {shown if len(shown) <= _GIVEN_MAX else shown[:_GIVEN_MAX] + '…'})"
 
 

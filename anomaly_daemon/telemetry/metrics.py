@@ -47,8 +47,10 @@ class Metrics:
         self.commit_failures = self._counter("commit_failures", "Commits that failed or whose outcome is unknown.")
         # Partitions restored, at start and after every failure or rebalance.
         self.recoveries = self._counter("recoveries", "Partitions restored from a checkpoint or the log.")
-        # Checkpoints begun.
-        self.checkpoints = self._counter("checkpoints", "Checkpoints taken.")
+        # Checkpoints that are on disk.
+        self.checkpoints = self._counter("checkpoints", "Checkpoints written.")
+        # Each only makes a restart longer; going on like this, something is wrong with checkpoints.url.
+        self.checkpoint_failures = self._counter("checkpoint_failures", "Checkpoints that could not be written.")
 
         # How full batches are: near the cap all the time means that the daemon is the bottleneck.
         self.batch_records = Histogram(PREFIX + "batch_records", "Records of a batch.", registry=self.registry, buckets=_RECORDS_BUCKETS)
@@ -66,6 +68,10 @@ class Metrics:
 
         # 0 after a settings file that was refused: the old settings are in force.
         self.config_last_reload_successful = self._gauge("config_last_reload_successful", "Whether the last reload of the settings was taken.")
+        # 0 while nothing was reloaded.
+        self.config_last_reload_success_timestamp_seconds = self._gauge(
+            "config_last_reload_success_timestamp_seconds", "When a reload of the settings was last taken, seconds since 1970 UTC."
+        )
         # What is running.
         build = Info(PREFIX + "build", "Versions.", registry=self.registry)
 
@@ -77,18 +83,26 @@ class Metrics:
         self.config_reloaded(is_successful=True)
         build.info({"version": version("anomaly-daemon"), "python": platform.python_version()})
 
-    def config_reloaded(self, is_successful: bool) -> None:
-        """Take note of a reload."""
+    def config_reloaded(self, is_successful: bool, now_us: int = 0) -> None:
+        """Take note of a reload; now_us: of one that was taken."""
         self.config_last_reload_successful.set(is_successful)
+        if now_us:
+            self.config_last_reload_success_timestamp_seconds.set(now_us / 1e6)
 
     def facts(self) -> dict[str, float]:
         """Every counter and gauge by its name without prefix and `_total`, summed over its labels: for the closing log line."""
         facts: dict[str, float] = {}
         for family in self.registry.collect():
             if family.type in _COUNTED_TYPES:
-                samples = [sample.value for sample in family.samples if not sample.name.endswith("_created")]
-                facts[family.name.removeprefix(PREFIX)] = sum(samples)
+                total = float(sum(sample.value for sample in family.samples if not sample.name.endswith("_created")))
+                facts[family.name.removeprefix(PREFIX)] = int(total) if total.is_integer() else total
         return facts
+
+    @staticmethod
+    def by_label(counter: Counter) -> dict[str, int]:
+        """What a counter with one label stands at, by that label; nothing that stands at 0."""
+        samples = [sample for family in counter.collect() for sample in family.samples if sample.name.endswith("_total")]
+        return {next(iter(sample.labels.values())): int(sample.value) for sample in samples if sample.value}
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(PREFIX + name, meaning, labels, registry=self.registry)

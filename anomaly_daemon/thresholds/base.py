@@ -27,12 +27,17 @@ class Judgement:
 
     threshold:        float64 [n], on the scale of the score, at least 0.
     is_anomaly:       bool [n].
+    is_suspect:       bool [n], whether the score teaches little. It follows no parameter that may change while the daemon runs, so that
+                      what is learned does not depend on how loud the detector is; a river estimator's alone does.
     tail_probability: float64 [n] in [1e-4, 1], of a normal score as high.
+    deviations:       float64 [n], of the log score above its mean: anomalous where above z; NaN where the method knows none.
     """
 
     threshold: Tensor
     is_anomaly: Tensor
+    is_suspect: Tensor
     tail_probability: Tensor
+    deviations: Tensor
 
 
 class Threshold(Protocol):

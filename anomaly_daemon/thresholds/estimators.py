@@ -15,6 +15,8 @@ from anomaly_daemon.statistics.window import SCORE_MAX
 
 RIVER_PREFIX = "river:"
 _MODULES = ("anomaly", "stats")  # nothing else is ever imported by name
+_QUANTILES = ("Quantile", "RollingQuantile", "Max", "RollingMax")  # of stats: a threshold by themselves; a maximum is the last quantile
+_ACCEPTED = "a detector or filter of river.anomaly, or stats.Quantile, RollingQuantile, Max or RollingMax"
 _PROBE_SCORES = (0.5, 1.0, 2.0)
 
 
@@ -31,7 +33,7 @@ class Estimator(Protocol):
 
 
 class Statistic:
-    """A univariate statistic: its value is the threshold."""
+    """A quantile: its value is the threshold."""
 
     def __init__(self, statistic: Any) -> None:
         self._statistic = statistic
@@ -108,10 +110,13 @@ def _prove(make: Callable[[], Estimator], settings: ThresholdSettings, signature
             estimator.judge(score, settings.level)
             estimator.learn(score)
     except (TypeError, ValueError, AttributeError, KeyError, NotImplementedError) as error:
-        raise SettingsError(
-            f"threshold.method: {settings.method} cannot judge single scores ({error}); "
-            "name an anomaly detector, an anomaly filter or a univariate statistic of river"
-        ) from None
+        raise SettingsError(f"threshold.method: {settings.method} cannot judge single scores ({error}); name another: {_ACCEPTED}") from None
+
+
+def is_judged_by_level(method: str) -> bool:
+    """Whether `threshold.level` is held against the reading of a detector of river, on that detector's own scale."""
+    path = method.removeprefix(RIVER_PREFIX)
+    return path != method and path.startswith("anomaly.") and not hasattr(_find(path), "classify")
 
 
 def _resolved(value: object) -> object:
@@ -126,16 +131,12 @@ def _find(path: str) -> Any:
     known = _known()
     if path in known:
         return known[path]
-    near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
-    hint = f"did you mean `{RIVER_PREFIX}{near[0]}`?" if near else f"name a class of {' or '.join(f'river.{module}' for module in _MODULES)}"
-    raise SettingsError(f"threshold.method: {RIVER_PREFIX}{path}: river has no such estimator that can judge; {hint}")
+    near = difflib.get_close_matches(path, known, n=1, cutoff=0.87)
+    hint = f"did you mean `{RIVER_PREFIX}{near[0]}`?" if near else f"name {_ACCEPTED}"
+    raise SettingsError(f"threshold.method: {RIVER_PREFIX}{path}: neither an anomaly detector nor a quantile estimator of river; {hint}")
 
 
 def _known() -> Mapping[str, Any]:
-    modules = {module: importlib.import_module(f"river.{module}") for module in _MODULES}
-    return {
-        f"{module}.{name}": getattr(river, name)
-        for module, river in modules.items()
-        for name in river.__all__
-        if inspect.isclass(getattr(river, name))
-    }
+    anomaly, stats = (importlib.import_module(f"river.{module}") for module in _MODULES)
+    known = {f"anomaly.{name}": getattr(anomaly, name) for name in anomaly.__all__}
+    return known | {f"stats.{name}": getattr(stats, name) for name in _QUANTILES}

@@ -25,13 +25,14 @@ _LEARNED = Column(f"{PREFIX}.learned", "float32")
 class EwmaThreshold:
     """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score.
 
-    A suspect score, one at weight below 1, teaches as if it were the threshold, z·σ above the mean, so that an incident hardly widens σ.
+    A suspect score, one at weight below 1, teaches as if it lay just `suspect_z`·σ above the mean, so that an incident hardly widens σ.
     The tail probability is that of the normal distribution of the log score.
     """
 
     is_checkpointable = True
 
     def __init__(self, settings: ThresholdSettings) -> None:
+        self._suspect_z = settings.suspect_z
         self._log_score = Ewma(PREFIX, settings.half_life, deviation_floor=_DEVIATION_FLOOR)
 
     def columns(self) -> tuple[Column, ...]:
@@ -43,12 +44,15 @@ class EwmaThreshold:
         mean, deviation = rows[self._log_score.mean], self._log_score.deviation(rows)
         limit = (deviation * rows["parameter.z"]).add_(mean)
         threshold = limit.clamp_(_LOG_MIN, _LOG_MAX).exp_().sub_(_OFFSET)
-        below = (mean - torch.log(score + _OFFSET)).div_(deviation)
-        return Judgement(threshold, score > threshold, torch.special.ndtr(below).clamp_(min=TAIL_PROBABILITY_MIN))
+        deviations = torch.log(score + _OFFSET).sub_(mean).div_(deviation)
+        tail = torch.special.ndtr(-deviations).clamp_(min=TAIL_PROBABILITY_MIN)
+        return Judgement(threshold, deviations > rows["parameter.z"], deviations > self._suspect_z, tail, deviations)
 
-    def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold."""
-        taught = torch.where(weight < 1, score.minimum(judgement.threshold), score)
+        most = self._log_score.deviation(rows).mul_(self._suspect_z).add_(rows[self._log_score.mean])
+        log_score = torch.log(score + _OFFSET)
+        taught = torch.where(weight < 1, log_score.minimum(most), log_score)
         learned = rows[_LEARNED.name]
-        self._log_score.learn(rows, torch.log(taught + _OFFSET), weight, learned.double() / _YOUTH)
+        self._log_score.learn(rows, taught, weight, learned.double() / _YOUTH)
         learned.add_(weight)

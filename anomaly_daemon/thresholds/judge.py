@@ -30,6 +30,7 @@ class Verdicts:
 
     anomaly_score, threshold: float64 in [0, 1], on one scale: s / (1 + s) of the fused score s and of its threshold.
     tail_probability: float64 in [1e-4, 1]. is_anomaly: bool. grade: float64 in [0, 1]. phase: int8 (`Phase`).
+    deviations: float64, see Judgement; NaN too where nothing could be anomalous, in warm-up or without evidence.
     Where no channel had anything to say, anomaly_score and tail_probability are NaN and is_anomaly is False.
     """
 
@@ -39,6 +40,7 @@ class Verdicts:
     is_anomaly: Tensor
     grade: Tensor
     phase: Tensor
+    deviations: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Judge:
             score, log_level = self._fuse(active, error)
             judgement = self._threshold.judge(active, score)
             is_anomaly = judgement.is_anomaly & may_alarm
-            weight = torch.where(is_anomaly, suspect, judged)
+            weight = torch.where(judgement.is_suspect & may_alarm, suspect, judged)
             self._threshold.learn(active, score, weight, judgement)
             self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))
             active[OBSERVATIONS.name].add_(1)
@@ -153,11 +155,13 @@ def _verdicts(prepared: _Evidence, scores: Sequence[Tensor], judgements: Sequenc
     tail = torch.cat([none, *(judgement.tail_probability for judgement in judgements)])
     is_judged = prepared.judged > 0
     nothing = score.new_tensor(float("nan"))
+    deviations = torch.cat([none, *(judgement.deviations for judgement in judgements)])
     return Verdicts(
         anomaly_score=torch.where(is_judged, score / (1 + score), nothing),
         tail_probability=torch.where(is_judged, tail, nothing),
         threshold=threshold / (1 + threshold),
         is_anomaly=is_anomaly,
-        grade=torch.where(is_anomaly, 1 - threshold / score, 0.0),
+        grade=torch.where(is_anomaly, (1 - threshold / score).clamp_(min=0.0), 0.0),
         phase=torch.where(prepared.is_live, Phase.LIVE.value, Phase.WARMUP.value).to(torch.int8),
+        deviations=torch.where(prepared.may_alarm, deviations, nothing),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
@@ -33,7 +34,8 @@ class QuantileThreshold:
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold."""
         threshold = rows[self._quantile.quantile].clone()
-        return Judgement(threshold, score > threshold, self._quantile.tail_probability(rows, score))
+        is_anomaly = score > threshold
+        return Judgement(threshold, is_anomaly, is_anomaly, self._quantile.tail_probability(rows, score), torch.full_like(score, torch.nan))
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""

@@ -1,4 +1,4 @@
-"""Any anomaly estimator or statistic of river as a threshold: one Python object per entity, slower than a slab."""
+"""Any anomaly detector or quantile estimator of river as a threshold: one Python object per entity, slower than a slab."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class RiverThreshold:
     """`river:MODULE.CLASS` with `threshold.parameters` as keyword arguments, fed the fused score s.
 
     Supervised detectors (GaussianScorer) take s as y; the others take {"score": s / (1 + s)}, in [0, 1) as HalfSpaceTrees
-    needs it. A detector's reading is held against `level`, a filter classifies it itself; a statistic (Quantile,
-    RollingQuantile, Max, …) is the threshold by itself, with q = 1 − tail and window_size = window unless given. `seed` is 0
+    needs it. A detector's reading is held against `level`, a filter classifies it itself; a quantile (Quantile,
+    RollingQuantile, Max, RollingMax) is the threshold by itself, with q = 1 − tail and window_size = window unless given. `seed` is 0
     unless given. The tail probability is the score's rank among the last 256; in the lower half it is no anomaly, even to a
     two-sided detector. Suspect scores, at weight below 1, are not learned.
     Raises SettingsError when the class or its parameters do not exist, or it cannot judge single numbers.
@@ -75,7 +75,8 @@ class RiverThreshold:
             flags.append(is_anomaly and is_high)
             tails.append(tail)
         beyond = torch.tensor(flags, dtype=torch.bool, device=score.device)
-        return Judgement(score.new_tensor(thresholds), beyond, score.new_tensor(tails).clamp_(min=TAIL_PROBABILITY_MIN))
+        probability = score.new_tensor(tails).clamp_(min=TAIL_PROBABILITY_MIN)
+        return Judgement(score.new_tensor(thresholds), beyond, beyond, probability, torch.full_like(score, torch.nan))
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold; of the scores just judged those at weight 1 are learned."""

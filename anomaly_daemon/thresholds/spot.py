@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
@@ -31,7 +32,8 @@ class SpotThreshold:
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold."""
         threshold = rows[self._spot.quantile].clone()
-        return Judgement(threshold, score > threshold, self._spot.tail_probability(rows, score))
+        is_anomaly = score > threshold
+        return Judgement(threshold, is_anomaly, is_anomaly, self._spot.tail_probability(rows, score), torch.full_like(score, torch.nan))
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""

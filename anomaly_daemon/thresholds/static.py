@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
@@ -29,7 +31,8 @@ class StaticThreshold:
         """See Threshold; reads rows["parameter.level"] and, for the tail, rows["parameter.z"]."""
         level = rows["parameter.level"]
         threshold = level / (1 - level)
-        return Judgement(threshold, score > threshold, self._usual.judge(rows, score).tail_probability)
+        usual = self._usual.judge(rows, score)
+        return replace(usual, threshold=threshold, is_anomaly=score / (1 + score) > level)
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
         """See Threshold."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from anomaly_daemon.telemetry import logging
-from tests.benchmarks import checkpoint, embedded_log, lstm_memory, on_kafka, pipeline, skab
+from tests.benchmarks import checkpoint, embedded_log, export, lstm_memory, on_kafka, pipeline, skab
 from tests.benchmarks.measure import Measure
 from tests.kafka.broker import ToolsMissingError
 
@@ -32,6 +32,7 @@ def main() -> int:
         ("command line", command_line),
         ("embedded log, 200-byte records", embedded),
         ("bytes to alerts in memory", pipeline.measure),
+        ("scores exported on the way", export.measure),
         ("a checkpoint of 86 k entities in one partition", checkpoint.measure),
         ("through Kafka", kafka),
         ("what an LSTM and a vanilla RNN remember", remembered),

@@ -201,12 +201,10 @@ def test_missing_topics_are_all_named_with_the_remedy(log: LogUnderTest, fresh: 
     there, fans, pumps = fresh("there"), fresh("fans"), fresh("pumps")
     log.create(there, 1)
 
-    with pytest.raises(TopicError, match="create_topics") as refused:
+    with pytest.raises(TopicError, match=rf"no topic {fans}, {pumps}; it holds .*load --topic") as refused:
         log.source([pumps, there, fans], fresh("detectors"))
 
-    assert pumps in str(refused.value)
-    assert fans in str(refused.value)
-    assert there not in str(refused.value)
+    assert "create_topics" not in str(refused.value)
 
 
 def test_a_source_may_be_closed_twice(log: LogUnderTest, fresh: Fresh) -> None:

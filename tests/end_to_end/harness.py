@@ -22,7 +22,14 @@ from tests.small import ASSIGNMENTS, artifact
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["anomaly_daemon.cli", "anomaly_daemon.commands.run", "anomaly_daemon.wiring", "anomaly_daemon.pipeline.process", "anomaly_daemon.model.engine"]
+    [
+        "anomaly_daemon.cli",
+        "anomaly_daemon.commands.run",
+        "anomaly_daemon.commands.replay",
+        "anomaly_daemon.wiring",
+        "anomaly_daemon.pipeline.process",
+        "anomaly_daemon.model.engine",
+    ]
 )
 
 
@@ -52,6 +59,28 @@ class Site:
             kill(process)
             raise AssertionError(f"the daemon did not reach the end in {timeout_s} s:\n{self.log_tail()}")
         assert process.exitcode == 0, self.log_tail()
+
+    def replay(self, *arguments: str, timeout_s: float = 120) -> int | None:
+        """`anomaly-daemon replay`; returns its exit code."""
+        process = self.start_replay(*arguments)
+        process.join(timeout_s)
+        return process.exitcode
+
+    def start_replay(self, *arguments: str) -> multiprocessing.process.BaseProcess:
+        """The same in a process of its own, started."""
+        command = ["replay", "-c", str(self.folder / "settings.yaml"), *(word for one in self.assignments for word in ("--set", one)), *arguments]
+        (self.folder / "replay.log").write_text("")
+        process = _CONTEXT.Process(target=_serve, args=(command, str(self.folder / "replay.log")), daemon=True)
+        process.start()
+        return process
+
+    def append(self, values: Iterable[bytes]) -> None:
+        """More records for the input topic."""
+        topics = wiring.open_topics(self.settings)
+        try:
+            topics.append(Message(self.settings.input.topics[0], None, value) for value in values)
+        finally:
+            topics.close()
 
     def log(self) -> str:
         """What the daemons said so far."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from anomaly_daemon.adapters.kafka_client import (
     translate,
     within,
 )
+from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 from anomaly_daemon.domain.errors import CommitFailed, Fenced, LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.settings import Kafka
 
@@ -104,6 +106,16 @@ def test_the_defaults_that_lose_or_repeat_records_are_overridden() -> None:
 def test_a_mechanism_without_what_it_needs_is_refused_with_the_way_out() -> None:
     with pytest.raises(SettingsError, match="SCRAM-SHA-512"):
         connection_arguments(SERVERS, Kafka(sasl_mechanism="OAUTHBEARER"))
+
+
+def test_a_certificate_that_is_not_there_is_refused_at_once() -> None:
+    with pytest.raises(SettingsError, match=r"kafka\.ssl_cafile: nowhere\.pem: no such file"):
+        connection_arguments(SERVERS, Kafka(security_protocol="SSL", ssl_cafile=Path("nowhere.pem")))
+
+
+def test_a_broker_that_is_away_is_told_with_the_settings_to_look_at() -> None:
+    with pytest.raises(LogUnavailable, match=r"is the broker up, is `log` its address, .*kafka\.security_protocol"):
+        KafkaTopics("127.0.0.1:1", Kafka(), answer_timeout_s=0.1).partitions(["readings"])
 
 
 @pytest.mark.parametrize("make", [KafkaConsumer, KafkaProducer, KafkaAdminClient])

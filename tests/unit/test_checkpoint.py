@@ -1,15 +1,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
+import structlog
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
-from anomaly_daemon.domain.errors import CheckpointInvalid
+from anomaly_daemon.domain.errors import CheckpointInvalid, SettingsError
 from anomaly_daemon.domain.records import Checkpoint, Partition
 from anomaly_daemon.state.checkpoint import decode, digest, encode
+from anomaly_daemon.telemetry.metrics import Metrics
 
 P = Partition("readings", 3)
 A = "a" * 64
@@ -92,11 +96,59 @@ def test_a_renamed_one_is_not_used(tmp_path: Path) -> None:
     assert store(tmp_path).load(P, A, not_after=99) is None
 
 
-def test_what_was_handed_to_the_background_is_there_after_a_flush(tmp_path: Path) -> None:
-    background = BackgroundCheckpoints(store(tmp_path))
+def test_what_was_handed_to_the_background_is_there_and_counted_after_a_flush(tmp_path: Path) -> None:
+    metrics = Metrics()
+    background = BackgroundCheckpoints(store(tmp_path), metrics)
 
     assert background.save(EXAMPLE)
     background.flush(10)
     background.close()
 
     assert store(tmp_path).load(P, A, not_after=41) is not None
+    assert (metrics.facts()["checkpoints"], metrics.facts()["checkpoint_failures"]) == (1, 0)
+
+
+def test_a_checkpoint_that_could_not_be_written_is_counted_as_such(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    metrics = Metrics()
+    background = BackgroundCheckpoints(store(tmp_path / "file"), metrics)
+
+    background.save(EXAMPLE)
+    background.flush(10)
+    background.close()
+
+    assert (metrics.facts()["checkpoints"], metrics.facts()["checkpoint_failures"]) == (0, 1)
+
+
+class Refusing(MemoryFileSystem):  # type: ignore[misc]
+    """A file system that raises a kind of its own and quotes where it was asked to go."""
+
+    protocol = "refusing"
+
+    def exists(self, path: str, **_: object) -> bool:
+        raise RuntimeError(f"{path}: denied")
+
+    info = makedirs = exists
+
+
+def test_no_password_of_the_url_is_told_and_no_foreign_error_escapes() -> None:
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    kept = FsspecCheckpointStore("refusing://key:hun/ter2@bucket/pumps", "group", 2)
+
+    with structlog.testing.capture_logs() as logged:
+        assert kept.load(P, A, not_after=99) is None
+    with pytest.raises(OSError, match="denied") as unwritten:
+        kept.save(EXAMPLE)
+    with pytest.raises(SettingsError, match=r"checkpoints\.url: refusing://\*\*\*@bucket/pumps: .*may this user") as refused:
+        kept.examine()
+
+    assert logged[0]["event"] == "checkpoints_unreadable"
+    assert "ter2" not in f"{logged} {unwritten.value} {refused.value}"
+
+
+@pytest.mark.parametrize("url", ["unheard-of://key:hunter2@bucket", "ftp://key:hunter2@127.0.0.1:1/pumps"])
+def test_a_file_system_that_is_unknown_or_away_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"checkpoints\.url: .*use a folder") as refused:
+        FsspecCheckpointStore(url, "group", 2)
+
+    assert "hunter2" not in str(refused.value)

@@ -90,6 +90,9 @@ class AlertsTopic:
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         return {partition: Bounds(0, len(self._records[partition]) + self._empty_offsets) for partition in partitions}
 
+    def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:  # noqa: ARG002 - the seam's argument
+        return dict.fromkeys(partitions, 0)
+
     def positions(self) -> dict[Partition, Offset]:
         return {
             partition: position + (self._empty_offsets if position == len(self._records[partition]) else 0)
@@ -228,6 +231,19 @@ def test_the_newest_incidents_are_kept_when_there_are_too_many(capsys: pytest.Ca
 
     assert [json.loads(line)["incident_id"] for line in lines] == [f"{start_s:016x}" for start_s in (17, 18, 19)]
     assert "17 older incidents are left out; --limit shows more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_incidents_left_out_are_counted_once_however_many_alerts_each_has(partitions: int, capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [lasting("pump-8", f"{number:016x}", start_s=number) for number in range(21)]
+    many = [published(one[part]) for part in range(3) for one in turns]
+
+    lines = shown(AlertsTopic(many, partitions=partitions), "json", limit=3).splitlines()
+
+    assert [(json.loads(line)["incident_id"], json.loads(line)["status"]) for line in lines] == [
+        (f"{number:016x}", "resolved") for number in (18, 19, 20)
+    ]
+    assert "18 older incidents are left out" in capsys.readouterr().err
 
 
 def test_follow_prints_each_alert_as_it_comes_until_interrupted() -> None:

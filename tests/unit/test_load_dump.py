@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -83,7 +86,9 @@ def test_load_takes_keys_from_a_column(path: Path) -> None:
         (["--create", "--key-column", "id", "a.csv"], "no column 'id'"),
         (["--create", "--limit", "0", "a.csv"], "--limit 0"),
         (["--create", "--format", "dump", "--key-column", "v", "a.csv"], "leave --key-column"),
-        (["--create", "--partitions", "0", "a.csv"], "0 partitions"),
+        (["--create", "--partitions", "0", "a.csv"], "--partitions 0: choose 1 to 4096"),
+        (["--create", "--partitions", "-3", "a.csv"], "--partitions -3"),
+        (["--create", "--partitions", "4097", "a.csv"], "--partitions 4097"),
     ],
 )
 def test_load_refuses_before_it_writes_anything(path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
@@ -93,6 +98,54 @@ def test_load_refuses_before_it_writes_anything(path: Path, capsys: pytest.Captu
 
     assert said in capsys.readouterr().err
     assert not path.exists() or SqliteTopics(path, ManualClock()).partitions(["readings"]) == {}
+
+
+def test_a_wrong_number_of_partitions_is_refused_where_the_topic_is_there_already_too(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(path)
+    Path("a.csv").write_text("v\n1\n")
+
+    assert main(["load", "--topic", "readings", "--partitions", "0", "a.csv"]) == 2
+    assert "--partitions 0" in capsys.readouterr().err
+
+
+def loaded_from_standard_input(content: bytes, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "anomaly_daemon", "load", "--topic", "again", "--create", "--partitions", "3", *arguments]
+    done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=60)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def test_what_dump_writes_to_standard_output_load_reads_from_standard_input(path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    made(path, *AWKWARD, partitions=3)
+
+    assert main(["dump", "--topic", "readings", "--output", "-"]) == 0
+    done = loaded_from_standard_input(capsysbinary.readouterr().out, "-")
+
+    assert (done.returncode, done.stdout) == (0, "loaded 4 records from 1 files into again\n")
+    assert told(path, "again") == told(path, "readings")
+
+
+def test_csv_from_standard_input_may_be_gzipped_and_takes_its_key_from_a_column(path: Path) -> None:
+    content = gzip.compress(b"id,v\npump-1,1\n")
+
+    assert loaded_from_standard_input(content, "--format", "csv", "--key-column", "id", "/dev/stdin").returncode == 0
+
+    assert [(record.key, record.value) for record in records(path, "again")] == [(b"pump-1", b'{"id":"pump-1","v":1}')]
+
+
+def test_standard_input_that_does_not_begin_as_it_should_leaves_nothing_behind(path: Path) -> None:
+    done = loaded_from_standard_input(b"id,v\n1,2\n", "--format", "csv", "--key-column", "pump", "-")
+
+    assert (done.returncode, "no column 'pump'" in done.stderr) == (2, True)
+    assert not path.exists()
+
+
+def test_a_device_is_written_to_and_stays_what_it_is(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(path, Message("readings", b"pump", b"1"))
+
+    assert main(["dump", "--topic", "readings", "--output", "/dev/null"]) == 0
+    assert Path("/dev/null").is_char_device()
+    assert main(["dump", "--topic", "readings", "--output", "/dev/full"]) == 1
+    assert "/dev/full: cannot be written on: No space left" in capsys.readouterr().err
 
 
 def test_a_topic_that_is_there_needs_no_permission_to_be_made(path: Path) -> None:
@@ -114,17 +167,18 @@ AWKWARD = (
 )
 
 
-@pytest.mark.parametrize("file", ["all.jsonl", "all.jsonl.gz"])
-def test_what_was_dumped_and_loaded_again_is_the_same_in_everything(path: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+def told(path: Path, topic: str) -> list[tuple[object, ...]]:
+    return [(r.partition.number, r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in records(path, topic)]
+
+
+@pytest.mark.parametrize(("file", "form"), [("all.jsonl", "auto"), ("all.jsonl.gz", "dump")])
+def test_what_was_dumped_and_loaded_again_is_the_same_in_everything(path: Path, capsys: pytest.CaptureFixture[str], file: str, form: str) -> None:
     made(path, *AWKWARD, partitions=3)
 
     assert main(["dump", "--topic", "readings", "--output", file]) == 0
-    assert main(["load", "--topic", "again", "--create", "--partitions", "3", "--format", "dump", file]) == 0
+    assert main(["load", "--topic", "again", "--create", "--partitions", "3", "--format", form, file]) == 0
 
-    def told(topic: str) -> list[tuple[object, ...]]:
-        return [(r.partition.number, r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in records(path, topic)]
-
-    assert told("again") == told("readings")
+    assert told(path, "again") == told(path, "readings")
     assert f"dumped 4 records of readings into {file}\n" in capsys.readouterr().out
     assert sorted(one.name for one in Path().iterdir() if one.suffix == ".part") == []
 
@@ -184,11 +238,14 @@ class SilentSource:
         changes, self._changes = self._changes, ()
         return Batch(changes=changes)
 
-    def committed(self, partitions: list[Partition]) -> dict[Partition, Offset]:
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         return dict.fromkeys(partitions, 0)
 
-    def bounds(self, partitions: list[Partition]) -> dict[Partition, Bounds]:
+    def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         return dict.fromkeys(partitions, Bounds(0, 1))
+
+    def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:  # noqa: ARG002 - the seam's argument
+        return dict.fromkeys(partitions, 0)
 
     def positions(self) -> dict[Partition, Offset]:
         return {Partition("readings", 0): 0}

@@ -19,6 +19,13 @@ def test_facts_sum_a_counter_over_its_labels() -> None:
     assert facts["records_consumed"] == facts["records_scored"] + facts["dead_letter_records"] + facts["records_dropped"] == 5
 
 
+def test_whole_numbers_are_told_as_such() -> None:
+    metrics = Metrics()
+    metrics.records_consumed.inc(5)
+
+    assert all(isinstance(fact, int) for fact in metrics.facts().values())
+
+
 def test_facts_leave_out_histograms_and_creation_times() -> None:
     metrics = Metrics()
     metrics.batch_records.observe(3)
@@ -35,6 +42,7 @@ def test_facts_leave_out_histograms_and_creation_times() -> None:
         "commit_failures",
         "recoveries",
         "checkpoints",
+        "checkpoint_failures",
         "entities",
         "entities_spilled",
         "entities_forgotten",

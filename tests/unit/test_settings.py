@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import (
     Settings,
+    Window,
     changed,
     digest,
     features_of,
@@ -18,6 +19,7 @@ from anomaly_daemon.settings import (
     parse_duration_s,
     parse_instant_us,
     restart_needed,
+    take_live,
 )
 
 P = "ANOMALY_DAEMON_"
@@ -152,7 +154,8 @@ def test_a_password_may_be_any_text(text: str) -> None:
 
 def test_a_secret_is_read_from_a_file_and_shown_nowhere(tmp_path: Path) -> None:
     (tmp_path / f"{P}KAFKA__SASL_PASSWORD").write_text("hunter2\n")
-    (tmp_path / "unrelated").write_bytes(b"\xff")
+    (tmp_path / "..data").mkdir()
+    (tmp_path / ".unrelated").write_bytes(b"\xff")
 
     loaded = load((), (), {f"{P}SECRETS_DIR": str(tmp_path)})
 
@@ -160,6 +163,24 @@ def test_a_secret_is_read_from_a_file_and_shown_nowhere(tmp_path: Path) -> None:
     assert loaded.kafka.sasl_password.get_secret_value() == "hunter2"
     shown = f"{loaded!r} {loaded.model_dump()} {loaded.model_dump_json()} {changed(settings(), loaded)}"
     assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("sasl_password", f"did you mean `{P}KAFKA__SASL_PASSWORD`?"),
+        ("kafka.sasl-password", f"did you mean `{P}KAFKA__SASL_PASSWORD`?"),
+        ("unrelated", f"name it {P}SECTION__KEY, such as {P}KAFKA__SASL_PASSWORD"),
+    ],
+)
+def test_a_file_in_the_secrets_directory_that_is_no_setting_is_refused_with_the_name_it_needs(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / name).write_text("hunter2")
+
+    refused = refusal(environment={f"{P}SECRETS_DIR": str(tmp_path)})
+
+    assert refused.startswith(f"{tmp_path / name}: ")
+    assert told in refused
+    assert "hunter2" not in refused
 
 
 def test_no_fault_shows_a_secret(tmp_path: Path) -> None:
@@ -178,6 +199,11 @@ def test_no_fault_shows_a_secret(tmp_path: Path) -> None:
         refusal(environment={f"{P}KAFKA": '{"sasl_password": "hunter2"'}),
         refusal(environment={f"{P}KAFKA": "hunter2"}),
         refusal(environment={f"{P}SECRETS_DIR": str(secrets)}),
+        refusal(assignments=("log=kafka://me:hunter2@broker:9092",)),
+        refusal(assignments=("log=postgres://me:a/hunter2@host/db",)),
+        refusal(assignments=("log=kafka://broker:9092?password=hunter2",)),
+        refusal(assignments=("log=me:hunter2@broker",)),
+        refusal(assignments=("kafka://me:hunter2@broker",)),
     ]
 
     assert [fault for fault in faults if "hunter2" in fault] == []
@@ -200,10 +226,44 @@ def test_no_fault_shows_a_secret(tmp_path: Path) -> None:
         ("engine: {ring: 4}", "must hold decode_steps (8)"),
         ("input: {topics: readings}", "write a list"),
         ("input: {topics: []}", "at least 1 item"),
+        ("log: kafka://me:x@broker:9092", "put the password into a file named ANOMALY_DAEMON_KAFKA__SASL_PASSWORD"),
+        ("log: redis://broker", "not a log; use sqlite:///topics.db or kafka://host:9092"),
+        ("log: kafka://broker:99999", "broker:99999: a port lies between 1 and 65535"),
+        ("log: 'kafka://one:9092,,two:9092'", "brokers that cannot be read; write kafka://host:9092,host:9092"),
+        ("log: 'sqlite:///'", "name the file"),
+        ("output: {alerts_topic: readings}", "input.topics and output.alerts_topic both name 'readings'"),
+        ("output: {dead_letter_topic: readings}", "input.topics and output.dead_letter_topic both name 'readings'"),
+        ("output: {dead_letter_topic: alerts}", "output.alerts_topic and output.dead_letter_topic both name 'alerts'"),
+        ("threshold: {level: 2}", "must be below 1"),
+        ("{threshold: {method: static}, overrides: [{match: 'a*', threshold: {level: 2}}]}", "override 'a*': threshold: level (2) must be below 1"),
+        ("incidents: {trigger: {count: 9}}", "count (9) cannot exceed of (5)"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path, text: str, told: str) -> None:
     assert told in refusal((file(tmp_path, text),))
+
+
+@pytest.mark.parametrize("url", ["kafka://[::1]:9092,broker_2", "sqlite:////var/lib/a@b.db"])
+def test_a_log_may_stand_at_any_address(url: str) -> None:
+    assert settings(f"log={url}").log == url
+
+
+def test_one_key_of_a_group_leaves_the_others_as_they_are() -> None:
+    loaded = settings("incidents.trigger.count=4", "incidents.recovery.of=12", "overrides=[{match: a, incidents: {trigger: {of: 9}}}]")
+
+    assert loaded.incidents.trigger == Window(count=4, of=5)
+    assert loaded.incidents.recovery == Window(count=10, of=12)
+    assert loaded.incidents.overridden(loaded.overrides[0].incidents).trigger == Window(count=4, of=9)
+
+
+def test_a_level_on_the_scale_of_another_method_waits_for_the_restart_that_the_method_needs() -> None:
+    old = settings("threshold.method=static", "threshold.level=0.8")
+    new = settings("threshold.method=river:anomaly.LODA", "threshold.level=4", "overrides=[{match: a, threshold: {level: 5}}]", "logging.level=debug")
+
+    live = take_live(old, new)
+
+    assert (live.threshold, live.overrides, live.logging.level) == (old.threshold, (), "debug")
+    assert take_live(old, settings("threshold.method=static", "threshold.level=0.7")).threshold.level == 0.7
 
 
 def test_features_are_needed_by_whoever_reads_records() -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from anomaly_daemon.adapters.sqlite_append import partition_of
 from anomaly_daemon.cli import main
+from anomaly_daemon.domain.records import Record
 from anomaly_daemon.settings import load
 from anomaly_daemon.simulation.labels import read_labels
 from anomaly_daemon.simulation.stream import parse_iso_us
@@ -64,7 +66,7 @@ def test_records_go_to_a_topic_under_their_entity_with_the_event_time_as_timesta
     assigned = [partition for change in source.poll(0.1).changes for partition in change.partitions]
     for partition in assigned:
         source.seek(partition, 0)
-    records = []
+    records: list[Record] = []
     while batch := source.poll(0.1).records:
         records += batch
     source.close()
@@ -75,6 +77,40 @@ def test_records_go_to_a_topic_under_their_entity_with_the_event_time_as_timesta
         assert record.key == fields["card"].encode()
         assert record.timestamp_ms * 1000 == parse_iso_us(fields["timestamp"])
     assert len(Counter(record.partition for record in records)) == 2
+
+
+@pytest.mark.parametrize(("what", "key"), [("sensors", "entity"), ("transactions", "card")])
+def test_a_file_and_a_topic_hold_the_same_records_in_the_same_order(tmp_path: Path, what: str, key: str) -> None:
+    common = ["simulate", what, "--entities", "20", "--duration", "1d", "--seed", "3"]
+    log = ["--set", f"log=sqlite:///{tmp_path / 'topics.db'}"]
+    assert main([*common, *log, "--topic", "simulated", "--create", "--partitions", "3"]) == 0
+    assert main(["dump", *log, "--topic", "simulated", "--output", str(tmp_path / "topic.jsonl")]) == 0
+    assert main([*common, "--output", str(tmp_path / "file.jsonl")]) == 0
+
+    of_file: dict[int, list[tuple[str, object]]] = {}
+    for line in lines(tmp_path / "file.jsonl"):
+        name = str(line.pop(key) if what == "sensors" else line[key])
+        of_file.setdefault(partition_of(name.encode(), 3), []).append((name, line))
+    of_topic: dict[int, list[tuple[str, object]]] = {}
+    for dumped in lines(tmp_path / "topic.jsonl"):
+        of_topic.setdefault(int(str(dumped["partition"])), []).append((str(dumped["key"]), json.loads(str(dumped["value"]))))
+
+    assert len(of_topic) == 3
+    assert of_topic == of_file
+
+
+def test_a_file_loaded_into_a_topic_is_placed_as_if_simulated_there(tmp_path: Path) -> None:
+    common = ["simulate", "transactions", "--entities", "20", "--duration", "1d"]
+    log = ["--set", f"log=sqlite:///{tmp_path / 'topics.db'}", "--set", "topics.create_topics=true"]
+    assert main([*common, "--output", str(tmp_path / "file.jsonl.gz")]) == 0
+    assert main([*common, *log, "--topic", "direct"]) == 0
+    columns = ["--key-column", "card", "--time-column", "timestamp"]
+    assert main(["load", *log, "--topic", "loaded", *columns, str(tmp_path / "file.jsonl.gz")]) == 0
+
+    for topic in ("direct", "loaded"):
+        assert main(["dump", *log, "--topic", topic, "--output", str(tmp_path / topic)]) == 0
+
+    assert (tmp_path / "loaded").read_text().replace('"topic":"loaded"', '"topic":"direct"') == (tmp_path / "direct").read_text()
 
 
 def test_a_missing_topic_is_refused_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +129,7 @@ def test_a_missing_topic_is_refused_with_the_remedy(tmp_path: Path, capsys: pyte
         (["--rate", "-1/s"], "--rate"),
         (["--entities", "0"], "--entities"),
         (["--create"], "--create"),
+        (["--partitions", "0"], "--partitions"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name_before_anything_is_written(

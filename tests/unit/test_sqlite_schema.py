@@ -123,11 +123,24 @@ def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
         assert connection.execute("SELECT count(*) FROM topics").fetchone() == (0,)
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "told"), [("file/topics.db", "file is not a folder"), ("folder", "it is a folder")])
+def test_a_place_where_no_log_can_be_is_refused_and_nothing_is_made(tmp_path: Path, place: str, told: str) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
 
-    with pytest.raises(SettingsError, match="its folder cannot be made"):
-        LogFile(tmp_path / "file" / "topics.db", ManualClock())
+    for use in (lambda path: LogFile(path, ManualClock()), lambda path: SqliteTopics(path, ManualClock()).partitions(["readings"])):
+        with pytest.raises(SettingsError, match=f"{told}.*point `log` at a file"):
+            use(tmp_path / place)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY_DIRECTORY, sqlite3.SQLITE_PERM])
+def test_what_waiting_does_not_mend_is_refused_at_opening_and_waited_for_later(path: Path, code: int) -> None:
+    error = sqlite3.OperationalError("told")
+    error.sqlite_errorcode = code
+
+    assert isinstance(explained(path, error, is_opening=True), SettingsError)
+    assert isinstance(explained(path, error), LogUnavailable)
 
 
 def test_processes_that_make_the_file_at_once_all_get_it(path: Path) -> None:

@@ -116,7 +116,7 @@ def test_a_seek_beyond_the_end_waits_for_that_offset(reader: Reader, topics: Sql
 
 
 def test_a_log_that_does_not_exist_misses_all_topics_and_is_not_made(tmp_path: Path, clock: ManualClock) -> None:
-    with pytest.raises(TopicError, match=r"fans, pumps.*load --create"):
+    with pytest.raises(TopicError, match=r"fans, pumps.*load --topic fans --create"):
         SqliteSource(tmp_path / "none.db", ["pumps", "fans"], None, "one", "earliest", 12, 30.0, clock)
 
     assert not (tmp_path / "none.db").exists()

@@ -153,11 +153,12 @@ def test_its_state_cannot_be_checkpointed() -> None:
     ("method", "message"),
     [
         ("anomaly.GausianScorer", r"did you mean `river:anomaly.GaussianScorer`\?"),
-        ("anomaly", "river has no such estimator"),
-        ("os.system", "river has no such estimator"),
-        ("compat.SKL2RiverRegressor", "river has no such estimator"),
-        ("stats.base.Univariate", "river has no such estimator"),
-        ("stats.Cov", "cannot judge single scores"),
+        ("anomaly", "neither an anomaly detector nor a quantile estimator of river; name a detector or filter of river.anomaly"),
+        ("os.system", "neither an anomaly detector"),
+        ("compat.SKL2RiverRegressor", "neither an anomaly detector"),
+        ("stats.base.Univariate", "neither an anomaly detector"),
+        ("stats.Mean", "neither an anomaly detector nor a quantile estimator"),
+        ("stats.Cov", "neither an anomaly detector nor a quantile estimator"),
     ],
 )
 def test_what_is_no_estimator_of_river_is_refused(method: str, message: str) -> None:
@@ -170,7 +171,7 @@ def test_what_is_no_estimator_of_river_is_refused(method: str, message: str) -> 
     [
         ("anomaly.GaussianScorer", {"grace": 3}, "unexpected keyword argument 'grace'.*it is made by GaussianScorer.*grace_period=100"),
         ("stats.RollingQuantile", {"q": 7.0}, "not comprised between 0 and 1"),
-        ("anomaly.QuantileFilter", {"anomaly_detector": "anomaly.Nothing", "q": 0.9}, "river has no such estimator"),
+        ("anomaly.QuantileFilter", {"anomaly_detector": "anomaly.Nothing", "q": 0.9}, "neither an anomaly detector"),
         ("anomaly.QuantileFilter", {"q": 0.9}, "missing 1 required positional argument: 'anomaly_detector'"),
     ],
 )

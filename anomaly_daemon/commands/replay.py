@@ -1,0 +1,203 @@
+"""`replay`: the service's own loop over a past range or files; nothing is committed, and nothing but files is written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anomaly_daemon.commands.signals import Signals
+from anomaly_daemon.domain.errors import InputError, RefuseToStart
+from anomaly_daemon.domain.records import Offset, Partition
+
+if TYPE_CHECKING:
+    from anomaly_daemon.adapters.range_source import RangeSource, Span
+    from anomaly_daemon.evaluation.labels import Labels
+    from anomaly_daemon.evaluation.measures import Evaluation
+    from anomaly_daemon.pipeline.loop import LoopSettings
+    from anomaly_daemon.pipeline.saving import Checkpointer
+    from anomaly_daemon.settings import Settings
+
+_PARTITIONS_TOLD = 8
+
+
+def run(options: argparse.Namespace) -> int:
+    """Replay, then measure and report what was exported."""
+    from anomaly_daemon.adapters.whole_file import refuse_target
+    from anomaly_daemon.settings import load
+    from anomaly_daemon.telemetry import logging
+
+    settings = load(options.config, options.assignments)
+    logging.configure(settings.logging.level, options.log_format or settings.logging.format)
+    if options.artifact is not None:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"artifact": options.artifact})})
+    measures = options.measures or (options.export.with_suffix(".measures.json") if options.export and options.labels else None)
+    for path in (options.export, options.alerts, options.report, measures):
+        if path is not None:
+            refuse_target(path, is_forced=options.force)
+    labels = None
+    if options.labels is not None:
+        from anomaly_daemon.evaluation.label_files import read_labels
+
+        labels = read_labels(options.labels)
+    with Signals() as signals, tempfile.TemporaryDirectory(prefix="anomaly-daemon-replay-") as folder:
+        signals.listen()
+        export = options.export or Path(folder) / "scores.parquet"
+        alerts = options.alerts or Path(folder) / "alerts.jsonl"
+        facts = _replay(options, settings, signals, export if options.export or options.report or options.labels else None, alerts)
+        facts.tell()
+        evaluation = _evaluate(export, labels, measures) if labels is not None else None
+        if options.report is not None:
+            from anomaly_daemon.evaluation.report import write_report
+
+            write_report(options.report, export, alerts, facts, evaluation)
+            print(f"report       {options.report}")
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a replay came to. ends: per partition the offset up to which it went. is_interrupted: whether that may lie before the range's end."""
+
+    counts: Mapping[str, float]
+    rejected: Mapping[str, int]
+    alerts: int
+    spans: Mapping[Partition, Span]
+    ends: Mapping[Partition, Offset]
+    seconds: float
+    is_interrupted: bool
+
+    def tell(self) -> None:
+        """On standard output, a line a fact."""
+        counts = {name: int(value) for name, value in self.counts.items()}
+        print(f"records      {counts['records_consumed']:,} in {self.seconds:.1f} s: {counts['records_scored']:,} scored, ", end="")
+        print(f"{counts['dead_letter_records']:,} rejected, {counts['records_dropped']:,} of other entities")
+        if self.rejected:
+            print(f"rejected     {', '.join(f'{count:,} {reason}' for reason, count in self.rejected.items())}")
+        print(f"alerts       {self.alerts:,}; {counts['incidents_open']:,} incidents open at the end")
+        if self.is_interrupted:
+            print("interrupted  what was written is whole, and goes up to:")
+        for partition, span in sorted(self.spans.items())[:_PARTITIONS_TOLD]:
+            print(f"range        {partition} from {span.start} to before {min(span.end, self.ends.get(partition, span.start))}")
+        if len(self.spans) > _PARTITIONS_TOLD:
+            print(f"             and {len(self.spans) - _PARTITIONS_TOLD} partitions more")
+
+
+def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, export: Path | None, alerts: Path) -> Facts:
+    """The service's loop, with the range as its source and files as its sink."""
+    from anomaly_daemon import wiring
+    from anomaly_daemon.adapters.clock import SystemClock
+    from anomaly_daemon.adapters.replay_sink import ReplaySink
+    from anomaly_daemon.adapters.score_export import ParquetExport
+    from anomaly_daemon.commands.progress import progress_bar
+    from anomaly_daemon.domain.entity import EntityMatcher
+    from anomaly_daemon.model.engine import CHANNELS
+    from anomaly_daemon.pipeline.loop import Loop
+    from anomaly_daemon.telemetry.metrics import Metrics
+
+    metrics, is_forced = Metrics(), options.force
+    artifact = wiring.load_artifact(settings)
+    matches = EntityMatcher(options.entities).compiled().match if options.entities else None
+    with ExitStack() as opened:
+        processor, fingerprint, is_checkpointed = wiring.build_processor(
+            settings, artifact, mode="replay", is_wanted=None if matches is None else lambda entity: bool(matches(entity))
+        )
+        opened.callback(processor.close)
+        source = _open_range(options, settings)
+        opened.callback(source.close)
+        metadata = wiring.describe(settings, artifact, mode="replay", started_from=options.start_from, spans=source.spans)
+        sink = opened.enter_context(closing(ReplaySink(alerts, settings.output.alerts_topic, source.reported, is_forced=is_forced)))
+        scores = opened.enter_context(closing(ParquetExport(export, CHANNELS, metadata, is_forced=is_forced))) if export else None
+        progress = opened.enter_context(progress_bar("replaying"))
+        checkpoints = _checkpoints(options, settings, is_checkpointed)
+        loop = Loop(
+            source, sink, processor, checkpoints, SystemClock(), metrics, _loop_settings(options, settings, fingerprint), scores, None, progress
+        )
+        signals.pass_to(loop)
+        began_s = time.perf_counter()
+        try:
+            loop.run()
+            if matches is not None and not metrics.facts()["records_scored"] and not loop.is_stopping:
+                others = f"{processor.dropped_entity} is" if processor.dropped_entity else "nothing that can be judged is"
+                raise InputError(f"--entities {options.entities}: no entity of the range fits; {others} among what there is")
+        except RefuseToStart:  # found only with the range at hand: there is nothing worth a file
+            sink.discard()
+            if scores is not None:
+                scores.discard()
+            raise
+        seconds = time.perf_counter() - began_s
+    rejected = metrics.by_label(metrics.dead_letter_records)
+    return Facts(metrics.facts(), rejected, sink.alerts, source.spans, loop.positions, seconds, loop.is_stopping)
+
+
+def _open_range(options: argparse.Namespace, settings: Settings) -> RangeSource:
+    """The part of the source that is asked for."""
+    from anomaly_daemon import wiring
+    from anomaly_daemon.adapters.clock import SystemClock
+    from anomaly_daemon.adapters.range_source import RangeSource, Wanted
+    from anomaly_daemon.pipeline.time_range import parse_moment, refuse_inverted
+
+    start, end = parse_moment("--from", options.start), parse_moment("--to", options.end)
+    warm_up = parse_moment("--warm-up", options.warm_up)
+    refuse_inverted(start, end)
+    source = wiring.open_source(settings, options.source, options.topic)
+    try:
+        is_from_checkpoint = options.start_from == "checkpoint"
+        times_ms = wiring.times_of(settings, options.source)
+        return RangeSource(
+            source, Wanted(start, end, warm_up), SystemClock(), is_from_checkpoint=is_from_checkpoint, speed=options.speed, times_ms=times_ms
+        )
+    except BaseException:
+        source.close()
+        raise
+
+
+def _loop_settings(options: argparse.Namespace, settings: Settings, fingerprint: str) -> LoopSettings:
+    from anomaly_daemon.pipeline.loop import LoopSettings
+
+    return LoopSettings(
+        fingerprint=fingerprint,
+        poll_timeout_s=settings.input.poll_timeout,
+        checkpoint_every_s=float("inf"),
+        drain_timeout_s=settings.shutdown.drain_timeout,
+        rewind_records_max=None,
+        is_checkpointed=options.start_from == "checkpoint",
+        until_end=True,
+    )
+
+
+def _checkpoints(options: argparse.Namespace, settings: Settings, is_checkpointed: bool) -> Checkpointer:
+    """What the daemon saved, only ever read."""
+    from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore, SavedCheckpoints
+
+    if options.start_from == "checkpoint" and not is_checkpointed:
+        raise InputError(f"--start-from checkpoint: threshold.method {settings.threshold.method} cannot be checkpointed; use --warm-up")
+    return SavedCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep))
+
+
+def _evaluate(export: Path, labels: Labels, output: Path | None) -> Evaluation:
+    """Print the measures, and write them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from anomaly_daemon.evaluation.measures import evaluate
+    from anomaly_daemon.evaluation.scores import read_scores
+
+    evaluation = evaluate(read_scores(export), labels)
+    head, rows = evaluation.table()
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    for note in evaluation.notes:
+        print(f"note         {note}")
+    if output is not None:
+        output.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
+        print(f"measures     {output}")
+    return evaluation

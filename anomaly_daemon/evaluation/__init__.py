@@ -1,0 +1,1 @@
+"""What exported scores are worth: read back, held against labels, measured. Knows files and arrays, no log and no model."""

@@ -1,0 +1,149 @@
+"""What settings are chosen for: a budget of incidents, or an objective on labelled records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from anomaly_daemon.evaluation import tuning_choice as choices
+from anomaly_daemon.evaluation.detection import Counts, Detection
+from anomaly_daemon.evaluation.tuning import Trial
+from anomaly_daemon.evaluation.tuning_choice import Choice
+from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
+from anomaly_daemon.evaluation.tuning_labels import LabelledRange, Part
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetTarget:
+    """At most so many incidents in the earlier part, and as close to that as can be."""
+
+    allowed: int
+
+    def opened_max(self) -> int:
+        """See Target."""
+        return self.allowed
+
+    def value(self, incidents: Sequence[FoundIncident], entities: Sequence[str]) -> float:  # noqa: ARG002 - the seam's
+        """See Target."""
+        return float(len(incidents))
+
+    def unwanted(self, incidents: Sequence[FoundIncident], entities: Sequence[str], part: Part) -> Counter[str]:  # noqa: ARG002 - the seam's
+        """See Target."""
+        return Counter(entities[one.stream] for one in incidents)
+
+    def is_better(self, choice: Choice, value: float, other: Choice, other_value: float) -> bool:
+        """See Target."""
+        return choice.sensitivity < other.sensitivity and self.is_close(round(value)) >= self.is_close(round(other_value))
+
+    def is_close(self, count: int) -> bool:
+        """Within one incident or a tenth of the budget: less is no evidence for moving more settings."""
+        return self.allowed - count <= max(1, self.allowed // 10)
+
+    def best(self, trial: Trial, present: Choice) -> Choice:
+        """See Target."""
+        found: list[tuple[int, Choice]] = []
+        for choice in choices.windows(present):
+            reached = self._loudest(trial, choice)
+            if reached is None:
+                continue
+            if self.is_close(reached[0]):
+                return reached[1]
+            found.append(reached)
+        quietest = replace(present, sensitivity=float(trial.grid[-1]))
+        return max(found, key=lambda one: (one[0], [-part for part in one[1].distance(present)]), default=(0, quietest))[1]
+
+    def _loudest(self, trial: Trial, choice: Choice) -> tuple[int, Choice] | None:
+        """The loudest sensitivity within the budget, from the quiet side, and its incidents; the choice's own where that is close enough."""
+
+        def count(place: int) -> int | None:
+            found = trial.early(replace(choice, sensitivity=float(trial.grid[place])), self.allowed)
+            return None if found is None else len(found)
+
+        own = trial.early(choice, self.allowed) if choice.sensitivity >= trial.span.rows.floor else None
+        if own is not None and (self.is_close(len(own)) or len(trial.grid) == 1):
+            return len(own), choice
+        steps = [int(np.searchsorted(trial.grid, value)) for value in trial.loud_values(2.0)]
+        quiet, counted = steps[0], count(steps[0])
+        if counted is None:
+            return None
+        loud = -1
+        for step in steps[1:]:
+            here = count(step)
+            if here is None:
+                loud = step
+                break
+            quiet, counted = step, here
+        while loud >= 0 and quiet - loud > 1:
+            middle = (quiet + loud) // 2
+            here = count(middle)
+            if here is None:
+                loud = middle
+            else:
+                quiet, counted = middle, here
+        return counted, replace(choice, sensitivity=float(trial.grid[quiet]))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTarget:
+    """The best value of an objective on the labelled records of the earlier part.
+
+    worth: of measures and counts, higher is better. found_max: incidents beyond which nothing good is expected.
+    """
+
+    labelled: LabelledRange
+    worth: Callable[[Detection, Counts], float]
+    found_max: int
+
+    def opened_max(self) -> int:
+        """See Target."""
+        return self.found_max
+
+    def value(self, incidents: Sequence[FoundIncident], entities: Sequence[str]) -> float:
+        """See Target."""
+        measures, counts, _ = self.labelled.measured("earlier", incidents, entities)
+        return self.worth(measures, counts)
+
+    def is_better(self, choice: Choice, value: float, other: Choice, other_value: float) -> bool:  # noqa: ARG002 - the seam's
+        """See Target."""
+        return value > other_value + 1e-9
+
+    def unwanted(self, incidents: Sequence[FoundIncident], entities: Sequence[str], part: Part) -> Counter[str]:
+        """See Target."""
+        return Counter(self.labelled.measured(part, incidents, entities)[2])
+
+    def best(self, trial: Trial, present: Choice) -> Choice:
+        """See Target."""
+        best = self._best(trial, present, self._swept(trial, [present, *choices.triggers(present)]))
+        for others in (choices.recoveries, choices.cooldowns):
+            best = self._best(trial, present, iter([best, *others(best)]))
+        return self._best(trial, present, iter([best, *_around(trial, best)]))
+
+    def _swept(self, trial: Trial, windows: Sequence[Choice]) -> Iterator[Choice]:
+        yield windows[0]
+        for choice in windows:
+            for value in trial.loud_values(1.5):
+                candidate = replace(choice, sensitivity=value)
+                if trial.early(candidate, self.found_max) is None:
+                    break  # louder ones would open still more
+                yield candidate
+
+    def _best(self, trial: Trial, present: Choice, candidates: Iterator[Choice]) -> Choice:
+        best: tuple[float, tuple[int, float], Choice] | None = None
+        for choice in candidates:
+            found = trial.early(choice, self.found_max)
+            value = -np.inf if found is None else round(self.value(found, trial.span.rows.entities), 9)
+            entry = (-value, choice.distance(present), choice)
+            if best is None or entry[:2] < best[:2]:
+                best = entry
+        assert best is not None
+        return best[2]
+
+
+def _around(trial: Trial, choice: Choice) -> list[Choice]:
+    """The same with sensitivities a little lower and higher."""
+    place, steps = int(np.searchsorted(trial.grid, choice.sensitivity)), (-32, -16, -8, -4, -2, 2, 4, 8, 16, 32)
+    places = {min(max(place + step, 0), len(trial.grid) - 1) for step in steps}
+    return [replace(choice, sensitivity=float(trial.grid[one])) for one in sorted(places)]

@@ -1,0 +1,60 @@
+"""When an incident opens, is updated and closes, and what differs for some entities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from anomaly_daemon.settings.record_schema import Section
+from anomaly_daemon.settings.values import Duration, spelled
+
+
+class Window(Section):
+    """`count` of the last `of` observations."""
+
+    count: int = Field(ge=1, le=63, description="How many.")
+    of: int = Field(ge=1, le=63, description="Of how many.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.count > self.of:
+            raise ValueError(f"count ({self.count}) cannot exceed of ({self.of}); set both")
+        return self
+
+
+class Incidents(Section):
+    """When an incident opens, is updated and closes."""
+
+    trigger: Window = Field(Window(count=3, of=5), description="An incident opens when this many of the last observations are anomalous.")
+    recovery: Window = Field(Window(count=10, of=10), description="It closes when this many of the last observations are normal.")
+    cooldown: Duration = spelled("0", "For this long after a close no incident of the entity opens; what would have is counted.")
+    update_every: Duration = spelled("5m", "An open incident is announced again at most this often, by event time, and when its severity rises.")
+    window_points: int = Field(16, ge=0, le=64, description="Recent points in an alert.")
+
+    @field_validator("trigger", "recovery", mode="before")
+    @classmethod
+    def _complete(cls, value: object, about: ValidationInfo) -> object:
+        """A window given in part keeps the default of its other key."""
+        if not isinstance(value, Mapping):
+            return value
+        default: Window = cls.model_fields[str(about.field_name)].default
+        return {**default.model_dump(), **value}
+
+
+class Override(Section):
+    """Other values for some entities; the first matching one applies."""
+
+    match: str = Field(min_length=1, description="Shell-style pattern over the entity: `pump-*`.")
+    threshold: dict[str, float] = Field(default_factory=dict, description="Numeric keys of `threshold`: z, level.")
+    incidents: dict[str, Any] = Field(default_factory=dict, description="Keys of `incidents`.")
+
+    ADJUSTABLE: ClassVar[tuple[str, ...]] = ("z", "level")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in self.threshold:
+            if key not in self.ADJUSTABLE:
+                raise ValueError(f"override {self.match!r}: threshold.{key} cannot differ by entity; these can: {', '.join(self.ADJUSTABLE)}")
+        return self

@@ -1,0 +1,104 @@
+"""`replay` on the embedded log and on files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.harness import Site, make_site
+from tests.end_to_end.replays import replay_equals_live, replayed_alerts, rows
+from tests.small import stream
+
+RECORDS = stream(1, 4, 400, with_bad=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", RECORDS)
+
+
+def said(site: Site) -> str:
+    return (site.folder / "replay.log").read_text()
+
+
+def test_a_replay_gives_the_bytes_that_live_gave(site: Site) -> None:
+    replay_equals_live(site)
+
+
+def test_a_replay_of_files_equals_one_of_the_log_they_were_loaded_into(tmp_path: Path) -> None:
+    records = stream(1, 4, 400)
+    on_log = make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", records, partitions=1, assignments=("record.entity=entity",))
+    file = tmp_path / "readings.jsonl"
+    lines = [json.dumps({**json.loads(record.value or b""), "entity": (record.key or b"").decode()}) for record in records]
+    file.write_text("\n".join(lines) + "\n")
+    again = make_site(tmp_path / "again", f"sqlite:///{tmp_path}/again.db", [], partitions=1, assignments=("record.entity=entity",))
+    again.append([line.encode() for line in lines])
+
+    assert again.replay("--export", str(tmp_path / "log.parquet"), "--alerts", str(tmp_path / "log.jsonl")) == 0, said(again)
+    from_files = ("--source", f"file://{file}", "--export", str(tmp_path / "file.parquet"), "--alerts", str(tmp_path / "file.jsonl"))
+    assert on_log.replay(*from_files) == 0, said(on_log)
+
+    assert len(replayed_alerts(tmp_path / "log.jsonl")) > 3
+    assert rows(tmp_path / "file.parquet") == rows(tmp_path / "log.parquet")
+    assert replayed_alerts(tmp_path / "file.jsonl") == replayed_alerts(tmp_path / "log.jsonl")
+
+
+def test_some_entities_are_judged_as_they_are_among_all(site: Site) -> None:
+    every, some = site.folder / "every.parquet", site.folder / "some.parquet"
+    assert site.replay("--export", str(every)) == 0, said(site)
+    assert site.replay("--entities", "pump-[02]", "--export", str(some)) == 0, said(site)
+
+    assert [row for row in rows(some) if row["entity"]] == [row for row in rows(every) if row["entity"] in ("pump-0", "pump-2")]
+
+
+def test_interrupted_it_leaves_a_whole_export_and_says_up_to_where(site: Site) -> None:
+    export = site.folder / "scores.parquet"
+    process = site.start_replay("--speed", "600x", "--export", str(export), "--set", "log=" + site.settings.log)
+    deadline_s = time.monotonic() + 60
+    while "partition_recovered" not in said(site) and time.monotonic() < deadline_s:
+        process.join(0.05)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+
+    assert process.exitcode == 0, said(site)
+    assert "interrupted" in said(site)
+    assert len(rows(export)) < len(RECORDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--from", "300", "--to", "100"), "the range is empty; --to is exclusive"),
+        (("--from", "999999"), "retains offsets 0 to before"),
+        (("--from", "2100-01-01"), "no record from 2100-01-01T00:00:00Z"),
+        (("--from", "yesterday"), "neither an offset nor an ISO 8601 time"),
+        (("--topic", "nothing"), "nothing"),
+        (("--entities", "valve-*"), "no entity of the range fits"),
+        (("--start-from", "checkpoint"), "none of readings[0] at or before offset 0"),
+        (("--source", "file:///nowhere/*.csv"), "/nowhere"),
+    ],
+)
+def test_a_range_that_cannot_be_replayed_is_refused_in_a_sentence_and_nothing_is_written(site: Site, arguments: tuple[str, ...], told: str) -> None:
+    export = site.folder / "scores.parquet"
+
+    assert site.replay(*arguments, "--export", str(export)) == 2
+    assert told in said(site)
+    assert "Traceback" not in said(site)
+    assert not export.exists()
+
+
+def test_a_replay_commits_nothing_and_leaves_the_daemons_checkpoints_alone(site: Site) -> None:
+    site.run_to_end()
+    before = {path: path.stat().st_mtime_ns for path in sorted((site.folder / "checkpoints").rglob("*"))}
+    alerts = len(site.alerts())
+
+    assert site.replay("--alerts", str(site.folder / "alerts.jsonl")) == 0, said(site)
+
+    assert {path: path.stat().st_mtime_ns for path in sorted((site.folder / "checkpoints").rglob("*"))} == before
+    assert len(site.alerts()) == alerts

@@ -1,0 +1,74 @@
+"""Exports of the small detector for `tune`, and what a full replay under other settings brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from anomaly_daemon import wiring
+from anomaly_daemon.adapters.range_source import Span
+from anomaly_daemon.adapters.score_export import ParquetExport
+from anomaly_daemon.domain.records import Batch, BatchOutput, Record, Transition
+from anomaly_daemon.settings import Settings
+from tests import small
+
+Incident = tuple[str, str, int, int | None]
+
+
+def settings_file(folder: Path, *assignments: str) -> Path:
+    """A file with the small detector's settings."""
+    path = folder / "settings.yaml"
+    path.write_text(yaml.safe_dump(small.settings(*assignments).model_dump(mode="json", exclude={"log", "kafka"})))
+    return path
+
+
+def replayed(records: Sequence[Record], settings: Settings, batch: int = 700) -> list[BatchOutput]:
+    """What the real processor makes of a stream, from nothing."""
+    processor, _, _ = wiring.build_processor(settings, small.artifact())
+    for partition in sorted({record.partition for record in records}):
+        processor.begin(partition)
+    outputs = [processor.process(Batch(records[first : first + batch]), {}) for first in range(0, len(records), batch)]
+    processor.close()
+    return outputs
+
+
+def export(path: Path, records: Sequence[Record], settings: Settings, started_from: str = "nothing") -> Path:
+    """The scores of a stream, written as `replay` writes them."""
+    partitions = sorted({record.partition for record in records})
+    ends = {partition: 1 + max(record.offset for record in records if record.partition == partition) for partition in partitions}
+    spans = {partition: Span(0, 0, 0, end) for partition, end in ends.items()}
+    told = wiring.describe(settings, small.artifact(), mode="replay", started_from=started_from, spans=spans)
+    with closing(ParquetExport(path, ("prediction", "reconstruction"), told)) as target:
+        for output in replayed(records, settings):
+            target.write(output)
+    return path
+
+
+def incidents(records: Sequence[Record], settings: Settings) -> set[Incident]:
+    """Id, entity, opening and closing offset of every incident of a full replay."""
+    opened: dict[str, tuple[str, int]] = {}
+    closed: dict[str, int] = {}
+    for output in replayed(records, settings):
+        for alert in output.alerts:
+            if alert.transition is Transition.OPENED:
+                opened[alert.incident_id] = (alert.entity, alert.offset)
+            elif alert.transition is Transition.CLOSED:
+                closed[alert.incident_id] = alert.offset
+    return {(name, entity, offset, closed.get(name)) for name, (entity, offset) in opened.items()}
+
+
+def under(config: Path, patch: Path) -> Settings:
+    """The settings with a patch merged over."""
+    return small.settings_of.load([config, patch], (), {})
+
+
+def shuffled_times(records: Sequence[Record], step: int) -> list[Record]:
+    """Every so-many-th record claims to be an hour late."""
+    return [
+        replace(record, value=record.value.replace(b'"time": 17', b'"time": 16', 1)) if number % step == 0 and record.value else record
+        for number, record in enumerate(records)
+    ]
