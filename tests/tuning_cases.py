@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.range_source import Span
 from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.domain.records import Batch, BatchOutput, Record, Transition
-from anomaly_daemon.settings import Settings
+from anomaly_daemon.settings import Settings, load
 from tests import small
 
 Incident = tuple[str, str, int, int | None]
@@ -63,12 +64,15 @@ def incidents(records: Sequence[Record], settings: Settings) -> set[Incident]:
 
 def under(config: Path, patch: Path) -> Settings:
     """The settings with a patch merged over."""
-    return small.settings_of.load([config, patch], (), {})
+    return load([config, patch], (), {})
 
 
-def shuffled_times(records: Sequence[Record], step: int) -> list[Record]:
-    """Every so-many-th record claims to be an hour late."""
-    return [
-        replace(record, value=record.value.replace(b'"time": 17', b'"time": 16', 1)) if number % step == 0 and record.value else record
-        for number, record in enumerate(records)
-    ]
+def late(records: Sequence[Record], every: int, seconds: int) -> list[Record]:
+    """The same, but every so-many-th record says a time so much earlier."""
+    found = []
+    for number, record in enumerate(records):
+        if number % every == 0 and record.value is not None:
+            body = json.loads(record.value)
+            record = msgspec.structs.replace(record, value=json.dumps({**body, "time": body["time"] - seconds}).encode())
+        found.append(record)
+    return found

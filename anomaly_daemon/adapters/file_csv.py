@@ -36,7 +36,7 @@ _parse_numbers_and_nulls = msgspec.json.Decoder(list[float | None]).decode
 Piece = Sequence[Sequence[str]] | str
 
 
-def read_csv(file: InputFile, columns: RowColumns, start: int) -> Iterator[FileRow]:
+def read_csv(file: InputFile, columns: RowColumns, start: int) -> Iterator[list[FileRow]]:
     """The rows from number `start` on. Raises InputError for a header that names no columns, one twice, or not those wanted."""
     with _opened(file.path) as table:
         key_index = index_of(file.path, table.names, columns.key)
@@ -45,11 +45,11 @@ def read_csv(file: InputFile, columns: RowColumns, start: int) -> Iterator[FileR
         name = file.name.encode() or None
         for piece in table.pieces(start):
             if isinstance(piece, str):
-                yield FileRow(None if key_index is not None else name, _encoded(piece), None)
+                yield [FileRow(None if key_index is not None else name, _encoded(piece), None)]
                 continue
             keys: Iterable[bytes | None] = itertools.repeat(name) if key_index is None else map(_encoded, piece[key_index])
             times: Iterable[int | None] = itertools.repeat(None) if time_index is None else map(timestamp_ms, piece[time_index])
-            yield from map(FileRow, keys, _json_objects(labels, piece), times)
+            yield list(map(FileRow, keys, _json_objects(labels, piece), times))
 
 
 def count_csv(path: Path) -> Iterator[int]:

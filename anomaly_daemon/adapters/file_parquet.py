@@ -21,7 +21,7 @@ _UTC_NAMES = ("UTC", "Etc/UTC", "+00:00")
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-def read_parquet(file: InputFile, columns: RowColumns, start: int) -> Iterator[FileRow]:
+def read_parquet(file: InputFile, columns: RowColumns, start: int) -> Iterator[list[FileRow]]:
     """The rows from number `start` on; row groups before it are not read. Raises InputError for a column that is not there."""
     name = file.name.encode() or None
     with _opened(file.path) as parquet:
@@ -39,7 +39,7 @@ def read_parquet(file: InputFile, columns: RowColumns, start: int) -> Iterator[F
             keys: Iterable[bytes | None] = itertools.repeat(name) if key_index is None else map(key_of, cells[key_index])
             times: Iterable[int | None] = itertools.repeat(None) if time_index is None else map(timestamp_ms, cells[time_index])
             values = _encode_lines(list(map(row_of, *cells))).splitlines()
-            yield from map(FileRow, keys, values, times)
+            yield list(map(FileRow, keys, values, times))
 
 
 def count_parquet(path: Path) -> Iterator[int]:

@@ -40,12 +40,19 @@ def check_files(files: Sequence[InputFile], columns: RowColumns) -> None:
 
 def read_rows(file: InputFile, columns: RowColumns = NO_COLUMNS, start: int = 0) -> Generator[FileRow]:
     """The rows from number `start` on, in file order. Raises InputError naming file and row where it cannot be read on."""
+    with closing(read_blocks(file, columns, start)) as blocks:
+        for block in blocks:
+            yield from block
+
+
+def read_blocks(file: InputFile, columns: RowColumns = NO_COLUMNS, start: int = 0) -> Generator[list[FileRow]]:
+    """The same, as many rows at a time as the file's own blocks bring."""
     kind = _kind_of(file)
     row = start
     with _explaining(file.path, lambda: row):
-        for fields in kind.read(file, columns, start):
-            yield fields
-            row += 1
+        for block in kind.read(file, columns, start):
+            yield block
+            row += len(block)
 
 
 def count_rows(file: InputFile) -> int:
@@ -58,7 +65,7 @@ def count_rows(file: InputFile) -> int:
     return rows
 
 
-def _read_json_lines(file: InputFile, columns: RowColumns, start: int) -> Iterator[FileRow]:
+def _read_json_lines(file: InputFile, columns: RowColumns, start: int) -> Iterator[list[FileRow]]:
     name = file.name.encode() or None
     skipped = 0
     with opened(file.path) as stream:
@@ -72,9 +79,9 @@ def _read_json_lines(file: InputFile, columns: RowColumns, start: int) -> Iterat
             lines = list(filter(None, lines))[start - skipped :]
             skipped = start
             if columns == NO_COLUMNS:
-                yield from map(FileRow, itertools.repeat(name), lines, itertools.repeat(None))
+                yield list(map(FileRow, itertools.repeat(name), lines, itertools.repeat(None)))
             else:
-                yield from _with_columns(lines, columns, name)
+                yield list(_with_columns(lines, columns, name))
 
 
 def _with_columns(lines: Iterable[bytes], columns: RowColumns, name: bytes | None) -> Iterator[FileRow]:
@@ -102,7 +109,7 @@ def _fields_of(line: bytes) -> dict[str, Any]:
 class _Kind:
     """How a kind of file is read and counted; count: numbers that add up to that of the rows."""
 
-    read: Callable[[InputFile, RowColumns, int], Iterator[FileRow]]
+    read: Callable[[InputFile, RowColumns, int], Iterator[list[FileRow]]]
     count: Callable[[Path], Iterator[int]]
 
 

@@ -7,17 +7,19 @@ event time are read from the fields that the settings name, and `record.entity: 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from operator import attrgetter
 
 from anomaly_daemon.adapters.file_columns import FileRow, RowColumns
 from anomaly_daemon.adapters.file_names import find_files
-from anomaly_daemon.adapters.file_rows import check_files, count_rows, read_rows
+from anomaly_daemon.adapters.file_rows import check_files, count_rows, read_blocks, read_rows
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
 from anomaly_daemon.pipeline.time_range import TimesOf
 
 OPEN_FILES_MAX = 256
+_key_of, _value_of = attrgetter("key"), attrgetter("value")
 _NO_TIMESTAMP = -1  # as Kafka has it
 
 
@@ -42,7 +44,7 @@ class FileSource:
         self._files = {Partition(topic, number): file for number, file in enumerate(files)}
         self._batch_records_max, self._times_ms = batch_records_max, times_ms
         self._positions: dict[Partition, Offset] = {}
-        self._rows: dict[Partition, Generator[FileRow]] = {}
+        self._rows: dict[Partition, tuple[Generator[list[FileRow]], Iterator[FileRow]]] = {}
         self._unread: list[Partition] = []
         self._counts: dict[Partition, int] = {}
         self._is_assigned = False
@@ -105,7 +107,9 @@ class FileSource:
 
     @staticmethod
     def _records(partition: Partition, first: Offset, rows: Iterable[FileRow]) -> list[Record]:
-        return [Record(partition, offset, _NO_TIMESTAMP, row.key, row.value) for offset, row in enumerate(rows, start=first)]
+        found = list(rows)
+        times = itertools.repeat(_NO_TIMESTAMP)
+        return list(map(Record, itertools.repeat(partition), itertools.count(first), times, map(_key_of, found), map(_value_of, found)))
 
     def _read_in_turn(self, into: list[Record]) -> None:
         """One equal share of each open file; those that got none because the batch is full come first next time."""
@@ -119,8 +123,9 @@ class FileSource:
         """Append up to `limit` rows from the position on; whether the file may hold more: one that ends is closed."""
         position = self._positions[partition]
         if partition not in self._rows:
-            self._rows[partition] = read_rows(self._files[partition], self._columns, position)
-        records = self._records(partition, position, itertools.islice(self._rows[partition], limit))
+            blocks = read_blocks(self._files[partition], self._columns, position)
+            self._rows[partition] = blocks, itertools.chain.from_iterable(blocks)
+        records = self._records(partition, position, itertools.islice(self._rows[partition][1], limit))
         into += records
         self._positions[partition] = position + len(records)
         if len(records) == limit:
@@ -129,6 +134,6 @@ class FileSource:
         return False
 
     def _close(self, partition: Partition) -> None:
-        rows = self._rows.pop(partition, None)
-        if rows is not None:
-            rows.close()
+        if partition in self._rows:
+            blocks, _ = self._rows.pop(partition)
+            blocks.close()

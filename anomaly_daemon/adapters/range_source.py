@@ -114,7 +114,7 @@ class RangeSource:
 
     def _inside(self, records: Sequence[Record]) -> Sequence[Record]:
         """What lies in the range; a partition read beyond it is read no further."""
-        beyond = {record.partition for record in records if record.offset >= self.spans[record.partition].end} - self._done
+        beyond = {partition for partition, offset in self._source.positions().items() if offset > self.spans[partition].end} - self._done
         for partition, bounds in self._source.bounds(sorted(beyond)).items() if beyond else ():
             self._source.seek(partition, bounds.end)
         self._done |= beyond

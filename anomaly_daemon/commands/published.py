@@ -189,7 +189,9 @@ class TopicReader:
             if self._ends and all(positions.get(partition, 0) >= end for partition, end in self._ends.items()):
                 return
             silent_polls = 0 if records else silent_polls + 1
-        raise LogUnavailable(f"the log brought nothing for {SILENT_POLLS_MAX * POLL_S:g} s before the end of the topic; look whether it is up, and ask again")
+        raise LogUnavailable(
+            f"the log brought nothing for {SILENT_POLLS_MAX * POLL_S:g} s before the end of the topic; look whether it is up, and ask again"
+        )
 
 
 def read_incidents(source: Source, incidents_max: int = 1000) -> Incidents:

@@ -42,10 +42,14 @@ def run(options: argparse.Namespace) -> int:
     if options.output is not None:
         _write(options.output, text)
         notes += _overruled(options, tuned.settings)
+    if options.report is not None:
+        from anomaly_daemon.evaluation.report import write_trade_off
+
+        write_trade_off(options.report, tuned, text)
     if options.format == "json":
         print(json.dumps(as_json(tuned, text, notes), ensure_ascii=False, allow_nan=False))
     else:
-        _show(tuned, text, notes, options.output)
+        _show(tuned, text, notes, options)
     return 0
 
 
@@ -142,7 +146,7 @@ def _incident(tuned: Tuned, one: FoundIncident) -> dict[str, object]:
     }
 
 
-def _show(tuned: Tuned, text: str, notes: Sequence[str], output: Path | None) -> None:
+def _show(tuned: Tuned, text: str, notes: Sequence[str], options: argparse.Namespace) -> None:
     """The table, the patch, and what else to know."""
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
     table = Table(title=f"for the {tuned.wish.text}; chosen on the earlier part", title_justify="left")
@@ -159,10 +163,12 @@ def _show(tuned: Tuned, text: str, notes: Sequence[str], output: Path | None) ->
         console.print(f"A full replay under the patch brings exactly these {promised} incidents; --format json lists them.")
     for note in notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
-    if output is None:
+    if options.output is None:
         console.print(text, markup=False, soft_wrap=True, end="")
     else:
-        console.print(f"patch        {output}", markup=False, soft_wrap=True)
+        console.print(f"patch        {options.output}", markup=False, soft_wrap=True)
+    if options.report is not None:
+        console.print(f"report       {options.report}", markup=False, soft_wrap=True)
 
 
 def _noisiest(one: PartFigures) -> str:

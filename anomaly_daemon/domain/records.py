@@ -24,6 +24,14 @@ class Partition:
 
     topic: str
     number: int
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Every record is looked up by its partition: its hash is worked out once."""
+        object.__setattr__(self, "_hash", hash((self.topic, self.number)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.number}]"

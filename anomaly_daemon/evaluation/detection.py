@@ -25,7 +25,7 @@ class Counts:
     """What happened in one stream or in several.
 
     records judged; positives: labelled ones; flagged; hits: both. delay_rows, delay_s: [caught], of each caught event, in rows and in seconds.
-    days: from the first to the last record, added up over the streams.
+    days: from the earliest to the latest record, added up over the streams.
     """
 
     records: int
@@ -80,7 +80,7 @@ def count(is_event: Booleans, is_flagged: Booleans, times_us: Integers, alarms: 
         events=len(events),
         alarms=len(alarms),
         true_alarms=int(np.count_nonzero(_is_true(alarms, events))),
-        days=float(times_us[-1] - times_us[0]) / DAY_US,
+        days=float(times_us.max() - times_us.min()) / DAY_US,
         delay_rows=delay_rows,
         delay_s=(times_us[raised[is_caught]] - times_us[events[is_caught, 0]]) / 1e6,
     )

@@ -9,7 +9,7 @@
     a folder of CSV and Parquet files    entities named by their paths in it; an optional dataset.json gives the order and, per entity,
                                          train_rows: records that were for training, {"entities": [{"entity": …, "train_rows": …}, …]}
 Entities that have no label were normal where intervals or points are listed; where records or windows are, nothing is known of them.
-Rows in messages count from 1, a CSV's header not counted.
+Rows in messages count from 1; in a CSV that is its header.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -38,7 +38,7 @@ _LAYOUTS: Final = (
 
 class _Stream(msgspec.Struct):
     entity: str
-    train_rows: int = 0
+    train_rows: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class _Dataset(msgspec.Struct):
@@ -63,12 +63,12 @@ class _Found:
         joined = {entity: merged(np.concatenate(parts)) for entity, parts in self.intervals.items()}
         overlapping = {entity: overlaps for entity, (_, overlaps) in joined.items() if overlaps}
         if overlapping:
-            self.notes.append(
-                f"{origin}: {sum(overlapping.values())} labels that overlap or repeat another were joined to it, of {listed(overlapping)}"
-            )
+            self.notes.append(f"{origin}: overlapping or repeated labels joined: {sum(overlapping.values())}, of {listed(overlapping)}")
         if not any(len(intervals) for intervals, _ in joined.values()):
             self.notes.append(f"{origin}: no record is labelled as anomalous")
         unnamed: Unnamed = "normal" if "normal" in self.unnamed else "unknown"
+        if unnamed == "unknown" and not joined:
+            raise InputError(f"{origin}: holds no row, so it says nothing of any entity; give the labels of the records")
         intervals = {entity: intervals for entity, (intervals, _) in joined.items()}
         return Labels(intervals, origin, unnamed, self.judged_from, self.period_rows, tuple(self.notes))
 

@@ -28,7 +28,7 @@ _FLAGS: Final = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False,
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some rows of a file. columns: name → Arrow array; first_row: the number of the first one, from 1."""
+    """Some rows of a file. columns: name → Arrow array; first_row: the number of the first one, as messages count."""
 
     path: Path
     columns: dict[str, Any]
@@ -85,15 +85,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file that is open. names: its columns, in order."""
+    """A file that is open. names: its columns, in order; first_row: the number of its first row, which in a CSV is its line."""
 
     path: Path
     names: list[str]
+    first_row: int
     batches: Callable[[Sequence[str]], Iterator[Any]]
 
     def chunks(self, columns: Sequence[str]) -> Iterator[Chunk]:
         """Its rows, these columns only; none where it holds no row."""
-        first_row = 1
+        first_row = self.first_row
         for batch in self.batches(columns):
             if batch.num_rows:
                 yield Chunk(self.path, {name: batch.column(name) for name in columns}, first_row)
@@ -107,24 +108,26 @@ def open_table(path: Path) -> Iterator[Table]:
     try:
         if name.endswith(".parquet"):
             with pq.ParquetFile(str(path), memory_map=False, pre_buffer=False) as parquet:
-                yield _checked(path, parquet.schema_arrow.names, lambda columns: parquet.iter_batches(_BATCH_ROWS, columns=list(columns)))
+                yield _checked(path, parquet.schema_arrow.names, 1, lambda columns: parquet.iter_batches(_BATCH_ROWS, columns=list(columns)))
         elif name.endswith((".csv", ".csv.gz")):
             names, delimiter = _header(path)
-            yield _checked(path, names, lambda columns: _csv_batches(path, names, delimiter, columns))
+            yield _checked(path, names, 2, lambda columns: _csv_batches(path, names, delimiter, columns))
         else:
             raise InputError(f"{path}: not a known kind of labels; give .csv, .csv.gz, .parquet, NAB's windows in .json, or a folder")
     except (pa.ArrowException, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).split("\n", 1)[0].rstrip(".")
         raise InputError(f"{path}: cannot be read as labels: {reason}; mend or leave out the file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}; check the file and its rights") from None
+        if error.strerror is None:
+            raise InputError(f"{path}: the gzip file is damaged or cut short ({error}); fetch or pack it again") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}; check the file and its rights") from None
 
 
-def _checked(path: Path, names: list[str], batches: Callable[[Sequence[str]], Iterator[Any]]) -> Table:
+def _checked(path: Path, names: list[str], first_row: int, batches: Callable[[Sequence[str]], Iterator[Any]]) -> Table:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise InputError(f"{path}: column {', '.join(doubled)} stands twice; rename one")
-    return Table(path, names, batches)
+    return Table(path, names, first_row, batches)
 
 
 def _header(path: Path) -> tuple[list[str], str]:

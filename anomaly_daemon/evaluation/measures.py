@@ -152,7 +152,7 @@ def evaluate(table: ScoreTable, labels: Labels, *, window_rows: int | None = Non
         if stream is None:
             skipped.append(entity)
             continue
-        window = window_rows or labels.period_rows.get(entity, WINDOW_ROWS)
+        window = labels.period_rows.get(entity, WINDOW_ROWS) if window_rows is None else window_rows
         for name, score, is_flagged, alarms in _columns(stream, random if has_controls else None):
             counts = count(stream.is_event, is_flagged, stream.times_us, alarms)
             ranking = None
@@ -165,7 +165,9 @@ def evaluate(table: ScoreTable, labels: Labels, *, window_rows: int | None = Non
     if not entities:
         raise InputError(f"{labels.origin}: all scored records of {listed(skipped)} were for training; score later ones too")
     pooled = {name: _pooled(found, rankings.get(name, ())) for name, found in parts.items()}
-    unranked_window = [] if window_rows else [name for name, found in entities.items() if found.ranking and name not in labels.period_rows]
+    unranked_window = (
+        [] if window_rows is not None else [name for name, found in entities.items() if found.ranking and name not in labels.period_rows]
+    )
     notes += _reasons(entities, skipped, unranked_window)
     return Evaluation(pooled, entities, tuple(notes))
 

@@ -125,7 +125,7 @@ class ScoreFile:
 
 @dataclass(frozen=True, slots=True)
 class ScoreTable:
-    """The rows that have an entity, gathered by it; within an entity in the order of the file.
+    """The rows that have an entity and a time, gathered by entity; within one in the order of the file.
 
     places:  entity → its place, in order of first appearance. bounds: int64 [entities + 1], where each one's rows begin.
     columns: name → [rows], as the module says. incident_ids: the words of column `incident_id`.
@@ -155,6 +155,8 @@ def read_scores(path: Path, columns: Sequence[str] = MEASURED) -> ScoreTable:
         for batch in file.batches(["entity", *columns]):
             entity = batch.pop("entity")
             is_scored = entity != NO_CODE
+            if "timestamp" in batch:
+                is_scored &= batch["timestamp"] != NO_TIME
             size = int(np.count_nonzero(is_scored))
             codes[filled : filled + size] = entity[is_scored]
             for name, column in batch.items():

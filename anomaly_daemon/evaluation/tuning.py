@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _NOISY_INCIDENTS_MIN: Final = 5  # fewer are no evidence that an entity is louder than the rest
 _NOISY_RATIO: Final = 5.0  # of its incidents over the mean of the others
+_PROBED_MAX: Final = 20_000  # incidents looked at to find the loud ones
 _KEPT_SHARE: Final = 0.5  # of its share in the earlier part that a noisy entity must keep in the later one
 
 
@@ -46,7 +47,15 @@ class Target(Protocol):
         """Of a candidate, by its incidents on the earlier part."""
         ...
 
-    def is_better(self, choice: Choice, value: float, other: Choice, other_value: float) -> bool:
+    def probe(self, trial: Trial, present: Choice, best: Choice) -> Choice:
+        """A choice loud enough to show which entities are far louder than the rest."""
+        ...
+
+    def wanted(self, others_mean: float, entities: int) -> int:
+        """Unwanted incidents that one entity may have on the earlier part; the others have `others_mean` each."""
+        ...
+
+    def is_better(self, present: Choice, choice: Choice, value: float, other: Choice, other_value: float) -> bool:
         """Whether a choice that sets more is worth it."""
         ...
 
@@ -131,7 +140,8 @@ def solve(trial: Trial, target: Target, present: Choice) -> Choice:
     best = target.best(trial, present)
     if trial.sensitivity == "fixed":
         return best
-    raised = tuple((entity, value) for entity in _noisy(trial, target, best) if (value := _calm(trial, target, best, entity)) is not None)
+    probe = target.probe(trial, present, best)
+    raised = tuple((entity, value) for entity in _noisy(trial, target, probe) if (value := _calm(trial, target, probe, entity)) is not None)
     if not raised:
         return best
     tuned = target.best(trial, replace(present, raised=raised))
@@ -142,12 +152,12 @@ def solve(trial: Trial, target: Target, present: Choice) -> Choice:
         return tuned
     entities = trial.span.rows.entities
     value, before = target.value(found, entities), target.value(without, entities)
-    return tuned if target.is_better(tuned, value, best, before) else best
+    return tuned if target.is_better(present, tuned, value, best, before) else best
 
 
 def _noisy(trial: Trial, target: Target, choice: Choice) -> list[str]:
     """Entities far louder than the rest on the earlier part whose share stays on the later one; the loudest first."""
-    found = trial.whole(choice, 100 * (target.opened_max() + 10))
+    found = trial.whole(choice, _PROBED_MAX)
     if found is None:
         return []
     span, entities = trial.span, trial.span.rows.entities
@@ -163,18 +173,18 @@ def _noisy(trial: Trial, target: Target, choice: Choice) -> list[str]:
 
 
 def _calm(trial: Trial, target: Target, choice: Choice, entity: str) -> float | None:
-    """The lowest sensitivity at which the entity is no louder than the others are on average; None where there is none."""
-    found = trial.early(choice, target.opened_max())
+    """The lowest sensitivity at which the entity is as quiet as it should be; None where there is none."""
+    found, entities = trial.early(choice, _PROBED_MAX), trial.span.rows.entities
     if found is None:
         return None
-    counts = target.unwanted(found, trial.span.rows.entities, "earlier")
-    wanted = max(1, round((counts.total() - counts[entity]) / max(1, len(trial.span.rows.entities) - 1)))
+    counts = target.unwanted(found, entities, "earlier")
+    wanted = target.wanted((counts.total() - counts[entity]) / max(1, len(entities) - 1), len(entities))
     low, high = int(np.searchsorted(trial.grid, choice.sensitivity)), len(trial.grid) - 1
 
     def is_calm(place: int) -> bool:
         raised = replace(choice, raised=((entity, float(trial.grid[place])),))
-        incidents = trial.early(raised, target.opened_max(), entity)
-        return incidents is not None and target.unwanted(incidents, trial.span.rows.entities, "earlier")[entity] <= wanted
+        incidents = trial.early(raised, _PROBED_MAX, entity)
+        return incidents is not None and target.unwanted(incidents, entities, "earlier")[entity] <= wanted
 
     if not is_calm(high):
         return None

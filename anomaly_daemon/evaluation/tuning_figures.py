@@ -72,10 +72,11 @@ def figures(span: Range, incidents: Sequence[FoundIncident], labelled: LabelledR
 
 def _of_part(span: Range, part: Part, incidents: Sequence[FoundIncident], labelled: LabelledRange | None) -> PartFigures:
     own, entities = span.of_part(incidents, part), span.rows.entities
-    noisiest = Counter(entities[one.stream] for one in own).most_common(1)
+    counts_by_entity = Counter(entities[one.stream] for one in own)
     measures, counts = (None, None) if labelled is None else labelled.measured(part, incidents, entities)[:2]
-    name, count = noisiest[0] if noisiest else (None, 0)
-    return PartFigures(part, span.days(part), len(own), name, count / len(own) if own else 0.0, measures, counts)
+    name = min(counts_by_entity, key=lambda entity: (-counts_by_entity[entity], entity), default=None)
+    share = counts_by_entity[name] / len(own) if name is not None else 0.0
+    return PartFigures(part, span.days(part), len(own), name, share, measures, counts)
 
 
 def trade_off(trial: Trial, present: Choice, chosen: Choice, labelled: LabelledRange | None, budget_per_day: float | None) -> TradeOff:

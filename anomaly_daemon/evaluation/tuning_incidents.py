@@ -98,11 +98,11 @@ def _promising(rows: KeptRows, ruling: Ruling, hot: NDArray[np.int64]) -> NDArra
     windows = [rules.trigger for rules in ruling.rules.incidents]
     profile = ruling.profile[rows.stream[hot]]
     count, of = (np.array([getattr(window, name) for window in windows])[profile] for name in ("count", "of"))
-    first = np.arange(len(hot)) - (count - 1)
-    stream, ordinal = rows.stream[hot], rows.ordinal[hot]
-    is_full = (first >= 0) & (stream[first] == stream) & (ordinal - ordinal[first] < of)
+    stream, ordinal, place = rows.stream[hot], rows.ordinal[hot], np.arange(len(hot))
+    first = np.maximum(place - (count - 1), 0)
+    is_full = (place >= count - 1) & (stream[first] == stream) & (ordinal - ordinal[first] < of)
     after = np.append(np.flatnonzero(is_full), len(hot))
-    following = after[np.searchsorted(after, np.arange(len(hot)))]  # the next row at which a window is full
+    following = after[np.searchsorted(after, place)]  # the next row at which a window is full
     is_last = following == len(hot)
     following[is_last] = 0
     return np.asarray(hot[~is_last & (stream[following] == stream) & (ordinal[following] - ordinal < of)])

@@ -34,9 +34,21 @@ class BudgetTarget:
         """See Target."""
         return Counter(entities[one.stream] for one in incidents)
 
-    def is_better(self, choice: Choice, value: float, other: Choice, other_value: float) -> bool:
+    def probe(self, trial: Trial, present: Choice, best: Choice) -> Choice:
+        """See Target: the present windows, and a budget ten times as large."""
+        reached = BudgetTarget(10 * self.allowed + 10)._loudest(trial, present)
+        return best if reached is None else reached[1]
+
+    def wanted(self, others_mean: float, entities: int) -> int:  # noqa: ARG002 - the seam's
+        """See Target: its even share of the budget."""
+        return max(1, round(self.allowed / entities))
+
+    def is_better(self, present: Choice, choice: Choice, value: float, other: Choice, other_value: float) -> bool:
         """See Target."""
-        return choice.sensitivity < other.sensitivity and self.is_close(round(value)) >= self.is_close(round(other_value))
+        if self.is_close(round(value)) < self.is_close(round(other_value)):
+            return False
+        moved, other_moved = (replace(one, raised=present.raised).distance(present)[0] for one in (choice, other))
+        return moved < other_moved or (moved == other_moved and choice.sensitivity < other.sensitivity)
 
     def is_close(self, count: int) -> bool:
         """Within one incident or a tenth of the budget: less is no evidence for moving more settings."""
@@ -56,34 +68,32 @@ class BudgetTarget:
         return max(found, key=lambda one: (one[0], [-part for part in one[1].distance(present)]), default=(0, quietest))[1]
 
     def _loudest(self, trial: Trial, choice: Choice) -> tuple[int, Choice] | None:
-        """The loudest sensitivity within the budget, from the quiet side, and its incidents; the choice's own where that is close enough."""
+        """The loudest sensitivity within the budget, from the quiet side, and its incidents; the present one where that is close."""
 
-        def count(place: int) -> int | None:
+        def is_within(place: int) -> bool:
             found = trial.early(replace(choice, sensitivity=float(trial.grid[place])), self.allowed)
-            return None if found is None else len(found)
+            if found is not None:
+                counts[place] = len(found)
+            return found is not None
 
+        counts: dict[int, int] = {}
         own = trial.early(choice, self.allowed) if choice.sensitivity >= trial.span.rows.floor else None
         if own is not None and (self.is_close(len(own)) or len(trial.grid) == 1):
             return len(own), choice
         steps = [int(np.searchsorted(trial.grid, value)) for value in trial.loud_values(2.0)]
-        quiet, counted = steps[0], count(steps[0])
-        if counted is None:
+        loud = next((step for step in steps if not is_within(step)), None)
+        if not counts:
             return None
-        loud = -1
-        for step in steps[1:]:
-            here = count(step)
-            if here is None:
-                loud = step
-                break
-            quiet, counted = step, here
-        while loud >= 0 and quiet - loud > 1:
+        quiet = min(counts)
+        while loud is not None and quiet - loud > 1:
             middle = (quiet + loud) // 2
-            here = count(middle)
-            if here is None:
-                loud = middle
+            if is_within(middle):
+                quiet = middle
             else:
-                quiet, counted = middle, here
-        return counted, replace(choice, sensitivity=float(trial.grid[quiet]))
+                loud = middle
+        # Not always the loudest: where nearly everything is anomalous, incidents run together.
+        place = max(counts, key=lambda one: (counts[one], one))
+        return counts[place], replace(choice, sensitivity=float(trial.grid[place]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +116,15 @@ class LabelTarget:
         measures, counts, _ = self.labelled.measured("earlier", incidents, entities)
         return self.worth(measures, counts)
 
-    def is_better(self, choice: Choice, value: float, other: Choice, other_value: float) -> bool:  # noqa: ARG002 - the seam's
+    def probe(self, trial: Trial, present: Choice, best: Choice) -> Choice:  # noqa: ARG002 - the seam's
+        """See Target."""
+        return best
+
+    def wanted(self, others_mean: float, entities: int) -> int:  # noqa: ARG002 - the seam's
+        """See Target: no more than the others."""
+        return max(1, round(others_mean))
+
+    def is_better(self, present: Choice, choice: Choice, value: float, other: Choice, other_value: float) -> bool:  # noqa: ARG002 - the seam's
         """See Target."""
         return value > other_value + 1e-9
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from anomaly_daemon.domain.records import Batch, BatchOutput, Offset, Partition, Record
+from anomaly_daemon.pipeline.pieces import runs
 from anomaly_daemon.pipeline.process import Processor
 from anomaly_daemon.telemetry.metrics import Metrics
 
@@ -15,14 +16,21 @@ def count_batch(metrics: Metrics, batch: Batch, output: BatchOutput, committed: 
     def is_new(record: Record) -> bool:
         return record.offset >= committed.get(record.partition, 0)
 
+    # Within a partition offsets rise: where each run of one begins with a new record, all are.
+    starts = [0, *(end for _, end in runs(batch.records))]
+    is_all_new = all(is_new(batch.records[start]) for start in starts[:-1])
+
+    def count_new(records: Sequence[Record]) -> int:
+        return len(records) if is_all_new else sum(map(is_new, records))
+
     metrics.batch_records.observe(len(batch.records))
-    metrics.records_consumed.inc(sum(map(is_new, batch.records)))
+    metrics.records_consumed.inc(count_new(batch.records))
     if output.scored is not None:
-        metrics.records_scored.inc(sum(map(is_new, output.scored.observations.records)))
+        metrics.records_scored.inc(count_new(output.scored.observations.records))
         for rejection in output.scored.rejections:
             if is_new(rejection.record):
                 metrics.dead_letter_records.labels(rejection.reason.value).inc()
-        dropped = sum(map(is_new, output.scored.dropped))
+        dropped = count_new(output.scored.dropped)
         if dropped:
             metrics.records_dropped.labels("entity").inc(dropped)
     for alert in output.alerts:

@@ -29,10 +29,17 @@ PARTITION = Partition("readings", 0)
 NAMES = tuple(f"channel_{number}" for number in range(FEATURES))
 
 
-def settings(**engine: int) -> settings_of.Settings:
+def settings(entity: str = "key", **engine: int) -> settings_of.Settings:
     """F=8, H=64, S8K8, a ring of 32."""
     features = ", ".join(f"{{name: {name}}}" for name in NAMES)
-    assignments = [f"record.features=[{features}]", "record.time.path=timestamp", f"model.hidden={HIDDEN}", "model.code=16", "training.epochs=3"]
+    assignments = [
+        f"record.features=[{features}]",
+        "record.time.path=timestamp",
+        f"record.entity={entity}",
+        f"model.hidden={HIDDEN}",
+        "model.code=16",
+        "training.epochs=3",
+    ]
     return settings_of.load((), assignments + [f"engine.{key}={value}" for key, value in engine.items()], {})
 
 
@@ -74,9 +81,9 @@ def batches(found: list[Record]) -> Iterator[Batch]:
         yield Batch(found[first : first + BATCH])
 
 
-def processor(**engine: int) -> Processor:
+def processor(entity: str = "key", **engine: int) -> Processor:
     """The product's own state machine, from the product's own wiring."""
-    built, _, _ = wiring.build_processor(settings(**engine), artifact())
+    built, _, _ = wiring.build_processor(settings(entity, **engine), artifact())
     built.begin(PARTITION)
     return built
 

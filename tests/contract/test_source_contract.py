@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -46,6 +47,21 @@ def test_records_come_in_offset_order_from_every_partition(log: LogUnderTest, fr
         records = [record for record in reader.records if record.partition == Partition(topic, number)]
         assert [record.offset for record in records] == list(range(1000))
         assert [int(record.value or b"") for record in records] == list(range(number, 3000, 3))
+
+
+def test_offsets_are_found_by_the_records_time_and_the_end_where_none_is_late_enough(log: LogUnderTest, fresh: Fresh) -> None:
+    topic = fresh("readings")
+    log.create(topic, 2)
+    now_ms = time.time_ns() // 1_000_000
+    log.append([Message(topic, b"pump", b"{}", timestamp_ms=now_ms + 10 * number, partition_number=0) for number in range(5)])
+    source = log.source([topic], None)
+    joined(source, partitions=2)
+    filled, empty = Partition(topic, 0), Partition(topic, 1)
+
+    assert source.offsets_at([filled, empty], now_ms - 1) == {filled: 0, empty: 0}
+    assert source.offsets_at([filled, empty], now_ms + 20) == {filled: 2, empty: 0}
+    assert source.offsets_at([filled], now_ms + 21) == {filled: 3}
+    assert source.offsets_at([filled], now_ms + 1000) == {filled: 5}
 
 
 def test_a_batch_holds_no_more_records_than_allowed(log: LogUnderTest, fresh: Fresh) -> None:

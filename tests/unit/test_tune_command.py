@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from anomaly_daemon.cli import main
@@ -12,18 +14,18 @@ from tests import small, tuning_cases
 SECOND = Partition("readings", 1)
 
 
-def tuned(capsys: pytest.CaptureFixture[str], config: Path, scores: Path, *arguments: str) -> dict[str, object]:
+def tuned(capsys: pytest.CaptureFixture[str], config: Path, scores: Path, *arguments: str) -> dict[str, Any]:
     """What `tune --format json` prints; the patch is written beside the scores."""
     patch = scores.with_name("patch.yaml")
     code = main(["tune", "-c", str(config), "--scores", str(scores), "--output", str(patch), "--format", "json", "--force", *arguments])
     told = capsys.readouterr()
     assert code == 0, told.err
-    found: dict[str, object] = json.loads(told.out)
+    found: dict[str, Any] = json.loads(told.out)
     return found
 
 
-def promised(found: dict[str, object]) -> set[tuple[str, str, int, int | None]]:
-    return {(one["incident_id"], one["entity"], one["first_offset"], one["closing_offset"]) for one in found["incidents"]}  # type: ignore[attr-defined]
+def promised(found: dict[str, Any]) -> set[tuple[str, str, int, int | None]]:
+    return {(one["incident_id"], one["entity"], one["first_offset"], one["closing_offset"]) for one in found["incidents"]}
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,131 @@ def test_a_full_replay_under_the_patch_brings_exactly_the_incidents_promised(
     assert found["is_exact"]
     assert promised(found)
     assert promised(found) == tuning_cases.incidents(records, tuning_cases.under(config, tmp_path / "patch.yaml"))
+
+
+def test_a_late_record_does_not_bring_a_cooldown_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assignments = ("incidents.trigger={count: 1, of: 1}", "incidents.recovery={count: 1, of: 1}", "incidents.cooldown=30m")
+    config = tuning_cases.settings_file(tmp_path, *assignments)
+    records = tuning_cases.late(small.stream(9, 4, 1500), 3, 2400)
+    scores = tuning_cases.export(tmp_path / "scores.parquet", records, small.settings(*assignments))
+
+    found = tuned(capsys, config, scores, "--budget", "30/day")
+
+    assert promised(found) == tuning_cases.incidents(records, tuning_cases.under(config, tmp_path / "patch.yaml")) != set()
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Settings and an export of one partition, with faults of every other pump from some time on."""
+    folder = tmp_path_factory.mktemp("scored")
+    records = small.stream(1, 4, 1200)
+    return tuning_cases.settings_file(folder), tuning_cases.export(folder / "scores.parquet", records, small.settings())
+
+
+def labels(folder: Path, *lines: str) -> str:
+    path = folder / "labels.csv"
+    path.write_text("\n".join(("entity,start,end", *lines)) + "\n")
+    return str(path)
+
+
+FAULTS = ("pump-0,2023-11-15T12:50:00Z,2023-11-16T00:00:00Z", "pump-2,2023-11-15T12:50:00Z,2023-11-16T00:00:00Z")
+
+
+@pytest.mark.parametrize("wish", [(), ("--objective", "event_f1"), ("--miss-cost", "5", "--false-alarm-cost", "1")])
+def test_labels_are_fitted_at_least_as_well_as_before(
+    scored: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], wish: tuple[str, ...]
+) -> None:
+    found = tuned(capsys, *scored, "--labels", labels(tmp_path, *FAULTS), "--split", "0.85", *wish)
+
+    before, after = found["before"][0]["detection"], found["after"][0]["detection"]
+    assert after["event_recall"] == 1.0
+    assert after["event_f1"] > before["event_f1"]
+    assert found["changes"]
+
+
+def test_settings_that_meet_the_budget_stay_as_they_are(scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    first = tuned(capsys, *scored, "--budget", "1000/day")
+    again = tuned(capsys, *scored, "--budget", f"{first['before'][0]['incidents_per_day'] + 0.01}/day")
+
+    assert first["changes"]
+    assert again["changes"] == []
+    assert again["before"] == again["after"]
+
+
+def test_thin_evidence_is_told_with_its_numbers(scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    found = tuned(capsys, *scored, "--budget", "5/day")
+
+    assert any("covers 0.50 days" in note for note in found["notes"])
+
+
+def test_an_export_from_a_checkpoint_promises_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tuning_cases.settings_file(tmp_path)
+    scores = tuning_cases.export(tmp_path / "scores.parquet", small.stream(1, 4, 600), small.settings(), started_from="checkpoint")
+
+    found = tuned(capsys, config, scores, "--budget", "5/day")
+
+    assert not found["is_exact"]
+    assert any("begins in the midst of the log" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--budget", "5"), "not a budget; write 5/day"),
+        (("--budget", "0/day"), "must be above 0"),
+        (("--budget", "5/day", "--objective", "event_f1"), "--objective: goes with --labels"),
+        (("--budget", "5/day", "--split", "1"), "--split 1: write a share from 0.1 to 0.9"),
+        (("--labels", "LABELS", "--miss-cost", "1"), "--miss-cost and --false-alarm-cost go together"),
+        (("--labels", "LABELS", "--miss-cost", "1", "--false-alarm-cost", "-1"), "--false-alarm-cost -1: write a cost above 0"),
+        (("--labels", "LABELS"), "no record of the earlier part is labelled"),
+        (("--labels", "OTHERS"), "none of the 1 labelled entities was scored"),
+        (("--budget", "5/day", "--set", "threshold.half_life=7"), "these shape scores: threshold.half_life; give -c"),
+        (("--budget", "5/day", "--set", "detector_id=other"), "these shape scores: detector_id"),
+        (("--budget", "5/day", "--output", "TAKEN"), "already holds something"),
+    ],
+)
+def test_bad_input_is_refused_with_a_remedy(
+    scored: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], told: str
+) -> None:
+    taken = tmp_path / "taken.yaml"
+    taken.write_text("threshold: {z: 4}\n")
+    others = tmp_path / "others.csv"
+    others.write_text("entity,start,end\nvalve,2023-11-15T00:00:00Z,2023-11-15T01:00:00Z\n")
+    paths = {"TAKEN": str(taken), "OTHERS": str(others), "LABELS": labels(tmp_path, *FAULTS)}
+    code = main(["tune", "-c", str(scored[0]), "--scores", str(scored[1]), *(paths.get(one, one) for one in arguments)])
+
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert taken.read_text() == "threshold: {z: 4}\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"drop": ["deviations"]}, "has no column deviations"),
+        ({"drop": ["is_anomaly"]}, "not exported scores: no column is_anomaly"),
+        ({"rows": 0}, "holds no record"),
+        ({"rows": 5}, "none of its 5 records was judged"),
+        ({"is_bare": True}, "does not note the settings"),
+    ],
+)
+def test_an_export_that_cannot_answer_is_refused(
+    scored: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], told: str
+) -> None:
+    table = pq.read_table(scored[1])
+    table = table.drop_columns(changes.get("drop", [])).slice(0, changes.get("rows", len(table)))
+    pq.write_table(table.replace_schema_metadata({}) if "is_bare" in changes else table, tmp_path / "other.parquet")
+
+    code = main(["tune", "-c", str(scored[0]), "--scores", str(tmp_path / "other.parquet"), "--budget", "5/day"])
+
+    assert code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_table_names_the_promise_and_holds_the_patch(scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "-c", str(scored[0]), "--scores", str(scored[1]), "--budget", "8/day"]) == 0
+
+    told = capsys.readouterr().out
+    assert "A full replay under the patch brings exactly these" in told
+    assert "threshold:\n  z: " in told
+    assert "for the budget 8/day" in told

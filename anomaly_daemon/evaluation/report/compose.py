@@ -12,18 +12,18 @@ import numpy as np
 from anomaly_daemon.evaluation.measures import MEASURES, Evaluation
 from anomaly_daemon.evaluation.report.facts import ExportNotes, ReportFacts
 from anomaly_daemon.evaluation.report.incidents import SEVERITIES, AlertBody, Incident, IncidentLog, Reading
-from anomaly_daemon.evaluation.report.plots import at_levels
-from anomaly_daemon.evaluation.report.survey import Roll, Survey
-from anomaly_daemon.evaluation.report.tallies import Floats, Histogram
+from anomaly_daemon.evaluation.report.survey import Roll, Scale, Survey
+from anomaly_daemon.evaluation.report.tallies import Floats, Histogram, Integers
 from anomaly_daemon.evaluation.report.words import counted, percent, shortened, spelled
 
 IN_FULL_MAX: Final = 100
-LISTED_MAX: Final = 2000
+LISTED_MAX: Final = 1000
 ENTITIES_SHOWN_MAX: Final = 20
 TIMELINE_ENTITIES_MAX: Final = 30
 PANELS_MAX: Final = 4
 PARTITIONS_SHOWN_MAX: Final = 50
 MEASURED_ENTITIES_MAX: Final = 50
+LEVELS_IN_FORCE_MAX: Final = 10
 _GAP_STRETCHES: Final = 10
 
 
@@ -171,7 +171,7 @@ def volume_rows(found: Survey) -> list[tuple[str, ...]]:
     """Records and runs above a handful of levels, in all and a day of event time."""
     records, runs, days = found.crossings.records(), found.crossings.runs(), found.roll.days
     rows: list[tuple[str, ...]] = []
-    for place in at_levels(found.scale):
+    for place in _levels_shown(found.scale, records):
         rates = tuple(spelled(count / days) if days else "–" for count in (float(records[place]), float(runs[place])))
         rows.append((spelled(float(found.scale.grid[place])), counted(int(records[place])), rates[0], counted(int(runs[place])), rates[1]))
     return rows
@@ -233,6 +233,13 @@ def rejected_rows(facts: ReportFacts) -> list[tuple[str, str, str]]:
     """Reason, records, and their share of what was consumed; the most frequent first."""
     ordered = sorted(facts.rejections.items(), key=lambda entry: (-entry[1], entry[0]))
     return [(reason, counted(count), percent(count / facts.consumed) if facts.consumed else "–") for reason, count in ordered if count]
+
+
+def _levels_shown(scale: Scale, records: Integers) -> list[int]:
+    """Places in the grid: a handful up to the first level with nothing above it, and the nearest to each level in force."""
+    last = min(int(np.count_nonzero(records)), len(scale.grid) - 1)
+    in_force = (int(np.abs(scale.grid - level).argmin()) for level in scale.in_force[:LEVELS_IN_FORCE_MAX])
+    return sorted({*np.linspace(0, last, 8).round().astype(int).tolist(), *in_force})
 
 
 def _threshold(notes: ExportNotes) -> str:

@@ -7,6 +7,7 @@ should ever get past the escaping would still not run.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -53,7 +54,8 @@ def write_page(path: Path, template: str, plots: Mapping[str, figure], values: M
         part.write_text(html, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise StopAtOnce(f"{path}: the report cannot be written: {error.strerror}; make room, or name a file elsewhere, and ask again") from None
 
 

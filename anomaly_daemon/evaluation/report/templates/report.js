@@ -119,6 +119,7 @@
         }
       }
       place.dataset.drawn = "yes";
+      performance.mark(`drawn ${name}`);
     }
     for (const details of document.querySelectorAll("details.incident")) {
       const isWanted = () => details.open && !details.dataset.drawn;
