@@ -63,7 +63,7 @@ def open_source(
     Raises InputError for a `url` that cannot be one.
     """
     wanted = tuple(topics or settings.input.topics)
-    if url is not None and _is_file(url):
+    if url is not None and is_file(url):
         from anomaly_daemon.adapters.file_source import FileSource
 
         return FileSource(url.removeprefix(_FILE), wanted[0], settings.input.batch_records_max, times_ms=times_of(settings, url))
@@ -80,14 +80,15 @@ def open_source(
 
 
 def times_of(settings: Settings, url: str | None) -> TimesOf:
-    """How a source tells the time of its records: files have no timestamps, the event time stands in."""
+    """The time of a source's records: the event time; where no field of theirs tells it, that is the log's timestamp."""
     from anomaly_daemon.pipeline.decode import Decoder
     from anomaly_daemon.pipeline.time_range import event_times_ms, timestamps_ms
 
-    return event_times_ms(Decoder(settings.record)) if _is_file(url) else timestamps_ms
+    return event_times_ms(Decoder(settings.record)) if is_file(url) or settings.record.time.path else timestamps_ms
 
 
-def _is_file(url: str | None) -> bool:
+def is_file(url: str | None) -> bool:
+    """Whether a source is files, not a log."""
     return url is not None and (url.startswith(_FILE) or "://" not in url)
 
 

@@ -40,6 +40,7 @@ class RangeSource:
     reported: per partition what stands in place of the committed offset: where reporting begins, moved on by the sink.
     is_from_checkpoint: state may begin at any checkpoint, so everything retained before the range is in reach.
     speed: multiple of real time by the records' time, which times_ms tells; None: flat out.
+    is_by_event_time: a moment is an event time, looked for as in a book whose pages are nearly in order, for a log knows only its own stamps.
     Raises InputError where the range is empty, inverted or not retained.
     """
 
@@ -52,12 +53,13 @@ class RangeSource:
         is_from_checkpoint: bool = False,
         speed: float | None = None,
         times_ms: TimesOf = timestamps_ms,
+        is_by_event_time: bool = False,
     ) -> None:
         self._source, self._clock, self._speed, self._times_ms = source, clock, speed, times_ms
         self._is_from_checkpoint = is_from_checkpoint
         self._first: Batch | None = _first_poll(source)
         assigned = [partition for change in self._first.changes for partition in change.partitions]
-        self.spans: Mapping[Partition, Span] = _resolve(source, sorted(assigned), wanted)
+        self.spans: Mapping[Partition, Span] = _resolve(source, sorted(assigned), wanted, times_ms if is_by_event_time else None)
         self.reported = {partition: span.start for partition, span in self.spans.items()}
         self._held: list[tuple[int, Record]] = []
         self._done: set[Partition] = set()
@@ -148,9 +150,9 @@ def _first_poll(source: Source) -> Batch:
     raise LogUnavailable(f"the log assigned no partition within {_FIRST_POLL_S * _FIRST_POLLS_MAX:g} s; is it up?")
 
 
-def _resolve(source: Source, partitions: Sequence[Partition], wanted: Wanted) -> dict[Partition, Span]:
+def _resolve(source: Source, partitions: Sequence[Partition], wanted: Wanted, times_ms: TimesOf | None) -> dict[Partition, Span]:
     retained = source.bounds(partitions)
-    starts, ends, warm_ups = (_offsets(source, partitions, moment) for moment in (wanted.start, wanted.end, wanted.warm_up))
+    starts, ends, warm_ups = (_offsets(source, retained, moment, times_ms) for moment in (wanted.start, wanted.end, wanted.warm_up))
     spans = {}
     for partition in partitions:
         bounds = retained[partition]
@@ -168,10 +170,41 @@ def _resolve(source: Source, partitions: Sequence[Partition], wanted: Wanted) ->
     return spans
 
 
-def _offsets(source: Source, partitions: Sequence[Partition], moment: Moment | None) -> dict[Partition, Offset]:
+def _offsets(source: Source, retained: Mapping[Partition, Bounds], moment: Moment | None, times_ms: TimesOf | None) -> dict[Partition, Offset]:
     if moment is None:
         return {}
     if moment.offset is not None:
-        return dict.fromkeys(partitions, moment.offset)
+        return dict.fromkeys(retained, moment.offset)
     assert moment.time_us is not None
-    return source.offsets_at(partitions, -(-moment.time_us // 1000))
+    time_ms = -(-moment.time_us // 1000)
+    if times_ms is None:
+        return source.offsets_at(list(retained), time_ms)
+    return {partition: _offset_by_event_time(source, partition, bounds, time_ms, times_ms) for partition, bounds in retained.items()}
+
+
+def _offset_by_event_time(source: Source, partition: Partition, bounds: Bounds, time_ms: int, times_ms: TimesOf) -> Offset:
+    """Where event times reach that time, by halving; exact where they rise with the offsets."""
+    low, high = bounds.earliest, bounds.end
+    while low < high:
+        middle = (low + high) // 2
+        found = next(((record, time) for record, time in _read_at(source, partition, middle, high, times_ms) if time), None)
+        if found is None:
+            high = middle
+        elif found[1] >= time_ms:
+            high = middle
+        else:
+            low = found[0].offset + 1
+    source.seek(partition, bounds.end)
+    return low
+
+
+def _read_at(source: Source, partition: Partition, offset: Offset, end: Offset, times_ms: TimesOf) -> list[tuple[Record, int]]:
+    """Some records from an offset on, each with its time; none where the log brings none before `end`."""
+    source.seek(partition, offset)
+    for _ in range(_FIRST_POLLS_MAX):
+        records = [one for one in source.poll(_FIRST_POLL_S).records if one.partition == partition and offset <= one.offset < end]
+        if records:
+            return list(zip(records, times_ms(records), strict=True))
+        if source.positions().get(partition, offset) >= end:
+            break
+    return []

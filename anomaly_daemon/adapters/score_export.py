@@ -72,9 +72,13 @@ class ParquetExport:
         return self._next_offsets
 
     def begin(self, partition: Partition, offset: Offset) -> None:
-        """The first row wanted of a partition; only the first call counts."""
+        """The first row wanted of a partition; only the first call counts, and the first after `end`."""
         self._order.begin(partition, offset)
         self._next_offsets.setdefault(partition, offset)
+
+    def end(self, partition: Partition) -> None:
+        """The partition goes to another member, whose rows are not wanted should it come back."""
+        self._order.end(partition)
 
     def write(self, output: BatchOutput) -> None:
         """Append the rows that are not there yet: a batch whose commit took effect unheard comes a second time, through recovery.

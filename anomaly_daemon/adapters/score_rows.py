@@ -47,17 +47,27 @@ class LogOrder:
     def __init__(self) -> None:
         self.partitions: list[Partition] = []
         self._codes: dict[Partition, int] = {}
+        self._ended: set[Partition] = set()
         self._ranks = np.zeros(0, np.int64)
         self._next = np.zeros(0, np.int64)
 
     def begin(self, partition: Partition, offset: Offset) -> None:
-        """The first offset wanted of a partition; only the first call counts."""
+        """The first offset wanted of a partition; only the first call counts, and the first after `end`."""
+        if partition in self._ended:
+            self._ended.discard(partition)
+            code = self._codes[partition]
+            self._next[code] = max(self._next[code], offset)
         if partition not in self._codes:
             self._codes[partition] = len(self.partitions)
             self.partitions.append(partition)
             rank = {one: place for place, one in enumerate(sorted(self.partitions))}
             self._ranks = np.array([rank[one] for one in self.partitions], np.int64)
             self._next = np.append(self._next, np.int64(offset))
+
+    def end(self, partition: Partition) -> None:
+        """The partition goes: what others make of it meanwhile is not wanted."""
+        if partition in self._codes:
+            self._ended.add(partition)
 
     def take(self, records: Sequence[Record]) -> tuple[Places, NDArray[np.int64], NDArray[np.int64]]:
         """Places in `records` by (partition, offset), those taken before left out; with the partition's code and the offset of each."""

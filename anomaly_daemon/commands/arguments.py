@@ -44,7 +44,7 @@ def replay(parser: argparse.ArgumentParser) -> None:
     """Arguments of `replay`."""
     parser.add_argument("--source", metavar="URL", help="another log, or file:///path/*.csv.gz (default: the log of the settings)")
     parser.add_argument("--topic", metavar="TOPIC", action="append", default=[], help="read this topic; repeatable (default: input.topics)")
-    when = "ISO 8601, by the log's timestamps (of files: event time), or an offset of every partition"
+    when = "an event time in ISO 8601, or an offset of every partition"
     parser.add_argument("--from", metavar="WHEN", dest="start", help=f"where reporting begins: {when} (default: the earliest retained)")
     parser.add_argument("--to", metavar="WHEN", dest="end", help="where to stop before (default: the end as it is now)")
     parser.add_argument("--warm-up", metavar="WHEN", help="judge from here on, so that state is warm at --from, and report nothing of it")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anomaly_daemon.adapters.range_source import RangeSource, Span
     from anomaly_daemon.evaluation.labels import Labels
     from anomaly_daemon.evaluation.measures import Evaluation
+    from anomaly_daemon.evaluation.report import ReportFacts
     from anomaly_daemon.pipeline.loop import LoopSettings
     from anomaly_daemon.pipeline.saving import Checkpointer
     from anomaly_daemon.settings import Settings
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         if options.report is not None:
             from anomaly_daemon.evaluation.report import write_report
 
-            write_report(options.report, export, alerts, facts, evaluation)
+            write_report(options.report, export, alerts, facts.for_report(), evaluation)
             print(f"report       {options.report}")
     return 0
 
@@ -87,6 +88,25 @@ class Facts:
             print(f"range        {partition} from {span.start} to before {min(span.end, self.ends.get(partition, span.start))}")
         if len(self.spans) > _PARTITIONS_TOLD:
             print(f"             and {len(self.spans) - _PARTITIONS_TOLD} partitions more")
+
+
+    def for_report(self) -> ReportFacts:
+        """The same, for the page."""
+        from anomaly_daemon.evaluation.report import ReportFacts
+
+        ends = {partition: min(span.end, self.ends.get(partition, span.start)) for partition, span in sorted(self.spans.items())}
+        told = [f"{partition} {self.spans[partition].start} to before {end}" for partition, end in list(ends.items())[:_PARTITIONS_TOLD]]
+        more = f", and {len(ends) - _PARTITIONS_TOLD} partitions more" if len(ends) > _PARTITIONS_TOLD else ""
+        return ReportFacts(
+            range=", ".join(told) + more,
+            consumed=int(self.counts["records_consumed"]),
+            scored=int(self.counts["records_scored"]),
+            dead_lettered=int(self.counts["dead_letter_records"]),
+            dropped=int(self.counts["records_dropped"]),
+            rejections=self.rejected,
+            seconds=self.seconds,
+            notes=("The replay was interrupted: the page shows the part of the range that was reached.",) if self.is_interrupted else (),
+        )
 
 
 def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, export: Path | None, alerts: Path) -> Facts:
@@ -151,7 +171,13 @@ def _open_range(options: argparse.Namespace, settings: Settings) -> RangeSource:
         is_from_checkpoint = options.start_from == "checkpoint"
         times_ms = wiring.times_of(settings, options.source)
         return RangeSource(
-            source, Wanted(start, end, warm_up), SystemClock(), is_from_checkpoint=is_from_checkpoint, speed=options.speed, times_ms=times_ms
+            source,
+            Wanted(start, end, warm_up),
+            SystemClock(),
+            is_from_checkpoint=is_from_checkpoint,
+            speed=options.speed,
+            times_ms=times_ms,
+            is_by_event_time=bool(settings.record.time.path) and not wiring.is_file(options.source),
         )
     except BaseException:
         source.close()

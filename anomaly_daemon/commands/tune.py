@@ -21,7 +21,7 @@ from anomaly_daemon.domain.errors import InputError, StopAtOnce
 from anomaly_daemon.evaluation.label_files import read_labels
 from anomaly_daemon.evaluation.labels import spelled_time
 from anomaly_daemon.evaluation.patch import differing, patch
-from anomaly_daemon.evaluation.tuned import Tuned, Wish, costs, event_f1, tune
+from anomaly_daemon.evaluation.tuned import Tuned, Wish, cost_wish, event_f1, tune
 from anomaly_daemon.evaluation.tuning_figures import PartFigures
 from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
 from anomaly_daemon.evaluation.tuning_request import parse_budget
@@ -70,9 +70,7 @@ def _wish(options: argparse.Namespace) -> Wish:
     for name in given:
         if not (math.isfinite(getattr(options, name)) and getattr(options, name) > 0):
             raise InputError(f"--{name.replace('_', '-')} {getattr(options, name):g}: write a cost above 0")
-    text = f"least cost, {options.miss_cost:g} a miss and {options.false_alarm_cost:g} a false alarm"
-    worth = costs(options.miss_cost, options.false_alarm_cost)
-    return Wish(text, options.split, labels=read_labels(options.labels), worth=worth)
+    return cost_wish(options.miss_cost, options.false_alarm_cost, read_labels(options.labels), options.split)
 
 
 def reasons(tuned: Tuned) -> dict[str, str]:

@@ -111,7 +111,11 @@ class ScoreExport(Protocol):
     """Takes each committed batch's scores, in order."""
 
     def begin(self, partition: Partition, offset: Offset) -> None:
-        """The first offset of a partition whose row is wanted; a later call for the same partition changes nothing."""
+        """The first offset of a partition whose row is wanted; a later call for the same partition changes nothing before `end`."""
+        ...
+
+    def end(self, partition: Partition) -> None:
+        """The partition goes to another member, whose rows are not wanted should it come back."""
         ...
 
     def write(self, output: BatchOutput) -> None:

@@ -62,10 +62,10 @@ def _override(override: Override, reason: str) -> list[str]:
 
 
 def _value(settings: Settings, key: str) -> Any:
-    """A cooldown as it is spelled, everything else as it is."""
+    """A cooldown as it is spelled, with a unit, for YAML reads a bare 0 as a number; everything else as it is."""
     group, name = key.split(".")
     value = getattr(getattr(settings, group), name)
-    return format_duration(value) if key == "incidents.cooldown" else value
+    return (format_duration(value) if value else "0s") if key == "incidents.cooldown" else value
 
 
 def _written(value: object) -> str:

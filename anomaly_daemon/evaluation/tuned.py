@@ -28,8 +28,9 @@ from anomaly_daemon.settings import Settings
 if TYPE_CHECKING:
     from anomaly_daemon.pipeline.process import Rules
 
-_FOUND_PER_EVENT: Final = 30  # incidents beyond which no objective can be good, and candidates are given up
-_FOUND_MIN: Final = 200
+_FOUND_MIN: Final = 200  # incidents of the earlier part that are always looked at
+_FOUND_PER_EVENT: Final = 5.0  # beyond them and so many an event a candidate is given up: too few of them could be true
+_FOUND_PER_EVENT_MAX: Final = 100.0
 _PRESENT_MAX: Final = 200_000  # incidents of the present settings that are still counted
 
 
@@ -37,7 +38,7 @@ _PRESENT_MAX: Final = 200_000  # incidents of the present settings that are stil
 class Wish:
     """What is wanted: a budget, or labels with what an outcome is worth. split: share of the time that is chosen on.
 
-    worth: of measures and counts, higher is better. text: the wish in words.
+    worth: of measures and counts, higher is better. text: the wish in words. found_per_event: incidents an event beyond which all is lost.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Wish:
     budget: Budget | None = None
     labels: Labels | None = None
     worth: Callable[[Detection, Counts], float] | None = None
+    found_per_event: float = _FOUND_PER_EVENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,16 @@ def event_f1(measures: Detection, counts: Counts) -> float:  # noqa: ARG001 - th
     return measures.event_f1 or 0.0
 
 
-def costs(miss: float, false_alarm: float) -> Callable[[Detection, Counts], float]:
-    """Minus what the events missed and the false alarms cost."""
-    return lambda _, counts: -(miss * (counts.events - counts.caught) + false_alarm * (counts.alarms - counts.true_alarms))
+def cost_wish(miss: float, false_alarm: float, labels: Labels, split: float) -> Wish:
+    """The least cost of events missed and of false alarms."""
+
+    def worth(_: Detection, counts: Counts) -> float:
+        return -(miss * (counts.events - counts.caught) + false_alarm * (counts.alarms - counts.true_alarms))
+
+    text = f"least cost, {miss:g} a miss and {false_alarm:g} a false alarm"
+    # More false alarms than that an event cost more than silence would.
+    per_event = min(_FOUND_PER_EVENT_MAX, _FOUND_PER_EVENT + miss / false_alarm)
+    return Wish(text, split, labels=labels, worth=worth, found_per_event=per_event)
 
 
 def tune(path: Path, settings: Settings, wish: Wish, rules_of: Callable[[Settings], Rules]) -> Tuned:
@@ -114,7 +123,7 @@ def _target(path: Path, span: Range, wish: Wish) -> tuple[Target, LabelledRange 
     repeated = [entity for entity, streams in Counter(span.rows.entities).items() if streams > 1]
     labelled = labelled_range(read_scores(path, ("timestamp",)), wish.labels, span.split_us, repeated)
     events = sum(stretch.silent.events for stretch in labelled.stretches["earlier"].values())
-    return LabelTarget(labelled, wish.worth or event_f1, max(_FOUND_MIN, _FOUND_PER_EVENT * events)), labelled
+    return LabelTarget(labelled, wish.worth or event_f1, _FOUND_MIN + round(wish.found_per_event * events)), labelled
 
 
 def _entities(rows: KeptRows) -> int:

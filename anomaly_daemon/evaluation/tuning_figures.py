@@ -18,7 +18,7 @@ from anomaly_daemon.evaluation.tuning_labels import PARTS, LabelledRange, Part
 DAYS_MIN: Final = 3.0
 INCIDENTS_MIN: Final = 10
 EVENTS_MIN: Final = 5
-_POINTS: Final = 12
+_POINTS: Final = 10
 _POINT_RATIO: Final = 10  # incidents of a point over those of the choice, beyond which it is too loud to show
 _POINT_INCIDENTS_MIN: Final = 200
 

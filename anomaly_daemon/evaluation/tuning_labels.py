@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 import numpy as np
 
@@ -16,27 +16,38 @@ from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
 
 Part = Literal["earlier", "later", "whole"]
 PARTS: tuple[Part, ...] = ("earlier", "later", "whole")
+_KNOWN_MAX: Final = 4
 _NO_SPANS: Integers = np.zeros((0, 2), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class _Stretch:
-    """The judged records of an entity in one part: rows first ≤ row < end of all of its rows. silent: its counts without any incident."""
+    """The judged records of an entity in one part: rows first ≤ row < end of all of its rows. silent: its counts without any incident.
+
+    known: the incidents counted last and their counts: from one candidate to the next most entities keep theirs.
+    """
 
     first: int
     end: int
     times_us: Integers
     is_event: Booleans
     silent: Counts
+    known: list[tuple[bytes, Counts]] = field(default_factory=list)
 
     def counts(self, spans: Integers) -> Counts:
         """spans: [incidents, 2] first and last row of each incident, in order and apart; what lies outside the stretch is cut off."""
         inside = spans[(spans[:, 1] >= self.first) & (spans[:, 0] < self.end)]
         if not len(inside):
             return self.silent
+        key = inside.tobytes()
+        for spans_known, counted in self.known:
+            if spans_known == key:
+                return counted
         alarms = np.clip(inside, self.first, self.end - 1) - self.first
         edges = np.bincount(alarms[:, 0], minlength=self.end - self.first + 1) - np.bincount(alarms[:, 1] + 1, minlength=self.end - self.first + 1)
-        return count(self.is_event, np.cumsum(edges)[:-1] > 0, self.times_us, alarms)
+        counted = count(self.is_event, np.cumsum(edges)[:-1] > 0, self.times_us, alarms)
+        self.known[:] = [(key, counted), *self.known[: _KNOWN_MAX - 1]]
+        return counted
 
 
 @dataclass(frozen=True, slots=True)

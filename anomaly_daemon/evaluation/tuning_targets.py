@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from anomaly_daemon.evaluation.tuning import Trial
 from anomaly_daemon.evaluation.tuning_choice import Choice
 from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
 from anomaly_daemon.evaluation.tuning_labels import LabelledRange, Part
+
+_SWEEP_RATIO: Final = 2.0  # anomalous records of one sensitivity tried over those of the one before
+_Entry = tuple[float, tuple[int, float], Choice]  # the smaller, the better
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,30 +138,29 @@ class LabelTarget:
 
     def best(self, trial: Trial, present: Choice) -> Choice:
         """See Target."""
-        best = self._best(trial, present, self._swept(trial, [present, *choices.triggers(present)]))
-        for others in (choices.recoveries, choices.cooldowns):
-            best = self._best(trial, present, iter([best, *others(best)]))
-        return self._best(trial, present, iter([best, *_around(trial, best)]))
+        found = [entry for choice in (present, *choices.triggers(present)) for entry in self._swept(trial, present, choice)]
+        best = min(found, key=_rank)[2]
+        for others in (choices.recoveries, choices.cooldowns, lambda choice: _around(trial, choice)):
+            best = min((self._entry(trial, present, choice) for choice in (best, *others(best))), key=_rank)[2]
+        return best
 
-    def _swept(self, trial: Trial, windows: Sequence[Choice]) -> Iterator[Choice]:
-        yield windows[0]
-        for choice in windows:
-            for value in trial.loud_values(1.5):
-                candidate = replace(choice, sensitivity=value)
-                if trial.early(candidate, self.found_max) is None:
-                    break  # louder ones would open still more
-                yield candidate
+    def _swept(self, trial: Trial, present: Choice, choice: Choice) -> list[_Entry]:
+        """Entries of the choice's windows, from the quietest sensitivity on until too much opens."""
+        entries = [] if choice.sensitivity < trial.span.rows.floor else [self._entry(trial, present, choice)]
+        for value in trial.loud_values(_SWEEP_RATIO):
+            entries.append(self._entry(trial, present, replace(choice, sensitivity=value)))
+            if np.isinf(entries[-1][0]):
+                break
+        return entries
 
-    def _best(self, trial: Trial, present: Choice, candidates: Iterator[Choice]) -> Choice:
-        best: tuple[float, tuple[int, float], Choice] | None = None
-        for choice in candidates:
-            found = trial.early(choice, self.found_max)
-            value = -np.inf if found is None else round(self.value(found, trial.span.rows.entities), 9)
-            entry = (-value, choice.distance(present), choice)
-            if best is None or entry[:2] < best[:2]:
-                best = entry
-        assert best is not None
-        return best[2]
+    def _entry(self, trial: Trial, present: Choice, choice: Choice) -> _Entry:
+        found = trial.early(choice, self.found_max)
+        value = -np.inf if found is None else round(self.value(found, trial.span.rows.entities), 9)
+        return -value, choice.distance(present), choice
+
+
+def _rank(entry: _Entry) -> tuple[float, tuple[int, float]]:
+    return entry[:2]
 
 
 def _around(trial: Trial, choice: Choice) -> list[Choice]:

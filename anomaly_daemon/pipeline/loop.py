@@ -191,6 +191,8 @@ class Loop:
                     continue
                 if change.kind is ChangeKind.REVOKED and partition not in self._to_recover and partition in self._caught_up():
                     self._saving.save_now(partition, self._position[partition])
+                if change.kind is ChangeKind.REVOKED and self._export is not None:
+                    self._export.end(partition)
                 self._forget(partition)
 
     def _forget(self, partition: Partition) -> None:

@@ -29,7 +29,7 @@ def timestamps_ms(records: Sequence[Record]) -> list[int]:
 
 
 def event_times_ms(decoder: Decoder) -> TimesOf:
-    """Event times, for records that no log has stamped; one that cannot be decoded has the time of the one before."""
+    """Event times; a record that cannot be decoded has the time of the one before it, 0 where there is none."""
 
     def times(records: Sequence[Record]) -> list[int]:
         observations, _ = decoder.decode(list(records))

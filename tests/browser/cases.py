@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.special import ndtr
+import torch
 
 from anomaly_daemon.adapters.score_rows import schema
 from anomaly_daemon.evaluation.report import ReportFacts
@@ -62,7 +62,7 @@ def _group(offsets: Any, names: Any, columns: Any, random: np.random.Generator) 
         "entity": names.take(pa.array(place)),
         "timestamp": pa.array(START_US + turn * STEP_US).cast(pa.timestamp("us", "UTC")),
         "anomaly_score": pa.array(score),
-        "tail_probability": pa.array(np.maximum(1e-4, ndtr(-deviations))),
+        "tail_probability": pa.array(np.maximum(1e-4, torch.special.ndtr(torch.from_numpy(-deviations)).numpy())),
         "threshold": pa.array(np.full(len(offsets), 1 - np.exp(-np.exp(-1.0)))),
         "is_anomaly": pa.array(is_anomaly),
         "grade": pa.array(np.where(is_anomaly, 0.5, 0.0)),

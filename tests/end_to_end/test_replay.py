@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,16 @@ def test_some_entities_are_judged_as_they_are_among_all(site: Site) -> None:
     assert site.replay("--entities", "pump-[02]", "--export", str(some)) == 0, said(site)
 
     assert [row for row in rows(some) if row["entity"]] == [row for row in rows(every) if row["entity"] in ("pump-0", "pump-2")]
+
+
+def test_a_range_by_time_holds_the_records_whose_event_time_lies_in_it(site: Site) -> None:
+    every, some = site.folder / "every.parquet", site.folder / "some.parquet"
+    start, end = (datetime.fromtimestamp(1_700_000_000 + 60 * record, UTC) for record in (100, 250))
+    assert site.replay("--export", str(every)) == 0, said(site)
+    assert site.replay("--from", start.isoformat(), "--to", end.isoformat(), "--warm-up", "0", "--export", str(some)) == 0, said(site)
+
+    inside = [row for row in rows(every) if row["timestamp"] and start <= row["timestamp"] < end]  # type: ignore[operator]
+    assert [row for row in rows(some) if row["timestamp"]] == inside
 
 
 def test_interrupted_it_leaves_a_whole_export_and_says_up_to_where(site: Site) -> None:

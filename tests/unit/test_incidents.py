@@ -202,7 +202,7 @@ def test_other_rules_apply_from_the_next_observation_on() -> None:
     one = machine()
     assert feed(one, "AA").turns == []
 
-    assert one.with_rules([rules(trigger=(2, 3))]) is one
+    one.take_rules([rules(trigger=(2, 3))])
 
     assert told(feed(one, "A", recent=0b10, start=2)) == [("opened", 1, 2)]
 

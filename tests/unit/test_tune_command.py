@@ -53,17 +53,6 @@ def test_a_full_replay_under_the_patch_brings_exactly_the_incidents_promised(
     assert promised(found) == tuning_cases.incidents(records, tuning_cases.under(config, tmp_path / "patch.yaml"))
 
 
-def test_a_late_record_does_not_bring_a_cooldown_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assignments = ("incidents.trigger={count: 1, of: 1}", "incidents.recovery={count: 1, of: 1}", "incidents.cooldown=30m")
-    config = tuning_cases.settings_file(tmp_path, *assignments)
-    records = tuning_cases.late(small.stream(9, 4, 1500), 3, 2400)
-    scores = tuning_cases.export(tmp_path / "scores.parquet", records, small.settings(*assignments))
-
-    found = tuned(capsys, config, scores, "--budget", "30/day")
-
-    assert promised(found) == tuning_cases.incidents(records, tuning_cases.under(config, tmp_path / "patch.yaml")) != set()
-
-
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Settings and an export of one partition, with faults of every other pump from some time on."""

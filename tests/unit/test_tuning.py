@@ -122,6 +122,8 @@ def test_a_patch_merged_over_the_file_gives_the_settings_chosen_and_holds_no_oth
 
     text = patch(before, after, {}, ["made by a test"])
 
+    none = patch(after, before, {}, [])
+    assert Settings.model_validate(_merge(after.model_dump(mode="json"), _parse_yaml(none))) == before
     merged = _merge(before.model_dump(mode="json"), _parse_yaml(text))
     assert Settings.model_validate(merged) == after
     assert set(_parse_yaml(text)) == {"threshold", "incidents", "overrides"}

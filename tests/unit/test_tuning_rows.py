@@ -63,3 +63,15 @@ def test_times_of_rows_left_out_are_remembered(scores: Path) -> None:
             own &= everything.ordinal > few.ordinal[place - 1]
         left_out = everything.time_us[own]
         assert few.unseen_us[place] == (left_out.max() if len(left_out) else np.iinfo(np.int64).min)
+
+
+def test_a_cooldown_that_a_record_ended_stays_ended_for_a_late_one(tmp_path: Path) -> None:
+    rules = ("incidents.trigger={count: 1, of: 1}", "incidents.recovery={count: 1, of: 1}", "incidents.cooldown=30m", "threshold.z=1.5")
+    records = tuning_cases.late(small.stream(9, 4, 1500), 3, 2400)
+    rows = kept(tuning_cases.export(tmp_path / "scores.parquet", records, small.settings(*rules)), 1.5)
+    trial = Trial(Range.of(rows, 0.6), small.settings(*rules), "z", wiring.build_rules)
+
+    found = trial.whole(Choice.present(small.settings(*rules), "z")) or []
+
+    told = {(one.incident_id, rows.entities[one.stream], one.first_offset, one.closing_offset) for one in found}
+    assert told == tuning_cases.incidents(records, small.settings(*rules)) != set()

@@ -226,7 +226,9 @@ def plain_calibration(found: Survey) -> str:
         return "Too few records lie in the tail to say how well it is calibrated."
     level, count, share = rows[-1]
     held = f"At a nominal {level:.0e} the tail holds {counted(count)} records, a share of {share:.2g}"
-    return f"{held}: {'as the probability says, within a tenth' if 0.9 < share / level < 1.1 else f'{share / level:.2g} times what the probability says'}."
+    if 0.9 < share / level < 1.1:
+        return f"{held}: as the probability says, within a tenth."
+    return f"{held}: {share / level:.2g} times what the probability says."
 
 
 def rejected_rows(facts: ReportFacts) -> list[tuple[str, str, str]]:

@@ -36,10 +36,9 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """The sentence, and the reasons one by one."""
+    """The sentence."""
 
     message: str
-    reasons: list[str]
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -90,7 +89,6 @@ class AlertLine(msgspec.Struct, frozen=True):
 class AlertBody(AlertLine, frozen=True):
     """All of an alert that is shown in full."""
 
-    direction: str
     probability: float | None
     confidence: float
     threshold: Limit

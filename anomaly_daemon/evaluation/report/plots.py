@@ -88,7 +88,7 @@ def scores() -> figure:
 
 def window() -> figure:
     """The frame for one feature of one incident; the page fills source `window` and `band`."""
-    plot = _figure(height=190, x_axis_label="observations before the alert", is_small=True)
+    plot = _figure(height=170, is_small=True)
     points = ColumnDataSource({"x": [], "actual": [], "reconstructed": []}, name="window")
     band = ColumnDataSource({"x": [], "lower": [], "upper": [], "expected": []}, name="band")
     plot.segment("x", "lower", "x", "upper", source=band, color=ORANGE, line_width=7, line_alpha=0.5, legend_label="expected")
@@ -213,66 +213,8 @@ def changes(changed: Sequence[Change], entities: Sequence[str]) -> figure:
         if marked:
             rows = [row_of[change.latest.entity] + (0.15 if change.after is None else -0.15) for change in marked]
             start = _milliseconds([change.latest.starts_at_us for change in marked])
-            plot.scatter(start, rows, marker=marker, size=11, color=colour, legend_label=kind)
+            plot.scatter(start, rows, marker=marker, size=11, color=colour, line_width=2, legend_label=kind)
     return _with_legend(plot)
-
-
-def loudness(curve: TradeOff) -> figure:
-    """Incidents a day at each sensitivity, with the present one, the chosen one and the budget."""
-    plot = _figure(height=340, x_axis_label=curve.setting, y_axis_label="incidents a day")
-    sensitivities = np.array([point.sensitivity for point in curve.points])
-    rates = np.array([point.incidents_per_day for point in curve.points])
-    plot.line(sensitivities, rates, color=BLUE, line_width=2, legend_label="incidents")
-    plot.scatter(sensitivities, rates, color=BLUE, size=6, legend_label="incidents")
-    if curve.budget_per_day is not None and len(sensitivities):
-        ends = [sensitivities.min(), sensitivities.max()]
-        plot.line(ends, [curve.budget_per_day] * 2, color=GREY, line_dash="dashed", line_width=2, legend_label="budget")
-    _mark_choice(plot, curve, rates)
-    return _with_legend(plot)
-
-
-def events(curve: TradeOff) -> figure:
-    """Event recall and precision at each sensitivity, with the present one and the chosen one."""
-    plot = _figure(height=340, x_axis_label=curve.setting, y_axis_label="share of events, of alarms", y_range=(0, 1.02))
-    sensitivities = np.array([point.sensitivity for point in curve.points])
-    for shares, colour, marker, dash, label in (
-        ([point.event_recall for point in curve.points], BLUE, "circle", "solid", "event recall"),
-        ([point.event_precision for point in curve.points], ORANGE, "square", "dashed", "event precision"),
-    ):
-        values = np.array([np.nan if share is None else share for share in shares])
-        plot.line(sensitivities, values, color=colour, line_dash=dash, line_width=2, legend_label=label)
-        plot.scatter(sensitivities, values, color=colour, marker=marker, size=6, legend_label=label)
-    _mark_choice(plot, curve, np.array([0.0, 1.0]))
-    return _with_legend(plot)
-
-
-def changes(changed: Sequence[Change], entities: Sequence[str]) -> figure:
-    """Changed incidents as bars, before above after, a line an entity; a mark at the start tells what happened."""
-    row_of = {entity: len(entities) - place for place, entity in enumerate(entities)}
-    plot = _figure(height=110 + 30 * len(entities), x_axis_type="datetime", x_axis_label="event time, UTC", y_range=(0.4, len(entities) + 0.6))
-    plot.yaxis.ticker = FixedTicker(ticks=list(row_of.values()))
-    plot.yaxis.major_label_overrides = {row: plotted(entity, 28) for entity, row in row_of.items()}
-    plot.ygrid.visible = False
-    for side, lift, colour in (("before", 0.15, GREY), ("after", -0.15, BLUE)):
-        found = [one for change in changed if (one := change.before if side == "before" else change.after) is not None]
-        if found:
-            rows = [row_of[one.entity] + lift for one in found]
-            start = _milliseconds([one.starts_at_us for one in found])
-            end = _milliseconds([one.starts_at_us if one.ends_at_us is None else one.ends_at_us for one in found])
-            plot.segment(start, rows, end, rows, color=colour, line_width=7, line_alpha=0.7, legend_label=side)
-    for kind, (colour, marker) in CHANGE_MARKS.items():
-        marked = [change for change in changed if change.kind == kind]
-        if marked:
-            rows = [row_of[change.latest.entity] + (0.15 if change.after is None else -0.15) for change in marked]
-            start = _milliseconds([change.latest.starts_at_us for change in marked])
-            plot.scatter(start, rows, marker=marker, size=11, color=colour, legend_label=kind)
-    return _with_legend(plot)
-
-
-def at_levels(scale: Scale) -> list[int]:
-    """Places in the grid that a table shows: a handful over its span, and the nearest to each level in force."""
-    spread = np.linspace(0, len(scale.grid) - 1, 8).round().astype(int).tolist()
-    return sorted({*spread, *(int(np.abs(scale.grid - level).argmin()) for level in scale.in_force)})
 
 
 def _figure(*, height: int, is_small: bool = False, **options: Any) -> figure:
@@ -312,10 +254,14 @@ def _mark_in_force(plot: figure, levels: Sequence[float], counts: Floats) -> Non
 
 def _mark_choice(plot: figure, curve: TradeOff, heights: Floats) -> None:
     """The present and the chosen sensitivity as vertical lines."""
-    if len(heights):
-        low, high = min(0.0, float(heights.min())), float(heights.max())
-        for level, colour, dash, label in ((curve.present, GREY, "dotted", "present"), (curve.chosen, PURPLE, "dotdash", "chosen")):
-            plot.segment([level], [low], [level], [high], color=colour, line_dash=dash, line_width=2, legend_label=f"{label}: {spelled(level)}")
+    if not len(heights):
+        return
+    low, high = min(0.0, float(heights.min())), float(heights.max())
+    marked = [(curve.present, GREY, "dotted", "present"), (curve.chosen, PURPLE, "dotdash", "chosen")]
+    if curve.present == curve.chosen:
+        marked = [(curve.chosen, PURPLE, "dotdash", "present and chosen")]
+    for level, colour, dash, label in marked:
+        plot.segment([level], [low], [level], [high], color=colour, line_dash=dash, line_width=2, legend_label=f"{label}: {spelled(level)}")
 
 
 def _centres(counted: Histogram) -> Floats:

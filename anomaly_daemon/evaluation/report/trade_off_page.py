@@ -26,9 +26,9 @@ def write_trade_off(path: Path, tuned: Tuned, patch: str) -> None:
         "title": f"Tuning: {tuned.wish.text}",
         "tuned": tuned,
         "patch": patch,
-        "parts": ("", *(f"{when}, {one.part}" for when in ("before", "after") for one in tuned.after)),
+        "parts": ("figure", *(f"{when}, {one.part}" for when in ("before", "after") for one in tuned.after)),
         "figures": _figure_rows(tuned),
-        "curve_head": (curve.setting, "incidents a day", *(("event recall", "event precision") if is_labelled else ()), ""),
+        "curve_head": (curve.setting, "incidents a day", *(("event recall", "event precision") if is_labelled else ()), "remark"),
         "curve_rows": _curve_rows(curve, is_labelled=is_labelled),
         "is_labelled": is_labelled,
     }
@@ -66,12 +66,12 @@ def _cells(one: PartFigures) -> dict[str, str]:
 def _curve_rows(curve: TradeOff, *, is_labelled: bool) -> list[Row]:
     """A line a point; the last cell says which is in force and which was chosen."""
     sensitivities = np.array([point.sensitivity for point in curve.points])
-    marks = {int(np.abs(sensitivities - curve.present).argmin()): "nearest to the present"} if len(sensitivities) else {}
-    if len(sensitivities):
-        place = int(np.abs(sensitivities - curve.chosen).argmin())
-        marks[place] = "chosen" if place not in marks or curve.chosen == curve.present else "nearest to the present, and chosen"
+    marks: dict[int, list[str]] = {}
+    for level, remark in ((curve.present, "nearest to the present"), (curve.chosen, "chosen")):
+        if len(sensitivities):
+            marks.setdefault(int(np.abs(sensitivities - level).argmin()), []).append(remark)
     rows = []
     for place, point in enumerate(curve.points):
         ranked = (spelled(point.event_recall), spelled(point.event_precision)) if is_labelled else ()
-        rows.append((spelled(point.sensitivity), spelled(point.incidents_per_day), *ranked, marks.get(place, "")))
+        rows.append((spelled(point.sensitivity), spelled(point.incidents_per_day), *ranked, ", ".join(marks.get(place, ()))))
     return rows
