@@ -6,13 +6,16 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 import yaml
 
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.range_source import Span
 from anomaly_daemon.adapters.score_export import ParquetExport
+from anomaly_daemon.cli import main
 from anomaly_daemon.domain.records import Batch, BatchOutput, Record, Transition
 from anomaly_daemon.settings import Settings, load
 from tests import small
@@ -76,3 +79,18 @@ def late(records: Sequence[Record], every: int, seconds: int) -> list[Record]:
             record = msgspec.structs.replace(record, value=json.dumps({**body, "time": body["time"] - seconds}).encode())
         found.append(record)
     return found
+
+
+def tuned(capsys: pytest.CaptureFixture[str], config: Path, scores: Path, *arguments: str) -> dict[str, Any]:
+    """What `tune --format json` prints; the patch is written beside the scores."""
+    patch = scores.with_name("patch.yaml")
+    code = main(["tune", "-c", str(config), "--scores", str(scores), "--output", str(patch), "--format", "json", "--force", *arguments])
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    found: dict[str, Any] = json.loads(told.out)
+    return found
+
+
+def promised(found: dict[str, Any]) -> set[Incident]:
+    """The incidents that `tune` promises."""
+    return {(one["incident_id"], one["entity"], one["first_offset"], one["closing_offset"]) for one in found["incidents"]}

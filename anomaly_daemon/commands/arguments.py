@@ -161,6 +161,9 @@ def tune(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objective", choices=("event_f1",), default=None, help="with --labels: what is made as high as can be (default: event_f1)")
     parser.add_argument("--miss-cost", metavar="X", type=float, default=None, help="with --labels: of an event missed, instead of an objective")
     parser.add_argument("--false-alarm-cost", metavar="Y", type=float, default=None, help="with --labels: of a false alarm, in the same money")
+    parser.add_argument(
+        "--method", choices=("ewma", "spot", "quantile", "static", "all"), help="compare the present method with this one (default: keep it)"
+    )
     parser.add_argument("--split", metavar="X", type=float, default=0.6, help="share of the time that is chosen on; the rest tells (default 0.6)")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write the settings patch: -c settings.yaml -c FILE merges it")
     parser.add_argument("--report", metavar="FILE", type=Path, help="write a page with the table and the trade-off")

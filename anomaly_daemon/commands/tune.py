@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     for path in (options.output, options.report):
         if path is not None:
             refuse_target(path, is_forced=options.force)
-    tuned = tune(options.scores, settings, _wish(options), wiring.build_rules)
+    tuned = tune(options.scores, settings, _wish(options), wiring.build_rules, options.method)
     text = patch(tuned.present, tuned.settings, reasons(tuned), _heading(options.scores, tuned))
     notes = list(tuned.notes)
     if options.output is not None:
@@ -81,7 +81,7 @@ def reasons(tuned: Tuned) -> dict[str, str]:
         rate = f"event F1 {_shown(earlier.detection.event_f1)} on the earlier part, {_shown(later.detection.event_f1)} on the later"
     before, after = tuned.present, tuned.settings
     setting = f"threshold.{tuned.sensitivity}"
-    told: dict[str, str] = {}
+    told = {"threshold.method": f"was {before.threshold.method}; needs a restart, and learns anew from the log; for the {tuned.wish.text}: {rate}"}
     if setting in differing(before, after):
         told[setting] = f"was {getattr(before.threshold, tuned.sensitivity):g}; for the {tuned.wish.text}: {rate}"
     own, was = after.incidents, before.incidents
@@ -113,6 +113,7 @@ def as_json(tuned: Tuned, text: str, notes: Sequence[str]) -> dict[str, object]:
         "after": [_figures(one) for one in tuned.after],
         "incidents": [_incident(tuned, one) for one in tuned.incidents],
         "is_exact": tuned.is_exact,
+        "methods": [{"method": one.method, "sensitivity": one.sensitivity, "after": [_figures(part) for part in one.after]} for one in tuned.methods],
         "trade_off": asdict(tuned.trade_off),
         "notes": list(notes),
     }
@@ -156,6 +157,13 @@ def _show(tuned: Tuned, text: str, notes: Sequence[str], options: argparse.Names
     for title in columns[-1]:
         table.add_row(title, *(column.get(title, "–") for column in columns))
     console.print(table)
+    for one in tuned.methods:
+        earlier, later = (
+            f"{_shown(part.incidents_per_day)} a day" + ("" if part.detection is None else f", event F1 {_shown(part.detection.event_f1)}")
+            for part in one.after[:2]
+        )
+        limit = "" if one.sensitivity is None else f", at {one.sensitivity:g}"
+        console.print(f"method {one.method}{limit}: earlier {earlier}; later {later}")
     promised = len(tuned.incidents)
     if tuned.is_exact:
         console.print(f"A full replay under the patch brings exactly these {promised} incidents; --format json lists them.")

@@ -55,6 +55,10 @@ class Target(Protocol):
         """Unwanted incidents that one entity may have on the earlier part; the others have `others_mean` each."""
         ...
 
+    def worth_moving(self, value: float) -> float:
+        """A value as it counts between methods, where equals leave the present one in place."""
+        ...
+
     def is_better(self, present: Choice, choice: Choice, value: float, other: Choice, other_value: float) -> bool:
         """Whether a choice that sets more is worth it."""
         ...

@@ -79,12 +79,22 @@ def followers(settings: Settings) -> int:
     return max(settings.incidents.recovery.of, *(of for _, of in _RECOVERIES), *own)
 
 
-def windows(present: Choice) -> Iterator[Choice]:
-    """The present windows and cooldown, then those that differ from them in one; the nearest first."""
+def windows(present: Choice, *, is_wide: bool) -> Iterator[Choice]:
+    """The present windows and cooldown, then those that differ from them in one, or where `is_wide` in any number; the nearest first."""
     yield present
-    yield from triggers(present)
-    yield from recoveries(present)
-    yield from cooldowns(present)
+    if not is_wide:
+        yield from triggers(present)
+        yield from recoveries(present)
+        yield from cooldowns(present)
+        return
+    every = (
+        third
+        for first in (present, *triggers(present))
+        for second in (first, *recoveries(first))
+        for third in (second, *cooldowns(second))
+        if third != present
+    )
+    yield from sorted(every, key=lambda choice: choice.distance(present))
 
 
 def triggers(choice: Choice) -> Iterator[Choice]:

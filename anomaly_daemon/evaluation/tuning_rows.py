@@ -69,7 +69,7 @@ def keep_rows(file: ScoreFile, sensitivity: Sensitivity, floor: float, followers
         raise InputError(
             f"{file.path}: has no column {DEVIATIONS}, so another version wrote it; export the scores anew with `anomaly-daemon replay --export`"
         )
-    keeper = _Keeper(file, floor, followers, ttl_us, rows_max)
+    keeper = RowKeeper(file, floor, followers, ttl_us, rows_max)
     for batch in file.batches(("topic", "partition", "offset", "entity", "timestamp", *_READ[sensitivity]), _BATCH_ROWS):
         keeper.take(batch, _values(file, sensitivity, batch))
     return keeper.finish()
@@ -102,10 +102,10 @@ class _Carried:
             setattr(self, name, np.append(getattr(self, name), np.full(more, fill, np.int64)))
 
 
-class _Keeper:
-    """Takes an export batch by batch."""
+class RowKeeper:
+    """Takes an export batch by batch, in order; `keep_rows` says the rest."""
 
-    def __init__(self, file: ScoreFile, floor: float, followers: int, ttl_us: int, rows_max: int) -> None:
+    def __init__(self, file: ScoreFile, floor: float, followers: int, ttl_us: int, rows_max: int = ROWS_MAX) -> None:
         self._file, self._floor, self._followers, self._ttl_us, self._rows_max = file, floor, followers, ttl_us, rows_max
         self._partitions: dict[tuple[int, int], int] = {}
         self._stream_of: list[NDArray[np.int32]] = []
@@ -116,6 +116,7 @@ class _Keeper:
         self._first_us, self._last_us = np.iinfo(np.int64).max, NO_TIME
 
     def take(self, batch: dict[str, NDArray[Any]], values: NDArray[np.float64]) -> None:
+        """One batch of the file. values: [rows] what is held against the sensitivity, NaN where a record was not judged."""
         there = np.flatnonzero(batch["entity"] != NO_CODE)
         if not len(there):
             return
@@ -149,6 +150,7 @@ class _Keeper:
             self._raise_floor()
 
     def finish(self) -> KeptRows:
+        """All that was kept. Raises InputError where nothing was judged."""
         if not self._judged:
             raise InputError(
                 f"{self._file.path}: none of its {self._file.rows:,} records was judged: all are rejected or in warm-up; export a longer range"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -47,6 +48,10 @@ class BudgetTarget:
         """See Target: its even share of the budget."""
         return max(1, round(self.allowed / entities))
 
+    def worth_moving(self, value: float) -> float:
+        """See Target: what is close is as good as can be."""
+        return math.inf if value >= 0 and self.is_close(round(value)) else value
+
     def is_better(self, present: Choice, choice: Choice, value: float, other: Choice, other_value: float) -> bool:
         """See Target."""
         if self.is_close(round(value)) < self.is_close(round(other_value)):
@@ -61,15 +66,18 @@ class BudgetTarget:
     def best(self, trial: Trial, present: Choice) -> Choice:
         """See Target."""
         found: list[tuple[int, Choice]] = []
-        for choice in choices.windows(present):
+        is_wide = trial.sensitivity == "fixed"
+        for choice in choices.windows(present, is_wide=is_wide):
             reached = self._loudest(trial, choice)
             if reached is None:
                 continue
             if self.is_close(reached[0]):
                 return reached[1]
             found.append(reached)
-        quietest = replace(present, sensitivity=float(trial.grid[-1]))
-        return max(found, key=lambda one: (one[0], [-part for part in one[1].distance(present)]), default=(0, quietest))[1]
+        if found:
+            return max(found, key=lambda one: (one[0], [-part for part in one[1].distance(present)]))[1]
+        quietest = [replace(choice, sensitivity=float(trial.grid[-1])) for choice in choices.windows(present, is_wide=is_wide)]
+        return min(quietest, key=lambda choice: len(trial.early(choice) or ()))
 
     def _loudest(self, trial: Trial, choice: Choice) -> tuple[int, Choice] | None:
         """The loudest sensitivity within the budget, from the quiet side, and its incidents; the present one where that is close."""
@@ -128,6 +136,10 @@ class LabelTarget:
         """See Target: no more than the others."""
         return max(1, round(others_mean))
 
+    def worth_moving(self, value: float) -> float:
+        """See Target."""
+        return round(value, 9)
+
     def is_better(self, present: Choice, choice: Choice, value: float, other: Choice, other_value: float) -> bool:  # noqa: ARG002 - the seam's
         """See Target."""
         return value > other_value + 1e-9
@@ -142,6 +154,20 @@ class LabelTarget:
         best = min(found, key=_rank)[2]
         for others in (choices.recoveries, choices.cooldowns, lambda choice: _around(trial, choice)):
             best = min((self._entry(trial, present, choice) for choice in (best, *others(best))), key=_rank)[2]
+        return self._nearest(trial, present, best)
+
+    def _nearest(self, trial: Trial, present: Choice, best: Choice) -> Choice:
+        """As good a choice with its sensitivity moved towards the present one, which is mostly a louder and so an earlier one."""
+        value = self._entry(trial, present, best)[0]
+        near, far = (int(np.searchsorted(trial.grid, choice.sensitivity)) for choice in (present, best))
+        near = min(near, len(trial.grid) - 1)
+        while abs(far - near) > 1:
+            middle = (near + far) // 2
+            choice = replace(best, sensitivity=float(trial.grid[middle]))
+            if self._entry(trial, present, choice)[0] <= value:
+                best, far = choice, middle
+            else:
+                near = middle
         return best
 
     def _swept(self, trial: Trial, present: Choice, choice: Choice) -> list[_Entry]:
@@ -165,6 +191,6 @@ def _rank(entry: _Entry) -> tuple[float, tuple[int, float]]:
 
 def _around(trial: Trial, choice: Choice) -> list[Choice]:
     """The same with sensitivities a little lower and higher."""
-    place, steps = int(np.searchsorted(trial.grid, choice.sensitivity)), (-32, -16, -8, -4, -2, 2, 4, 8, 16, 32)
+    place, steps = int(np.searchsorted(trial.grid, choice.sensitivity)), (-32, -8, -2, 2, 8, 32)
     places = {min(max(place + step, 0), len(trial.grid) - 1) for step in steps}
     return [replace(choice, sensitivity=float(trial.grid[one])) for one in sorted(places)]

@@ -251,7 +251,9 @@ class Loop:
         self._processor.begin(partition)
         rewind = self._settings.rewind_records_max
         start = earliest if rewind is None else max(earliest, committed - rewind)
-        if committed > start:
+        if committed > start and not self._settings.is_checkpointed:
+            log.info("state_warmed_up", partition=str(partition), start=start, reported_from=committed)
+        elif committed > start:
             log.warning("state_rebuilt_from_log", partition=str(partition), start=start, committed=committed, reason="no valid checkpoint")
         return start
 

@@ -45,6 +45,12 @@ def test_alarm_that_mostly_lies_far_from_the_event_it_touches_is_false() -> None
     assert counted(events, too_long).true_alarms == 0
 
 
+def test_row_near_two_events_counts_once() -> None:
+    # Rows 75 … 140 are near, most of them to both: 66 of 266.
+    assert counted(rows(100, 110), rows(*range(75, 340, 25), 340)).true_alarms == 0
+    assert counted(rows(100, 110), rows(*range(75, 330, 25), 338)).true_alarms == 1
+
+
 def test_alarm_near_an_event_that_touches_none_of_its_records_is_false() -> None:
     assert counted(rows(100), rows(101)).true_alarms == 0
 

@@ -81,6 +81,7 @@ def test_records_for_training_are_not_judged(tmp_path: Path) -> None:
     pooled = measured(tmp_path, {"found": FOUND}, labels).pooled["verdicts"].values()
 
     assert (pooled["records"], pooled["records_labelled"], pooled["delay_rows_median"]) == (ROWS - 101, 9, 1)
+    assert pooled["average_precision"] == 1
 
 
 def test_scores_for_training_alone_are_refused(tmp_path: Path) -> None:

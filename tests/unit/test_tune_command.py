@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,6 @@ from anomaly_daemon.domain.records import Partition
 from tests import small, tuning_cases
 
 SECOND = Partition("readings", 1)
-
-
-def tuned(capsys: pytest.CaptureFixture[str], config: Path, scores: Path, *arguments: str) -> dict[str, Any]:
-    """What `tune --format json` prints; the patch is written beside the scores."""
-    patch = scores.with_name("patch.yaml")
-    code = main(["tune", "-c", str(config), "--scores", str(scores), "--output", str(patch), "--format", "json", "--force", *arguments])
-    told = capsys.readouterr()
-    assert code == 0, told.err
-    found: dict[str, Any] = json.loads(told.out)
-    return found
-
-
-def promised(found: dict[str, Any]) -> set[tuple[str, str, int, int | None]]:
-    return {(one["incident_id"], one["entity"], one["first_offset"], one["closing_offset"]) for one in found["incidents"]}
 
 
 @pytest.mark.parametrize(
@@ -46,11 +31,11 @@ def test_a_full_replay_under_the_patch_brings_exactly_the_incidents_promised(
     records = small.stream(seed, 7, 1800, with_bad=True) + small.stream(seed + 50, 5, 1200, partition=SECOND)
     scores = tuning_cases.export(tmp_path / "scores.parquet", records, small.settings(*assignments))
 
-    found = tuned(capsys, config, scores, "--budget", budget)
+    found = tuning_cases.tuned(capsys, config, scores, "--budget", budget)
 
     assert found["is_exact"]
-    assert promised(found)
-    assert promised(found) == tuning_cases.incidents(records, tuning_cases.under(config, tmp_path / "patch.yaml"))
+    assert tuning_cases.promised(found)
+    assert tuning_cases.promised(found) == tuning_cases.incidents(records, tuning_cases.under(config, tmp_path / "patch.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +59,7 @@ FAULTS = ("pump-0,2023-11-15T12:50:00Z,2023-11-16T00:00:00Z", "pump-2,2023-11-15
 def test_labels_are_fitted_at_least_as_well_as_before(
     scored: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], wish: tuple[str, ...]
 ) -> None:
-    found = tuned(capsys, *scored, "--labels", labels(tmp_path, *FAULTS), "--split", "0.85", *wish)
+    found = tuning_cases.tuned(capsys, *scored, "--labels", labels(tmp_path, *FAULTS), "--split", "0.85", *wish)
 
     before, after = found["before"][0]["detection"], found["after"][0]["detection"]
     assert after["event_recall"] == 1.0
@@ -83,8 +68,8 @@ def test_labels_are_fitted_at_least_as_well_as_before(
 
 
 def test_settings_that_meet_the_budget_stay_as_they_are(scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    first = tuned(capsys, *scored, "--budget", "1000/day")
-    again = tuned(capsys, *scored, "--budget", f"{first['before'][0]['incidents_per_day'] + 0.01}/day")
+    first = tuning_cases.tuned(capsys, *scored, "--budget", "1000/day")
+    again = tuning_cases.tuned(capsys, *scored, "--budget", f"{first['before'][0]['incidents_per_day'] + 0.01}/day")
 
     assert first["changes"]
     assert again["changes"] == []
@@ -92,7 +77,7 @@ def test_settings_that_meet_the_budget_stay_as_they_are(scored: tuple[Path, Path
 
 
 def test_thin_evidence_is_told_with_its_numbers(scored: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    found = tuned(capsys, *scored, "--budget", "5/day")
+    found = tuning_cases.tuned(capsys, *scored, "--budget", "5/day")
 
     assert any("covers 0.50 days" in note for note in found["notes"])
 
@@ -101,7 +86,7 @@ def test_an_export_from_a_checkpoint_promises_nothing(tmp_path: Path, capsys: py
     config = tuning_cases.settings_file(tmp_path)
     scores = tuning_cases.export(tmp_path / "scores.parquet", small.stream(1, 4, 600), small.settings(), started_from="checkpoint")
 
-    found = tuned(capsys, config, scores, "--budget", "5/day")
+    found = tuning_cases.tuned(capsys, config, scores, "--budget", "5/day")
 
     assert not found["is_exact"]
     assert any("begins in the midst of the log" in note for note in found["notes"])

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_daemon import wiring
+from anomaly_daemon.cli import main
+from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.records import Partition
+from anomaly_daemon.evaluation import tuning_methods
+from anomaly_daemon.evaluation.report.facts import notes_of
+from anomaly_daemon.evaluation.scores import ScoreFile
+from anomaly_daemon.evaluation.tuning_choice import followers, lowest, sensitivity_of
+from anomaly_daemon.evaluation.tuning_rows import keep_rows
+from anomaly_daemon.settings import Settings
+from tests import small, tuning_cases
+
+RECORDS = small.stream(3, 5, 900, with_bad=True) + small.stream(4, 3, 600, partition=Partition("readings", 1))
+COMMON = ("threshold.window=100", "threshold.tail=0.02", "engine.entity_ttl=25m")
+
+
+def settings(method: str) -> Settings:
+    return small.settings(*COMMON, f"threshold.method={method}", "threshold.level=0.6", "overrides=[{match: pump-1, threshold: {level: 0.5, z: 1}}]")
+
+
+@pytest.mark.parametrize("batch_rows", [16_384, 97])
+@pytest.mark.parametrize("method", tuning_methods.COMPARED)
+def test_another_method_says_of_exported_evidence_what_it_says_in_a_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, batch_rows: int
+) -> None:
+    monkeypatch.setattr(tuning_methods, "_BATCH_ROWS", batch_rows)
+    other = "static" if method == "ewma" else "ewma"
+    wanted, sensitivity = settings(method), sensitivity_of(method)
+
+    with ScoreFile(tuning_cases.export(tmp_path / "other.parquet", RECORDS, settings(other))) as file:
+        judged = tuning_methods.rejudge(file, notes_of(file), wanted, wiring.build_rules(wanted))
+    with ScoreFile(tuning_cases.export(tmp_path / "own.parquet", RECORDS, wanted)) as file:
+        ttl_us = int(wanted.engine.entity_ttl * 1e6)
+        replayed = keep_rows(file, sensitivity, lowest(wanted, sensitivity), followers(wanted), ttl_us)
+
+    assert len(judged.value) > 100
+    for name in ("stream", "value", "offset", "time_us", "ordinal", "row", "unseen_us", "bounds"):
+        assert np.array_equal(getattr(judged, name), getattr(replayed, name)), name
+    assert judged.judged == replayed.judged
+
+
+def test_a_method_chosen_brings_exactly_the_incidents_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assignments = (*COMMON, "threshold.method=static")  # of which few records stand out
+    config = tuning_cases.settings_file(tmp_path, *assignments)
+    scores = tuning_cases.export(tmp_path / "scores.parquet", RECORDS, small.settings(*assignments))
+
+    found = tuning_cases.tuned(capsys, config, scores, "--budget", "60/day", "--method", "all")
+
+    assert [one["method"] for one in found["methods"]] == ["static", "ewma", "spot", "quantile"]
+    assert "threshold.method" in found["changes"]
+    assert tuning_cases.promised(found) == tuning_cases.incidents(RECORDS, tuning_cases.under(config, tmp_path / "patch.yaml")) != set()
+    assert "needs a restart" in found["patch"]
+
+
+def test_evidence_after_a_checkpoint_tells_nothing_of_another_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = tuning_cases.export(tmp_path / "scores.parquet", RECORDS[:600], small.settings(), started_from="checkpoint")
+    config = tuning_cases.settings_file(tmp_path)
+
+    code = main(["tune", "-c", str(config), "--scores", str(scores), "--budget", "5/day", "--method", "static"])
+
+    assert code == 2
+    assert "had taught the detector already" in capsys.readouterr().err
+    with ScoreFile(scores) as file, pytest.raises(InputError, match="without --warm-up"):
+        tuning_methods.check_rejudgeable(file, notes_of(file))
