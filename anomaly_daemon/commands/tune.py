@@ -25,7 +25,7 @@ from anomaly_daemon.evaluation.tuned import Tuned, Wish, cost_wish, event_f1, tu
 from anomaly_daemon.evaluation.tuning_figures import PartFigures
 from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
 from anomaly_daemon.evaluation.tuning_request import parse_budget
-from anomaly_daemon.settings import Settings, changed, load
+from anomaly_daemon.settings import Settings, changed, format_duration, load
 from anomaly_daemon.telemetry import logging
 
 
@@ -82,12 +82,12 @@ def reasons(tuned: Tuned) -> dict[str, str]:
     before, after = tuned.present, tuned.settings
     setting = f"threshold.{tuned.sensitivity}"
     told = {"threshold.method": f"was {before.threshold.method}; needs a restart, and learns anew from the log; for the {tuned.wish.text}: {rate}"}
-    if setting in differing(before, after):
+    if tuned.sensitivity != "fixed":
         told[setting] = f"was {getattr(before.threshold, tuned.sensitivity):g}; for the {tuned.wish.text}: {rate}"
-    own, was = after.incidents, before.incidents
-    told["incidents.trigger"] = f"was {was.trigger.count} of {was.trigger.of}: closer to the {tuned.wish.text} than any {setting} with that"
-    told["incidents.recovery"] = f"was {was.recovery.count} of {was.recovery.of}: an incident ends after {own.recovery.count} normal records"
-    told["incidents.cooldown"] = f"closer to the {tuned.wish.text} than without"
+    was = before.incidents
+    told["incidents.trigger"] = f"was {was.trigger.count} of {was.trigger.of}; closer to the {tuned.wish.text}"
+    told["incidents.recovery"] = f"was {was.recovery.count} of {was.recovery.of}; closer to the {tuned.wish.text}"
+    told["incidents.cooldown"] = f"was {format_duration(was.cooldown)}; closer to the {tuned.wish.text}"
     known = {override.match for override in before.overrides}
     for override in after.overrides:
         if override.match not in known:

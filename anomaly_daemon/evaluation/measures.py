@@ -125,7 +125,6 @@ class Evaluation:
 class _Stream:
     """The judged records of one entity. `rows`: all of its records, `first`: the one from which they are judged. incident: [rows] or None."""
 
-    entity: str
     rows: int
     first: int
     times_us: Integers
@@ -165,10 +164,8 @@ def evaluate(table: ScoreTable, labels: Labels, *, window_rows: int | None = Non
     if not entities:
         raise InputError(f"{labels.origin}: all scored records of {listed(skipped)} were for training; score later ones too")
     pooled = {name: _pooled(found, rankings.get(name, ())) for name, found in parts.items()}
-    unranked_window = (
-        [] if window_rows is not None else [name for name, found in entities.items() if found.ranking and name not in labels.period_rows]
-    )
-    notes += _reasons(entities, skipped, unranked_window)
+    without_period = [name for name, found in entities.items() if found.ranking and name not in labels.period_rows]
+    notes += _reasons(entities, skipped, without_period if window_rows is None else ())
     return Evaluation(pooled, entities, tuple(notes))
 
 
@@ -209,7 +206,6 @@ def _stream(table: ScoreTable, labels: Labels, entity: str) -> _Stream | None:
         return None
     times_us = times_us[first:]
     return _Stream(
-        entity=entity,
         rows=len(is_judged),
         first=first,
         times_us=times_us,

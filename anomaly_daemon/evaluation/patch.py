@@ -8,12 +8,12 @@ from typing import Any
 
 from anomaly_daemon.settings import Override, Settings, Window, format_duration
 
-REASONED = ("threshold.method", "threshold.z", "threshold.level", "incidents.trigger", "incidents.recovery", "incidents.cooldown")
+KEYS = ("threshold.method", "threshold.z", "threshold.level", "incidents.trigger", "incidents.recovery", "incidents.cooldown")
 
 
 def differing(before: Settings, after: Settings) -> list[str]:
-    """The keys of REASONED, and `overrides`, that differ."""
-    keys = [key for key in REASONED if _value(before, key) != _value(after, key)]
+    """The keys of KEYS, and `overrides`, that differ."""
+    keys = [key for key in KEYS if _value(before, key) != _value(after, key)]
     return [*keys, "overrides"] if before.overrides != after.overrides else keys
 
 
@@ -41,15 +41,6 @@ def patch(before: Settings, after: Settings, reasons: Mapping[str, str], heading
         lines.append("# nothing to change")
         lines.append("{}")
     return "\n".join(lines) + "\n"
-
-
-def changed_values(before: Settings, after: Settings) -> dict[str, dict[str, str]]:
-    """Key → what it was and what it becomes, as written in YAML; overrides left out."""
-    return {
-        key: {"before": _written(_value(before, key)), "after": _written(_value(after, key))}
-        for key in differing(before, after)
-        if key != "overrides"
-    }
 
 
 def _override(override: Override, reason: str) -> list[str]:

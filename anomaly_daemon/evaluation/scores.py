@@ -172,7 +172,8 @@ def read_scores(path: Path, columns: Sequence[str] = MEASURED) -> ScoreTable:
     order = np.argsort(codes.astype(np.uint16) if len(names) <= 1 << 16 else codes, kind="stable")
     for name in gathered:
         gathered[name] = gathered[name][:filled][order]
-    return ScoreTable(path, {name: place for place, name in enumerate(names)}, bounds, gathered, incident_ids)
+    places = {name: place for place, name in enumerate(names) if bounds[place] < bounds[place + 1]}
+    return ScoreTable(path, places, bounds, gathered, incident_ids)
 
 
 def _check_schema(path: Path, schema: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.entity import EntityMatcher, Profiles
+from anomaly_daemon.evaluation.tuning_incidents import FIXED_SENSITIVITY
 from anomaly_daemon.evaluation.tuning_rows import Sensitivity
 from anomaly_daemon.settings import Override, Settings, Window
 
@@ -19,7 +20,7 @@ OVERRIDES_MAX: Final = 10  # entities that get a sensitivity of their own
 _TRIGGERS: Final = ((1, 1), (2, 3), (3, 5), (5, 8), (8, 12))
 _RECOVERIES: Final = ((5, 5), (10, 10), (20, 20))
 _COOLDOWNS_S: Final = (0.0, 600.0, 3600.0, 21_600.0)
-_FLOORS: Final[dict[Sensitivity, float]] = {"z": 2.0, "level": 0.5, "fixed": 0.5}
+_FLOORS: Final[dict[Sensitivity, float]] = {"z": 2.0, "level": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Choice:
     def present(cls, settings: Settings, sensitivity: Sensitivity) -> Choice:
         """What the settings say now."""
         rules = settings.incidents
-        limit = 0.5 if sensitivity == "fixed" else float(getattr(settings.threshold, sensitivity))
+        limit = FIXED_SENSITIVITY if sensitivity == "fixed" else float(getattr(settings.threshold, sensitivity))
         return cls(limit, rules.trigger, rules.recovery, rules.cooldown)
 
     def distance(self, other: Choice) -> tuple[int, float]:
@@ -58,19 +59,15 @@ def grid(sensitivity: Sensitivity) -> NDArray[np.float64]:
     if sensitivity == "level":
         odds = np.geomspace(0.05, 1e4, 1226)
         return np.unique(np.round(odds / (1 + odds), 5))
-    return np.array([0.5])
+    return np.array([FIXED_SENSITIVITY])
 
 
 def lowest(settings: Settings, sensitivity: Sensitivity) -> float:
     """The floor under everything tried: no value that is in force now lies below it."""
     if sensitivity == "fixed":
         return 0.0
-    own = [override.threshold[sensitivity] for override in settings.overrides if sensitivity in override.threshold]
-    return (
-        min(_FLOORS[sensitivity], float(getattr(settings.threshold, sensitivity)), *own)
-        if own
-        else min(_FLOORS[sensitivity], float(getattr(settings.threshold, sensitivity)))
-    )
+    own = (override.threshold[sensitivity] for override in settings.overrides if sensitivity in override.threshold)
+    return min(_FLOORS[sensitivity], float(getattr(settings.threshold, sensitivity)), *own)
 
 
 def followers(settings: Settings) -> int:

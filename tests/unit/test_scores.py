@@ -102,6 +102,17 @@ def test_file_without_a_scored_record_is_refused(tmp_path: Path) -> None:
         read_scores(path)
 
 
+def test_record_without_a_time_is_no_scored_record(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    table = pq.read_table(path)
+    is_other = np.array(table["entity"].to_pylist()) != "a"
+    place = table.schema.get_field_index("timestamp")
+    times = pa.array(table["timestamp"].to_pylist(), table["timestamp"].type, mask=~is_other)
+    pq.write_table(table.set_column(place, "timestamp", times), path)
+
+    assert list(read_scores(path).places) == ["b"]
+
+
 @pytest.mark.parametrize("keep", [0, 100, -5])
 def test_file_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
     path = written(tmp_path)
