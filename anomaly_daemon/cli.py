@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb is None:
         parser.print_help()
         return 2
-    if options.verb == "run":
+    if options.verb in ("run", "replay"):
         signals.hold()
     try:
         return int(importlib.import_module(f"anomaly_daemon.commands.{options.verb}").run(options))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anomaly_daemon.settings import Settings
 
 _PARTITIONS_TOLD = 8
+_INTERRUPTED = 130
 
 
 def run(options: argparse.Namespace) -> int:
@@ -47,11 +48,15 @@ def run(options: argparse.Namespace) -> int:
         from anomaly_daemon.evaluation.label_files import read_labels
 
         labels = read_labels(options.labels)
-    with Signals() as signals, tempfile.TemporaryDirectory(prefix="anomaly-daemon-replay-") as folder:
-        signals.listen()
+    with tempfile.TemporaryDirectory(prefix="anomaly-daemon-replay-") as folder:
         export = options.export or Path(folder) / "scores.parquet"
         alerts = options.alerts or Path(folder) / "alerts.jsonl"
-        facts = _replay(options, settings, signals, export if options.export or options.report or options.labels else None, alerts)
+        facts = None
+        with Signals() as signals:
+            signals.listen()
+            facts = _replay(options, settings, signals, export if options.export or options.report or options.labels else None, alerts)
+        if facts is None:  # told to leave before the first record
+            return _INTERRUPTED
         facts.tell()
         evaluation = _evaluate(export, labels, measures) if labels is not None else None
         if options.report is not None:

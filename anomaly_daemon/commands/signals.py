@@ -22,7 +22,7 @@ def hold() -> None:
 
 
 class Signals:
-    """Around a verb: notes signals, and once the loop stands passes them on to it, also while all is being closed.
+    """Around a verb's loop: notes signals, and once the loop stands passes them on to it, also while all is being closed.
 
     Told to leave before the loop stands, the verb's block ends there, quietly: nothing was done yet.
     """
@@ -35,6 +35,9 @@ class Signals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         return self._is_leaving  # whatever the error: an import that is interrupted may make another one of it
 
     def listen(self) -> None:
