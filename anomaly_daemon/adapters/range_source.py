@@ -188,9 +188,7 @@ def _offset_by_event_time(source: Source, partition: Partition, bounds: Bounds, 
     while low < high:
         middle = (low + high) // 2
         found = next(((record, time) for record, time in _read_at(source, partition, middle, high, times_ms) if time), None)
-        if found is None:
-            high = middle
-        elif found[1] >= time_ms:
+        if found is None or found[1] >= time_ms:
             high = middle
         else:
             low = found[0].offset + 1

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
 
 def compared(before: Side, after: Side) -> Comparison:
     """The whole comparison. Raises InputError where the sides have nothing in common."""
-    from anomaly_daemon.evaluation.comparison_causes import differences_between
+    from anomaly_daemon.evaluation.comparison.causes import differences_between
 
     refuse_incomparable(before, after)
     changes, same = changes_between(before.incidents, after.incidents)
@@ -172,8 +172,8 @@ def _sides(options: argparse.Namespace) -> tuple[Side, Side]:
 
 
 def _read(word: str, other: Side | None, options: argparse.Namespace) -> Side:
-    from anomaly_daemon.evaluation.comparison_alerts import read_alerts
-    from anomaly_daemon.evaluation.comparison_exports import read_export
+    from anomaly_daemon.evaluation.comparison.alerts import read_alerts
+    from anomaly_daemon.evaluation.comparison.exports import read_export
 
     if word == LIVE:
         if other is None:
@@ -196,7 +196,7 @@ def _is_export(word: str) -> bool:
 def _read_live(options: argparse.Namespace, other: Side) -> Side:
     """What the daemon published on the alerts topic of the settings."""
     from anomaly_daemon.commands.published import TopicReader
-    from anomaly_daemon.evaluation.comparison_alerts import AlertsFold
+    from anomaly_daemon.evaluation.comparison.alerts import AlertsFold
     from anomaly_daemon.wiring import open_source, open_topics
 
     settings = load(options.config, options.assignments)

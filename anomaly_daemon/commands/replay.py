@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             refuse_target(path, is_forced=options.force)
     labels = None
     if options.labels is not None:
-        from anomaly_daemon.evaluation.label_files import read_labels
+        from anomaly_daemon.evaluation.labels.files import read_labels
 
         labels = read_labels(options.labels)
     with tempfile.TemporaryDirectory(prefix="anomaly-daemon-replay-") as folder:
@@ -93,7 +93,6 @@ class Facts:
             print(f"range        {partition} from {span.start} to before {min(span.end, self.ends.get(partition, span.start))}")
         if len(self.spans) > _PARTITIONS_TOLD:
             print(f"             and {len(self.spans) - _PARTITIONS_TOLD} partitions more")
-
 
     def for_report(self) -> ReportFacts:
         """The same, for the page."""

@@ -18,13 +18,13 @@ from anomaly_daemon import wiring
 from anomaly_daemon.adapters.whole_file import refuse_target
 from anomaly_daemon.commands.incidents import PIPE_COLUMNS
 from anomaly_daemon.domain.errors import InputError, StopAtOnce
-from anomaly_daemon.evaluation.label_files import read_labels
 from anomaly_daemon.evaluation.labels import spelled_time
-from anomaly_daemon.evaluation.patch import differing, patch
-from anomaly_daemon.evaluation.tuned import Tuned, Wish, cost_wish, event_f1, tune
-from anomaly_daemon.evaluation.tuning_figures import PartFigures
-from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
-from anomaly_daemon.evaluation.tuning_request import parse_budget
+from anomaly_daemon.evaluation.labels.files import read_labels
+from anomaly_daemon.evaluation.tuning.figures import PartFigures
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident
+from anomaly_daemon.evaluation.tuning.patch import differing, patch
+from anomaly_daemon.evaluation.tuning.request import parse_budget
+from anomaly_daemon.evaluation.tuning.tuned import Tuned, Wish, cost_wish, event_f1, tune
 from anomaly_daemon.settings import Settings, changed, format_duration, load
 from anomaly_daemon.telemetry import logging
 

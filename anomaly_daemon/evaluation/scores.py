@@ -38,8 +38,9 @@ def _is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or (pa.types.is_dictionary(kind) and _is_text(kind.value_type)))
 
 
+_TEXTS: Final = ["topic", "entity", "phase", "incident_id"]
 _KINDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    **dict.fromkeys(("topic", "entity", "phase", "incident_id"), (_is_text, "text")),
+    **dict.fromkeys(_TEXTS, (_is_text, "text")),
     **dict.fromkeys(("partition", "offset"), (pa.types.is_integer, "a whole number")),
     **dict.fromkeys(("anomaly_score", "tail_probability", "threshold", "grade"), (pa.types.is_floating, "a floating number")),
     "timestamp": (pa.types.is_timestamp, "a timestamp"),
@@ -60,8 +61,12 @@ class ScoreFile:
         with _explaining(path):
             self._file = pq.ParquetFile(str(path), memory_map=False, pre_buffer=False)
         try:
+            _check_schema(path, self._file.schema_arrow)
+            # Opened anew: texts as codes halve what reading costs, but may be asked for only where they are.
+            metadata = self._file.metadata
+            self.close()
+            self._file = pq.ParquetFile(str(path), metadata=metadata, memory_map=False, pre_buffer=False, read_dictionary=_TEXTS)
             schema = self._file.schema_arrow
-            _check_schema(path, schema)
             self.rows = int(self._file.metadata.num_rows)
             if self.rows == 0:
                 raise InputError(f"{path}: holds no record; export a range or files that have some")

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from anomaly_daemon.telemetry import logging
-from tests.benchmarks import checkpoint, embedded_log, export, lstm_memory, on_kafka, pipeline, skab
+from tests.benchmarks import checkpoint, embedded_log, export, lstm_memory, on_kafka, pipeline, replay, skab, tune
 from tests.benchmarks.measure import Measure
 from tests.kafka.broker import ToolsMissingError
 
@@ -34,6 +34,8 @@ def main() -> int:
         ("bytes to alerts in memory", pipeline.measure),
         ("scores exported on the way", export.measure),
         ("a checkpoint of 86 k entities in one partition", checkpoint.measure),
+        ("replay", replay.measure),
+        ("tune, 10 M scored records", tune.measure),
         ("through Kafka", kafka),
         ("what an LSTM and a vanilla RNN remember", remembered),
         ("SKAB through the embedded log", skab.measure),

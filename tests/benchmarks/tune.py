@@ -77,8 +77,8 @@ def _group(generator: np.random.Generator, offsets: np.ndarray, names: object, c
 def solve_once(scores: Path) -> None:
     """One solve, told as JSON; for a process of its own."""
     from anomaly_daemon import wiring
-    from anomaly_daemon.evaluation.tuned import Wish, tune
-    from anomaly_daemon.evaluation.tuning_request import parse_budget
+    from anomaly_daemon.evaluation.tuning.request import parse_budget
+    from anomaly_daemon.evaluation.tuning.tuned import Wish, tune
 
     settings = small.settings("threshold.z=4")
     wiring.build_rules(settings)

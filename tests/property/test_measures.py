@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anomaly_daemon.evaluation.detection import add, count
 from anomaly_daemon.evaluation.labels import Labels, intervals_of_records, merged
 from anomaly_daemon.evaluation.measures import evaluate
-from anomaly_daemon.evaluation.ranking import rank, runs
+from anomaly_daemon.evaluation.measures.detection import add, count
+from anomaly_daemon.evaluation.measures.ranking import rank, runs
 from anomaly_daemon.evaluation.scores import read_scores
 from tests.score_cases import Stream, columns_of, labels_of, write_scores
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_daemon.evaluation.detection import Counts, add, count, detection, group_alarms, incident_spans
+from anomaly_daemon.evaluation.measures.detection import Counts, add, count, detection, group_alarms, incident_spans
 
 ROWS = 400
 MINUTES_US = np.arange(ROWS) * 60_000_000

@@ -17,8 +17,8 @@ from anomaly_daemon.adapters.range_source import Span
 from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.cli import main
 from anomaly_daemon.domain.records import Batch, BatchOutput, Partition, Record
-from anomaly_daemon.evaluation.comparison_causes import differences_between
-from anomaly_daemon.evaluation.comparison_exports import read_export
+from anomaly_daemon.evaluation.comparison.causes import differences_between
+from anomaly_daemon.evaluation.comparison.exports import read_export
 from anomaly_daemon.model.engine import CHANNELS
 from anomaly_daemon.settings import digest
 from tests.end_to_end.harness import Site, make_site

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.label_files import read_labels
+from anomaly_daemon.evaluation.labels.files import read_labels
 from anomaly_daemon.simulation.labels import Ledger
 from anomaly_daemon.simulation.stream import Label
 

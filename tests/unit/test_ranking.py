@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from anomaly_daemon.evaluation.ranking import WINDOW_ROWS, period_rows, precision_measures, rank, runs, without_nan
+from anomaly_daemon.evaluation.measures.ranking import WINDOW_ROWS, period_rows, precision_measures, rank, runs, without_nan
 
 BETWEEN = np.array([False, True, True, False])
 FALLING = np.array([3.0, 2.0, 1.0, 0.0])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anomaly_daemon.evaluation.label_files import read_labels
+from anomaly_daemon.evaluation.labels.files import read_labels
 from anomaly_daemon.evaluation.measures import Evaluation, evaluate
 from anomaly_daemon.evaluation.scores import read_scores
 from tests.benchmarks.skab import SHARED

@@ -9,13 +9,13 @@ import pytest
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Partition
-from anomaly_daemon.evaluation.patch import patch
 from anomaly_daemon.evaluation.scores import NO_TIME
-from anomaly_daemon.evaluation.tuning import Range, Trial, solve
-from anomaly_daemon.evaluation.tuning_choice import Choice, settings_under
-from anomaly_daemon.evaluation.tuning_request import parse_budget
-from anomaly_daemon.evaluation.tuning_rows import KeptRows
-from anomaly_daemon.evaluation.tuning_targets import BudgetTarget
+from anomaly_daemon.evaluation.tuning.choice import Choice, settings_under
+from anomaly_daemon.evaluation.tuning.patch import patch
+from anomaly_daemon.evaluation.tuning.request import parse_budget
+from anomaly_daemon.evaluation.tuning.rows import KeptRows
+from anomaly_daemon.evaluation.tuning.solve import Range, Trial, solve
+from anomaly_daemon.evaluation.tuning.targets import BudgetTarget
 from anomaly_daemon.settings import Settings, Window
 from anomaly_daemon.settings.sources import _merge, _parse_yaml
 

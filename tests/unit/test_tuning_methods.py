@@ -9,11 +9,11 @@ from anomaly_daemon import wiring
 from anomaly_daemon.cli import main
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Partition
-from anomaly_daemon.evaluation import tuning_methods
 from anomaly_daemon.evaluation.report.facts import notes_of
 from anomaly_daemon.evaluation.scores import ScoreFile
-from anomaly_daemon.evaluation.tuning_choice import followers, lowest, sensitivity_of
-from anomaly_daemon.evaluation.tuning_rows import keep_rows
+from anomaly_daemon.evaluation.tuning import methods as tuning_methods
+from anomaly_daemon.evaluation.tuning.choice import followers, lowest, sensitivity_of
+from anomaly_daemon.evaluation.tuning.rows import keep_rows
 from anomaly_daemon.settings import Settings
 from tests import small, tuning_cases
 

@@ -8,10 +8,10 @@ import pytest
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.records import Partition
 from anomaly_daemon.evaluation.scores import ScoreFile
-from anomaly_daemon.evaluation.tuning import Range, Trial
-from anomaly_daemon.evaluation.tuning_choice import Choice
-from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
-from anomaly_daemon.evaluation.tuning_rows import KeptRows, keep_rows
+from anomaly_daemon.evaluation.tuning.choice import Choice
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident
+from anomaly_daemon.evaluation.tuning.rows import KeptRows, keep_rows
+from anomaly_daemon.evaluation.tuning.solve import Range, Trial
 from tests import small, tuning_cases
 
 NEVER_US = 1 << 60

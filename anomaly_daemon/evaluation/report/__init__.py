@@ -16,7 +16,7 @@ from anomaly_daemon.evaluation.report.facts import ReportFacts
 if TYPE_CHECKING:
     from anomaly_daemon.evaluation.comparison import Comparison
     from anomaly_daemon.evaluation.measures import Evaluation
-    from anomaly_daemon.evaluation.tuned import Tuned
+    from anomaly_daemon.evaluation.tuning.tuned import Tuned
 
 __all__ = ["ReportFacts", "write_comparison", "write_report", "write_trade_off"]
 

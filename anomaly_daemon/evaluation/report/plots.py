@@ -16,7 +16,7 @@ from anomaly_daemon.evaluation.report.incidents import SEVERITIES, Incident
 from anomaly_daemon.evaluation.report.survey import Survey
 from anomaly_daemon.evaluation.report.tallies import LEVELS, Floats, Histogram
 from anomaly_daemon.evaluation.report.words import plotted, spelled
-from anomaly_daemon.evaluation.tuning_figures import TradeOff
+from anomaly_daemon.evaluation.tuning.figures import TradeOff
 
 # At least 3:1 on white and on the dark page; told apart by lightness, dash and shape too, not by hue alone.
 BLUE: Final = "#2f7fc1"

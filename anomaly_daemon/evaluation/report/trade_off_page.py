@@ -9,8 +9,8 @@ import numpy as np
 from anomaly_daemon.evaluation.report import plots
 from anomaly_daemon.evaluation.report.page import write_page
 from anomaly_daemon.evaluation.report.words import counted, percent, shortened, spelled
-from anomaly_daemon.evaluation.tuned import Tuned
-from anomaly_daemon.evaluation.tuning_figures import PartFigures, TradeOff
+from anomaly_daemon.evaluation.tuning.figures import PartFigures, TradeOff
+from anomaly_daemon.evaluation.tuning.tuned import Tuned
 
 Row = tuple[str, ...]
 

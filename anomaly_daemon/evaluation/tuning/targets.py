@@ -10,12 +10,12 @@ from typing import Final
 
 import numpy as np
 
-from anomaly_daemon.evaluation import tuning_choice as choices
-from anomaly_daemon.evaluation.detection import Counts, Detection
-from anomaly_daemon.evaluation.tuning import Trial
-from anomaly_daemon.evaluation.tuning_choice import Choice
-from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
-from anomaly_daemon.evaluation.tuning_labels import LabelledRange, Part
+from anomaly_daemon.evaluation.measures.detection import Counts, Detection
+from anomaly_daemon.evaluation.tuning import choice as choices
+from anomaly_daemon.evaluation.tuning.by_labels import LabelledRange, Part
+from anomaly_daemon.evaluation.tuning.choice import Choice
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident
+from anomaly_daemon.evaluation.tuning.solve import Trial
 
 _SWEEP_RATIO: Final = 2.0  # anomalous records of one sensitivity tried over those of the one before
 _Entry = tuple[float, tuple[int, float], Choice]  # the smaller, the better

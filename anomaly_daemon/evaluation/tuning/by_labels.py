@@ -9,10 +9,10 @@ from typing import Final, Literal
 import numpy as np
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.detection import Counts, Detection, add, count, detection
 from anomaly_daemon.evaluation.labels import Booleans, Integers, Labels, check_labels, listed
+from anomaly_daemon.evaluation.measures.detection import Counts, Detection, add, count, detection
 from anomaly_daemon.evaluation.scores import ScoreTable
-from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident
 
 Part = Literal["earlier", "later", "whole"]
 PARTS: tuple[Part, ...] = ("earlier", "later", "whole")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.domain.records import Offset, Partition
 from anomaly_daemon.evaluation.comparison import Difference, ModelName, Side, shared_ranges
-from anomaly_daemon.evaluation.comparison_exports import partitions_of
+from anomaly_daemon.evaluation.comparison.exports import partitions_of
 from anomaly_daemon.evaluation.scores import NO_CODE, NO_TIME, Column, ScoreFile
 from anomaly_daemon.pipeline.alerts import rfc3339
 

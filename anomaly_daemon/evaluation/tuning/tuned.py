@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from anomaly_daemon.evaluation import tuning_choice as choices
-from anomaly_daemon.evaluation import tuning_methods as methods
-from anomaly_daemon.evaluation import tuning_request as request
-from anomaly_daemon.evaluation.detection import Counts, Detection
 from anomaly_daemon.evaluation.labels import Labels
+from anomaly_daemon.evaluation.measures.detection import Counts, Detection
 from anomaly_daemon.evaluation.report.facts import ExportNotes, notes_of
 from anomaly_daemon.evaluation.scores import ScoreFile, read_scores
-from anomaly_daemon.evaluation.tuning import Range, Target, Trial, solve
-from anomaly_daemon.evaluation.tuning_choice import Choice
-from anomaly_daemon.evaluation.tuning_figures import PartFigures, TradeOff, figures, thin_evidence, trade_off
-from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
-from anomaly_daemon.evaluation.tuning_labels import LabelledRange, labelled_range
-from anomaly_daemon.evaluation.tuning_request import Budget
-from anomaly_daemon.evaluation.tuning_rows import KeptRows, keep_rows
-from anomaly_daemon.evaluation.tuning_targets import BudgetTarget, LabelTarget
+from anomaly_daemon.evaluation.tuning import choice as choices
+from anomaly_daemon.evaluation.tuning import methods, request
+from anomaly_daemon.evaluation.tuning.by_labels import LabelledRange, labelled_range
+from anomaly_daemon.evaluation.tuning.choice import Choice
+from anomaly_daemon.evaluation.tuning.figures import PartFigures, TradeOff, figures, thin_evidence, trade_off
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident
+from anomaly_daemon.evaluation.tuning.request import Budget
+from anomaly_daemon.evaluation.tuning.rows import KeptRows, keep_rows
+from anomaly_daemon.evaluation.tuning.solve import Range, Target, Trial, solve
+from anomaly_daemon.evaluation.tuning.targets import BudgetTarget, LabelTarget
 from anomaly_daemon.settings import Settings
 
 if TYPE_CHECKING:

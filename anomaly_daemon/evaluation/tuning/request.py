@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.evaluation.report.facts import ExportNotes
-from anomaly_daemon.evaluation.tuning_rows import KeptRows
+from anomaly_daemon.evaluation.tuning.rows import KeptRows
 from anomaly_daemon.settings import Settings, changed
 
 _PER_DAY: Final = {"hour": 24.0, "day": 1.0, "week": 1 / 7}

@@ -16,8 +16,8 @@ from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Observations, Partition, Record
 from anomaly_daemon.evaluation.report.facts import ExportNotes
 from anomaly_daemon.evaluation.scores import NO_CODE, ScoreFile
-from anomaly_daemon.evaluation.tuning_choice import followers, lowest, sensitivity_of
-from anomaly_daemon.evaluation.tuning_rows import KeptRows, RowKeeper, Sensitivity
+from anomaly_daemon.evaluation.tuning.choice import followers, lowest, sensitivity_of
+from anomaly_daemon.evaluation.tuning.rows import KeptRows, RowKeeper, Sensitivity
 from anomaly_daemon.pipeline.pieces import pieces
 from anomaly_daemon.settings import Settings
 from anomaly_daemon.state.segments import lay_out

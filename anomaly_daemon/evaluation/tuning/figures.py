@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from anomaly_daemon.evaluation.detection import Counts, Detection
-from anomaly_daemon.evaluation.tuning import Range, Trial
-from anomaly_daemon.evaluation.tuning_choice import Choice
-from anomaly_daemon.evaluation.tuning_incidents import FoundIncident
-from anomaly_daemon.evaluation.tuning_labels import PARTS, LabelledRange, Part
+from anomaly_daemon.evaluation.measures.detection import Counts, Detection
+from anomaly_daemon.evaluation.tuning.by_labels import PARTS, LabelledRange, Part
+from anomaly_daemon.evaluation.tuning.choice import Choice
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident
+from anomaly_daemon.evaluation.tuning.solve import Range, Trial
 
 DAYS_MIN: Final = 3.0
 INCIDENTS_MIN: Final = 10

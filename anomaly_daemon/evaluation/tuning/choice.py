@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.entity import EntityMatcher, Profiles
-from anomaly_daemon.evaluation.tuning_incidents import FIXED_SENSITIVITY
-from anomaly_daemon.evaluation.tuning_rows import Sensitivity
+from anomaly_daemon.evaluation.tuning.incidents import FIXED_SENSITIVITY
+from anomaly_daemon.evaluation.tuning.rows import Sensitivity
 from anomaly_daemon.settings import Override, Settings, Window
 
 OVERRIDES_MAX: Final = 10  # entities that get a sensitivity of their own

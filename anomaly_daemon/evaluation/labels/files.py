@@ -23,9 +23,9 @@ import msgspec
 import numpy as np
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.label_tables import Chunk, open_table
 from anomaly_daemon.evaluation.labels import Booleans, Integers, Labels, Unnamed, intervals_of_records, listed, merged, spelled_time
-from anomaly_daemon.evaluation.ranking import period_rows
+from anomaly_daemon.evaluation.labels.tables import Chunk, open_table
+from anomaly_daemon.evaluation.measures.ranking import period_rows
 from anomaly_daemon.pipeline.event_time import parse_iso_us
 
 SUFFIXES: Final = (".csv", ".csv.gz", ".parquet")

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from anomaly_daemon.evaluation.ranking import Booleans, Floats, Integers, runs
+from anomaly_daemon.evaluation.measures.ranking import Booleans, Floats, Integers, runs
 
 ALARM_GAP_ROWS: Final = 30
 TRUE_ALARM_SHARE: Final = 0.25

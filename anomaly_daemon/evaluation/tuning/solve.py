@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation import tuning_choice as choices
-from anomaly_daemon.evaluation.detection import DAY_US
-from anomaly_daemon.evaluation.tuning_choice import Choice
-from anomaly_daemon.evaluation.tuning_incidents import FoundIncident, Ruling, early_rows, incidents_under, profiles_of
-from anomaly_daemon.evaluation.tuning_labels import Part
-from anomaly_daemon.evaluation.tuning_rows import ROWS_MAX, KeptRows, Sensitivity
+from anomaly_daemon.evaluation.measures.detection import DAY_US
+from anomaly_daemon.evaluation.tuning import choice as choices
+from anomaly_daemon.evaluation.tuning.by_labels import Part
+from anomaly_daemon.evaluation.tuning.choice import Choice
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident, Ruling, early_rows, incidents_under, profiles_of
+from anomaly_daemon.evaluation.tuning.rows import ROWS_MAX, KeptRows, Sensitivity
 from anomaly_daemon.settings import Settings
 
 if TYPE_CHECKING:

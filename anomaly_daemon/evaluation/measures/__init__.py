@@ -23,9 +23,9 @@ from typing import Final, Literal
 import numpy as np
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.detection import Counts, Detection, add, count, detection, incident_spans
 from anomaly_daemon.evaluation.labels import Labels, check_labels, listed
-from anomaly_daemon.evaluation.ranking import WINDOW_ROWS, Booleans, Floats, Integers, Ranking, rank, without_nan
+from anomaly_daemon.evaluation.measures.detection import Counts, Detection, add, count, detection, incident_spans
+from anomaly_daemon.evaluation.measures.ranking import WINDOW_ROWS, Booleans, Floats, Integers, Ranking, rank, without_nan
 from anomaly_daemon.evaluation.scores import ScoreTable
 
 Column = Literal["verdicts", "incidents", "all ones", "random"]
