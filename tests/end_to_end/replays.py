@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from anomaly_daemon import cli
 from tests.end_to_end.harness import Site
 
 
@@ -39,6 +40,10 @@ def replay_equals_live(site: Site) -> None:
     assert site.replay(*whole, *cut) == 0, (folder / "replay.log").read_text()[-3000:]
     assert rows(folder / "whole.parquet") == live
     assert replayed_alerts(folder / "whole.jsonl") == live_alerts
+
+    differs = ("diff", "-c", str(folder / "settings.yaml"), *(word for one in site.assignments for word in ("--set", one)), "--fail-on-change")
+    assert cli.main([*differs, "live", str(folder / "whole.parquet")]) == 0
+    assert cli.main([*differs, str(folder / "live.parquet"), str(folder / "whole.jsonl")]) == 0
 
     half = 90
     part = ("--from", str(half), "--warm-up", "0", "--export", str(folder / "part.parquet"), "--alerts", str(folder / "part.jsonl"))

@@ -6,14 +6,23 @@ import json
 import os
 import signal
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from anomaly_daemon import wiring
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore, SavedCheckpoints
+from anomaly_daemon.adapters.clock import SystemClock
+from anomaly_daemon.adapters.range_source import RangeSource, Wanted
+from anomaly_daemon.adapters.replay_sink import ReplaySink
+from anomaly_daemon.pipeline.loop import Loop, LoopSettings
+from anomaly_daemon.state.checkpoint import digest
+from anomaly_daemon.telemetry.metrics import Metrics
 from tests.end_to_end.harness import Site, make_site
 from tests.end_to_end.replays import replay_equals_live, replayed_alerts, rows
-from tests.small import stream
+from tests.small import artifact, stream
 
 RECORDS = stream(1, 4, 400, with_bad=True)
 
@@ -29,6 +38,22 @@ def said(site: Site) -> str:
 
 def test_a_replay_gives_the_bytes_that_live_gave(site: Site) -> None:
     replay_equals_live(site)
+
+
+def test_a_replay_leaves_the_state_that_live_left(site: Site, tmp_path: Path) -> None:
+    site.run_to_end()
+    settings = site.settings.model_copy(update={"input": site.settings.input.model_copy(update={"batch_records_max": 31})})
+    processor, fingerprint, _ = wiring.build_processor(settings, artifact(), mode="replay")
+    with closing(RangeSource(wiring.open_source(settings), Wanted(), SystemClock())) as source:
+        sink = ReplaySink(tmp_path / "alerts.jsonl", settings.output.alerts_topic, source.reported, is_forced=False)
+        saved = SavedCheckpoints(FsspecCheckpointStore(str(tmp_path / "none"), "none", 1))
+        loop_settings = LoopSettings(fingerprint, 0.1, float("inf"), 10, None, False, until_end=True)
+        Loop(source, sink, processor, saved, SystemClock(), Metrics(), loop_settings).run()
+        sink.close()
+        found = {str(one): (span.end, digest(processor.snapshot(one, span.end, fingerprint))) for one, span in source.spans.items()}
+    processor.close()
+
+    assert found == site.state()
 
 
 def test_a_replay_of_files_equals_one_of_the_log_they_were_loaded_into(tmp_path: Path) -> None:
