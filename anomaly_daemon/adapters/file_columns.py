@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,22 @@ class FileRow(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes
     timestamp_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileBlock:
+    """Rows that were read at once, as parallel lists: see FileRow."""
+
+    keys: list[bytes | None]
+    values: list[bytes]
+    times_ms: list[int | None]
+
+    def rows(self) -> Iterator[FileRow]:
+        """One by one."""
+        return map(FileRow, self.keys, self.values, self.times_ms)
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 @dataclass(frozen=True, slots=True)

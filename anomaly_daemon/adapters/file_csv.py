@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from anomaly_daemon.adapters.file_columns import LOOSE_NUMBER, FileRow, RowColumns, index_of, timestamp_ms
+from anomaly_daemon.adapters.file_columns import LOOSE_NUMBER, FileBlock, RowColumns, index_of, timestamp_ms
 from anomaly_daemon.adapters.file_lines import READ_ERRORS, count_lines, opened, whole_lines
 from anomaly_daemon.adapters.file_names import InputFile
 from anomaly_daemon.domain.errors import InputError
@@ -36,7 +36,7 @@ _parse_numbers_and_nulls = msgspec.json.Decoder(list[float | None]).decode
 Piece = Sequence[Sequence[str]] | str
 
 
-def read_csv(file: InputFile, columns: RowColumns, start: int) -> Iterator[list[FileRow]]:
+def read_csv(file: InputFile, columns: RowColumns, start: int) -> Iterator[FileBlock]:
     """The rows from number `start` on. Raises InputError for a header that names no columns, one twice, or not those wanted."""
     with _opened(file.path) as table:
         key_index = index_of(file.path, table.names, columns.key)
@@ -45,11 +45,12 @@ def read_csv(file: InputFile, columns: RowColumns, start: int) -> Iterator[list[
         name = file.name.encode() or None
         for piece in table.pieces(start):
             if isinstance(piece, str):
-                yield [FileRow(None if key_index is not None else name, _encoded(piece), None)]
+                yield FileBlock([None if key_index is not None else name], [_encoded(piece)], [None])
                 continue
-            keys: Iterable[bytes | None] = itertools.repeat(name) if key_index is None else map(_encoded, piece[key_index])
-            times: Iterable[int | None] = itertools.repeat(None) if time_index is None else map(timestamp_ms, piece[time_index])
-            yield list(map(FileRow, keys, _json_objects(labels, piece), times))
+            values = list(_json_objects(labels, piece))
+            keys: list[bytes | None] = [name] * len(values) if key_index is None else list(map(_encoded, piece[key_index]))
+            times: list[int | None] = [None] * len(values) if time_index is None else list(map(timestamp_ms, piece[time_index]))
+            yield FileBlock(keys, values, times)
 
 
 def count_csv(path: Path) -> Iterator[int]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from anomaly_daemon.adapters.file_columns import FileRow, RowColumns, index_of, key_of, timestamp_ms
+from anomaly_daemon.adapters.file_columns import FileBlock, RowColumns, index_of, key_of, timestamp_ms
 from anomaly_daemon.adapters.file_lines import opened
 from anomaly_daemon.adapters.file_names import InputFile, is_gzipped
 
@@ -21,7 +20,7 @@ _UTC_NAMES = ("UTC", "Etc/UTC", "+00:00")
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-def read_parquet(file: InputFile, columns: RowColumns, start: int) -> Iterator[list[FileRow]]:
+def read_parquet(file: InputFile, columns: RowColumns, start: int) -> Iterator[FileBlock]:
     """The rows from number `start` on; row groups before it are not read. Raises InputError for a column that is not there."""
     name = file.name.encode() or None
     with _opened(file.path) as parquet:
@@ -36,10 +35,10 @@ def read_parquet(file: InputFile, columns: RowColumns, start: int) -> Iterator[l
                 continue
             cells = [_values(column) for column in batch.slice(start - skipped if skipped < start else 0).columns]
             skipped = max(skipped, start)
-            keys: Iterable[bytes | None] = itertools.repeat(name) if key_index is None else map(key_of, cells[key_index])
-            times: Iterable[int | None] = itertools.repeat(None) if time_index is None else map(timestamp_ms, cells[time_index])
             values = _encode_lines(list(map(row_of, *cells))).splitlines()
-            yield list(map(FileRow, keys, values, times))
+            keys = [name] * len(values) if key_index is None else list(map(key_of, cells[key_index]))
+            times: list[int | None] = [None] * len(values) if time_index is None else list(map(timestamp_ms, cells[time_index]))
+            yield FileBlock(keys, values, times)
 
 
 def count_parquet(path: Path) -> Iterator[int]:

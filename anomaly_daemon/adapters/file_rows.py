@@ -6,9 +6,8 @@ JSON Lines: each line unchanged. Blank lines are no rows.
 from __future__ import annotations
 
 import gzip
-import itertools
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from anomaly_daemon.adapters.file_columns import NO_COLUMNS, FileRow, RowColumns, key_of, timestamp_ms
+from anomaly_daemon.adapters.file_columns import NO_COLUMNS, FileBlock, FileRow, RowColumns, key_of, timestamp_ms
 from anomaly_daemon.adapters.file_csv import count_csv, read_csv
 from anomaly_daemon.adapters.file_lines import count_lines, opened, whole_lines
 from anomaly_daemon.adapters.file_names import InputFile, bare_suffix
@@ -42,10 +41,10 @@ def read_rows(file: InputFile, columns: RowColumns = NO_COLUMNS, start: int = 0)
     """The rows from number `start` on, in file order. Raises InputError naming file and row where it cannot be read on."""
     with closing(read_blocks(file, columns, start)) as blocks:
         for block in blocks:
-            yield from block
+            yield from block.rows()
 
 
-def read_blocks(file: InputFile, columns: RowColumns = NO_COLUMNS, start: int = 0) -> Generator[list[FileRow]]:
+def read_blocks(file: InputFile, columns: RowColumns = NO_COLUMNS, start: int = 0) -> Generator[FileBlock]:
     """The same, as many rows at a time as the file's own blocks bring."""
     kind = _kind_of(file)
     row = start
@@ -65,7 +64,7 @@ def count_rows(file: InputFile) -> int:
     return rows
 
 
-def _read_json_lines(file: InputFile, columns: RowColumns, start: int) -> Iterator[list[FileRow]]:
+def _read_json_lines(file: InputFile, columns: RowColumns, start: int) -> Iterator[FileBlock]:
     name = file.name.encode() or None
     skipped = 0
     with opened(file.path) as stream:
@@ -79,16 +78,16 @@ def _read_json_lines(file: InputFile, columns: RowColumns, start: int) -> Iterat
             lines = list(filter(None, lines))[start - skipped :]
             skipped = start
             if columns == NO_COLUMNS:
-                yield list(map(FileRow, itertools.repeat(name), lines, itertools.repeat(None)))
+                yield FileBlock([name] * len(lines), lines, [None] * len(lines))
             else:
-                yield list(_with_columns(lines, columns, name))
+                yield _with_columns(lines, columns, name)
 
 
-def _with_columns(lines: Iterable[bytes], columns: RowColumns, name: bytes | None) -> Iterator[FileRow]:
-    for line in lines:
-        fields = _fields_of(line)
-        key = name if columns.key is None else key_of(fields.get(columns.key))
-        yield FileRow(key, line, None if columns.time is None else timestamp_ms(fields.get(columns.time)))
+def _with_columns(lines: list[bytes], columns: RowColumns, name: bytes | None) -> FileBlock:
+    fields = [_fields_of(line) for line in lines]
+    keys = [name] * len(lines) if columns.key is None else [key_of(one.get(columns.key)) for one in fields]
+    times: list[int | None] = [None if columns.time is None else timestamp_ms(one.get(columns.time)) for one in fields]
+    return FileBlock(keys, lines, times)
 
 
 def _count_json_lines(path: Path) -> Iterator[int]:
@@ -109,7 +108,7 @@ def _fields_of(line: bytes) -> dict[str, Any]:
 class _Kind:
     """How a kind of file is read and counted; count: numbers that add up to that of the rows."""
 
-    read: Callable[[InputFile, RowColumns, int], Iterator[list[FileRow]]]
+    read: Callable[[InputFile, RowColumns, int], Iterator[FileBlock]]
     count: Callable[[Path], Iterator[int]]
 
 

@@ -7,19 +7,17 @@ event time are read from the fields that the settings name, and `record.entity: 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
-from operator import attrgetter
 
-from anomaly_daemon.adapters.file_columns import FileRow, RowColumns
+from anomaly_daemon.adapters.file_columns import FileBlock, RowColumns
 from anomaly_daemon.adapters.file_names import find_files
-from anomaly_daemon.adapters.file_rows import check_files, count_rows, read_blocks, read_rows
+from anomaly_daemon.adapters.file_rows import check_files, count_rows, read_blocks
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
 from anomaly_daemon.pipeline.time_range import TimesOf
 
 OPEN_FILES_MAX = 256
-_key_of, _value_of = attrgetter("key"), attrgetter("value")
 _NO_TIMESTAMP = -1  # as Kafka has it
 
 
@@ -44,7 +42,8 @@ class FileSource:
         self._files = {Partition(topic, number): file for number, file in enumerate(files)}
         self._batch_records_max, self._times_ms = batch_records_max, times_ms
         self._positions: dict[Partition, Offset] = {}
-        self._rows: dict[Partition, tuple[Generator[list[FileRow]], Iterator[FileRow]]] = {}
+        self._blocks: dict[Partition, Generator[FileBlock]] = {}
+        self._begun: dict[Partition, tuple[FileBlock, int]] = {}
         self._unread: list[Partition] = []
         self._counts: dict[Partition, int] = {}
         self._is_assigned = False
@@ -89,7 +88,7 @@ class FileSource:
 
     def close(self) -> None:
         """Close the files; may be called twice."""
-        for partition in list(self._rows):
+        for partition in list(self._blocks):
             self._close(partition)
         self._unread = []
 
@@ -97,19 +96,14 @@ class FileSource:
         if self._times_ms is None:
             raise InputError(f"{self._files[partition].path}: its records bear no timestamps to look for; give row numbers instead of times")
         offset = 0
-        with closing(read_rows(self._files[partition], self._columns)) as rows:
-            while records := self._records(partition, offset, itertools.islice(rows, self._batch_records_max)):
-                found = next((place for place, time in enumerate(self._times_ms(records)) if time >= time_ms), None)
+        with closing(read_blocks(self._files[partition], self._columns)) as blocks:
+            for block in blocks:
+                times = self._times_ms(_records(partition, offset, block, slice(None)))
+                found = next((place for place, time in enumerate(times) if time >= time_ms), None)
                 if found is not None:
                     return offset + found
-                offset += len(records)
+                offset += len(block)
         return offset
-
-    @staticmethod
-    def _records(partition: Partition, first: Offset, rows: Iterable[FileRow]) -> list[Record]:
-        found = list(rows)
-        times = itertools.repeat(_NO_TIMESTAMP)
-        return list(map(Record, itertools.repeat(partition), itertools.count(first), times, map(_key_of, found), map(_value_of, found)))
 
     def _read_in_turn(self, into: list[Record]) -> None:
         """One equal share of each open file; those that got none because the batch is full come first next time."""
@@ -121,19 +115,29 @@ class FileSource:
 
     def _read(self, partition: Partition, limit: int, into: list[Record]) -> bool:
         """Append up to `limit` rows from the position on; whether the file may hold more: one that ends is closed."""
-        position = self._positions[partition]
-        if partition not in self._rows:
-            blocks = read_blocks(self._files[partition], self._columns, position)
-            self._rows[partition] = blocks, itertools.chain.from_iterable(blocks)
-        records = self._records(partition, position, itertools.islice(self._rows[partition][1], limit))
-        into += records
-        self._positions[partition] = position + len(records)
-        if len(records) == limit:
-            return True
-        self._close(partition)
-        return False
+        if partition not in self._blocks:
+            self._blocks[partition] = read_blocks(self._files[partition], self._columns, self._positions[partition])
+        wanted = limit
+        while wanted:
+            block, used = self._begun.pop(partition, (None, 0))
+            if block is None and (block := next(self._blocks[partition], None)) is None:
+                self._close(partition)
+                return False
+            rows = slice(used, used + wanted)
+            records = _records(partition, self._positions[partition], block, rows)
+            into += records
+            self._positions[partition] += len(records)
+            wanted -= len(records)
+            if rows.stop < len(block):
+                self._begun[partition] = block, rows.stop
+        return True
 
     def _close(self, partition: Partition) -> None:
-        if partition in self._rows:
-            blocks, _ = self._rows.pop(partition)
-            blocks.close()
+        self._begun.pop(partition, None)
+        if partition in self._blocks:
+            self._blocks.pop(partition).close()
+
+
+def _records(partition: Partition, first: Offset, block: FileBlock, rows: slice) -> list[Record]:
+    keys, values, times = block.keys[rows], block.values[rows], itertools.repeat(_NO_TIMESTAMP)
+    return list(map(Record, itertools.repeat(partition), itertools.count(first), times, keys, values))
