@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from anomaly_daemon.telemetry import logging
-from tests.benchmarks import checkpoint, embedded_log, export, lstm_memory, on_kafka, pipeline, replay, skab, tune
+from tests.benchmarks import checkpoint, embedded_log, export, history, lstm_memory, on_kafka, pipeline, replay, skab, tune
 from tests.benchmarks.measure import Measure
 from tests.kafka.broker import ToolsMissingError
 
@@ -36,6 +36,7 @@ def main() -> int:
         ("a checkpoint of 86 k entities in one partition", checkpoint.measure),
         ("replay", replay.measure),
         ("tune, 10 M scored records", tune.measure),
+        ("10 M simulated records replayed, exported, reported, tuned", history.measure),
         ("through Kafka", kafka),
         ("what an LSTM and a vanilla RNN remember", remembered),
         ("SKAB through the embedded log", skab.measure),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -26,8 +27,17 @@ sys.exit(code)
 
 def measure(records: int = RECORDS) -> list[Measure]:
     """The largest of the peaks."""
-    days = max(2, records // (_ENTITIES * 1440))
-    configuration = ["-c", str(REPOSITORY / "configs" / "demo.yaml"), "--log-format", "json", "--set", "logging.level=error"]
+    days = max(2, math.ceil(records / (_ENTITIES * 1440)))
+    configuration = [
+        "-c",
+        str(REPOSITORY / "configs" / "demo.yaml"),
+        "--log-format",
+        "json",
+        "--set",
+        "logging.level=error",
+        "--set",
+        "record.entity=entity",
+    ]
     commands = [
         ["simulate", "sensors", "--output", "readings.jsonl", "--entities", str(_ENTITIES), "--duration", f"{days}d", "--labels", "labels.csv"],
         ["train", "--source", "readings.jsonl", "--to", "2026-01-02", "--entities", "pump-*[05]", "--set", "training.epochs=3"],
@@ -38,12 +48,7 @@ def measure(records: int = RECORDS) -> list[Measure]:
     with TemporaryDirectory() as folder:
         for command in commands:
             started = time.perf_counter()
-            words = (
-                [*command[:1], *command[1:2], *configuration, *command[2:]]
-                if command[0] == "simulate"
-                else [*command[:1], *configuration, *command[1:]]
-            )
-            words += ["--set", "record.entity=entity"]
+            words = [*command, *configuration]
             found = subprocess.run([sys.executable, "-c", _CHILD, *words], cwd=folder, capture_output=True, text=True, check=False)
             if found.returncode:
                 raise RuntimeError(f"{' '.join(words)}: {found.stderr[-2000:]}")
