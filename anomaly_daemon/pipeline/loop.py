@@ -295,9 +295,11 @@ class Loop:
         self._failures += 1
 
     def _leave(self) -> None:
-        """What a drain still does: a checkpoint of every partition, within the deadline."""
+        """What a drain still does: a checkpoint of every partition, within the deadline; one that is being written comes first."""
+        deadline_s = self._clock.monotonic_s() + self._settings.drain_timeout_s
+        self._checkpoints.flush(self._settings.drain_timeout_s)
         for partition, offset in sorted(self._caught_up().items()):
             if partition not in self._to_recover:
                 self._saving.save_now(partition, offset)
-        self._checkpoints.flush(self._settings.drain_timeout_s)
+        self._checkpoints.flush(max(0.0, deadline_s - self._clock.monotonic_s()))
         log.info("stopped", **self._metrics.facts())

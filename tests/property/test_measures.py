@@ -152,7 +152,7 @@ def test_how_entities_are_mixed_in_the_log_changes_no_measure(several: list[Case
     turns = np.array([random.random() for _ in columns["entity"]])  # type: ignore[attr-defined]
     for entity in streams:
         turns[columns["entity"] == entity] = np.sort(turns[columns["entity"] == entity])
-    order = np.argsort(turns)
+    order = np.argsort(turns, kind="stable")  # equal turns keep the order of the log
     with TemporaryDirectory() as folder:
         tidy = read_scores(write_scores(Path(folder) / "tidy.parquet", columns))
         mixed = read_scores(
