@@ -124,7 +124,10 @@ class Loop:
         self._leave()
 
     def _step(self) -> None:
-        if self._is_reload_asked or self._is_reload_due():
+        if self._is_reload_due():
+            self._is_reload_asked = True
+        # Not while the outcome of a commit is unknown: the cut would be noted where it is not.
+        if self._is_reload_asked and not self._to_recover:
             self._apply_reload()
         batch = self._source.poll(self._settings.poll_timeout_s)
         self._note(batch.changes)
