@@ -48,7 +48,7 @@ def open_topics(settings: Settings) -> Topics:
         return SqliteTopics(_sqlite_path(settings.log), _clock(), settings.topics.retention, settings.topics.retention_bytes)
     from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 
-    return KafkaTopics(brokers(settings.log), settings.kafka)
+    return KafkaTopics(brokers(settings.log), settings.kafka, settings.topics.retention, settings.topics.retention_bytes)
 
 
 def open_source(

@@ -33,9 +33,22 @@ _CLOSE_TIMEOUT_S = 2.0
 
 
 class KafkaTopics:
-    """`Topics` over Kafka. Nothing is connected before the first call; after an error the next call connects anew."""
+    """`Topics` over Kafka. Nothing is connected before the first call; after an error the next call connects anew.
 
-    def __init__(self, servers: str, kafka: Kafka, *, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    retention_s, retention_bytes: of topics that are made; None leaves them to the broker.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        kafka: Kafka,
+        retention_s: float | None = None,
+        retention_bytes: int | None = None,
+        *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> None:
+        limits = {"retention.ms": retention_s and round(retention_s * 1000), "retention.bytes": retention_bytes}
+        self._configs = {key: str(limit) for key, limit in limits.items() if limit is not None}
         self._servers, self._answer_timeout_ms = servers, round(answer_timeout_s * 1000)
         self._admin_arguments = connection_arguments(servers, kafka, answer_timeout_s)
         self._producer_arguments = producer_arguments(servers, kafka, _DELIVERY_TIMEOUT_S, None, answer_timeout_s)
@@ -55,7 +68,7 @@ class KafkaTopics:
 
         Raises LogUnavailable, or TopicError where the broker does not allow it.
         """
-        wanted = {topic: {"num_partitions": partitions, "replication_factor": -1}}
+        wanted = {topic: {"num_partitions": partitions, "replication_factor": -1, "configs": self._configs}}
 
         def make(admin: KafkaAdminClient) -> None:
             try:

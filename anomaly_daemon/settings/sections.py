@@ -45,11 +45,13 @@ class TopicCreation(Section):
 
     create_topics: bool = Field(False, description="Make missing topics instead of refusing to start.")
     partitions: int = Field(4, ge=1, le=4096, description="Partitions of a topic that is made.")
-    retention: Duration | None = Field(None, description="Embedded log: records older than this are deleted; none: kept.")
+    retention: Duration | None = Field(
+        None, description="Records older than this are deleted; Kafka: of a topic that is made. None: kept; Kafka: as the broker has it."
+    )
     retention_bytes: int | None = Field(
         None,
         ge=1_000_000,
-        description="Embedded log: the oldest records of a topic beyond this size are deleted; none: kept.",
+        description="Beyond this size of a topic the oldest records are deleted; Kafka: of each partition of a topic that is made.",
     )
 
 

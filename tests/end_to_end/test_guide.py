@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -43,7 +42,15 @@ def incidents(export: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_six_commands_lead_from_an_untouched_topic_to_a_tuned_daemon(tmp_path: Path) -> None:
-    shutil.copy(REPOSITORY / "configs" / "demo.yaml", tmp_path / "pumps.yaml")
+    six_commands_lead_to_a_tuned_daemon(tmp_path, "sqlite:///topics.db")
+
+
+def six_commands_lead_to_a_tuned_daemon(tmp_path: Path, log: str) -> None:
+    settings = (REPOSITORY / "configs" / "demo.yaml").read_text()
+    assert "log: sqlite:///topics.db" in settings
+    # A broker deletes after a week what happened a week ago, unless it is told otherwise.
+    settings = settings.replace("  create_topics: true", "  retention: 3650d\n  create_topics: true")
+    (tmp_path / "pumps.yaml").write_text(settings.replace("log: sqlite:///topics.db", f"log: {log}"))
     assert SIMULATE in re.sub(r"\s+", " ", (REPOSITORY / "README.md").read_text())
     typed(tmp_path, [*shlex.split(SIMULATE), "--entities", "4"])
     train, before, tune, after, diff, run = commands()
@@ -53,8 +60,8 @@ def test_six_commands_lead_from_an_untouched_topic_to_a_tuned_daemon(tmp_path: P
     promised = json.loads(typed(tmp_path, [*tune, "--format", "json"]).stdout)
     typed(tmp_path, after)
     told = typed(tmp_path, diff).stdout
-    with (tmp_path / "daemon.log").open("wb") as log:
-        daemon = subprocess.Popen([sys.executable, "-m", "anomaly_daemon", *run], cwd=tmp_path, stdout=log, stderr=log)
+    with (tmp_path / "daemon.log").open("wb") as output:
+        daemon = subprocess.Popen([sys.executable, "-m", "anomaly_daemon", *run], cwd=tmp_path, stdout=output, stderr=output)
     deadline_s = time.monotonic() + 100
     while not ask(tmp_path, ["diff", "-c", "pumps.yaml", "live", "after.parquet"]).stdout.startswith("no incident differs"):
         assert daemon.poll() is None, (tmp_path / "daemon.log").read_text()[-3000:]
