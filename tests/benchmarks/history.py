@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -17,10 +18,11 @@ from tests.benchmarks.measure import Measure
 REPOSITORY = Path(__file__).parents[2]
 RECORDS, _ENTITIES, _MEMORY_MIB = 10_000_000, 1_000, 3 * 1024
 _CHILD = """
-import re, sys
+import sys
 from anomaly_daemon.cli import main
+from tests.benchmarks.measure import peak_mib
 code = main(sys.argv[1:])
-print("peak_kib", re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])  # getrusage would count the parent's too
+print("peak_mib", peak_mib())
 sys.exit(code)
 """
 
@@ -45,17 +47,18 @@ def measure(records: int = RECORDS) -> list[Measure]:
         ["tune", "--scores", "scores.parquet", "--budget", "20/day", "--output", "patch.yaml"],
     ]
     peaks = []
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     with TemporaryDirectory() as folder:
         for command in commands:
             started = time.perf_counter()
             words = [*command, *configuration]
-            found = subprocess.run([sys.executable, "-c", _CHILD, *words], cwd=folder, capture_output=True, text=True, check=False)
+            found = subprocess.run([sys.executable, "-c", _CHILD, *words], cwd=folder, capture_output=True, text=True, check=False, env=environment)
             if found.returncode:
                 raise RuntimeError(f"{' '.join(words)}: {found.stderr[-2000:]}")
-            peak_mib = int(found.stdout.rsplit("peak_kib", 1)[1]) / 1024
-            print(f"  {command[0]:9s} {time.perf_counter() - started:6.1f} s, peak {peak_mib:,.0f} MiB", flush=True)
+            peak = float(found.stdout.rsplit("peak_mib", 1)[1])
+            print(f"  {command[0]:9s} {time.perf_counter() - started:6.1f} s, peak {peak:,.0f} MiB", flush=True)
             if command[0] in ("replay", "tune"):
-                peaks.append(peak_mib)
+                peaks.append(peak)
         size_mib = (Path(folder) / "report.html").stat().st_size / 2**20
     return [
         Measure("history_10m_peak_memory", max(peaks), _MEMORY_MIB, "MiB", "lower"),

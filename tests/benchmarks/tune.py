@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 
 from anomaly_daemon.adapters.score_rows import schema
 from tests import small
-from tests.benchmarks.measure import Measure
+from tests.benchmarks.measure import Measure, peak_mib
 
 ROWS, ENTITIES, GROUP_ROWS = 10_000_000, 1000, 65_536
 _CHANNELS = ("prediction", "reconstruction")
@@ -82,12 +81,12 @@ def solve_once(scores: Path) -> None:
 
     settings = small.settings("threshold.z=4")
     wiring.build_rules(settings)
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mib = peak_mib()
     began_s = time.perf_counter()
     tuned = tune(scores, settings, Wish("budget 20/day", 0.6, budget=parse_budget("20/day")), wiring.build_rules)
     told = {
         "seconds": time.perf_counter() - began_s,
-        "grown_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024,
+        "grown_mib": peak_mib() - before_mib,
         "incidents": len(tuned.incidents),
         "z": tuned.settings.threshold.z,
         "kept": len(tuned.rows.value),
