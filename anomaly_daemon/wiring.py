@@ -40,6 +40,17 @@ def member_name(settings: Settings) -> str:
     return settings.input.member or socket.gethostname()
 
 
+def own_files(settings: Settings, configuration: Sequence[Path]) -> list[Path]:
+    """What no output may replace: settings files, the embedded log, the model's folder, checkpoints on this machine."""
+    own = [*configuration, settings.model.artifact]
+    if settings.log.startswith(_SQLITE):
+        log_file = _sqlite_path(settings.log)
+        own += [log_file, *(log_file.with_name(log_file.name + suffix) for suffix in ("-wal", "-shm"))]
+    if "://" not in settings.checkpoints.url:
+        own.append(Path(settings.checkpoints.url))
+    return own
+
+
 def open_topics(settings: Settings) -> Topics:
     """The administrative side of the log of the settings."""
     if settings.log.startswith(_SQLITE):

@@ -157,9 +157,10 @@ def _resolve(source: Source, partitions: Sequence[Partition], wanted: Wanted, ti
     for partition in partitions:
         bounds = retained[partition]
         start, end = starts.get(partition, bounds.earliest), ends.get(partition, bounds.end)
-        for flag, moment, offset in (("--from", wanted.start, start), ("--to", wanted.end, end)):
-            if moment is not None and moment.offset is not None and not bounds.earliest <= offset <= bounds.end:
-                raise InputError(f"{flag} {offset}: {partition} retains offsets {bounds.earliest} to before {bounds.end}; choose from these")
+        if wanted.start is not None and wanted.start.offset is not None and start < bounds.earliest:
+            raise InputError(f"--from {start}: {partition} retains offsets {bounds.earliest} to before {bounds.end}; begin with one of these")
+        # A partition that is shorter than others gives what it has.
+        end = max(bounds.earliest, min(end, bounds.end))
         start = min(start, end)
         warm_up = min(start, max(bounds.earliest, warm_ups.get(partition, start)))
         spans[partition] = Span(bounds.earliest, warm_up, start, end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +28,24 @@ def refuse_target(path: Path, *, is_forced: bool) -> None:
         raise InputError(f"{path}: already holds something ({size:,} bytes); give another name, or --force to replace it when done")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"{path}: no permission to write in {path.parent}; name a file elsewhere")
+
+
+def refuse_targets(targets: Sequence[Path | None], inputs: Iterable[Path], *, is_forced: bool) -> None:
+    """All files that a verb is to write. Raises InputError as `refuse_target` does, where two are one, and where one is an input.
+
+    inputs: files, or folders with all in them, that no `--force` gives leave to replace.
+    """
+    read = {one.resolve(): one for one in inputs}
+    seen: set[Path] = set()
+    for path in (target for target in targets if target is not None):
+        refuse_target(path, is_forced=is_forced)
+        place = path.resolve()
+        if place in seen:
+            raise InputError(f"{path}: is named twice; each output needs a file of its own")
+        seen.add(place)
+        for one in (place, *place.parents):
+            if one in read and (one == place or one.is_dir()):
+                raise InputError(f"{path}: {read[one]} is read here or is the daemon's own; name another file, --force or not")
 
 
 class WholeFile:

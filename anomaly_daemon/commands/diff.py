@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anomaly_daemon.adapters.whole_file import refuse_target
+from anomaly_daemon.adapters.whole_file import refuse_targets
 from anomaly_daemon.commands.incidents import PIPE_COLUMNS, SEVERITY_STYLES
 from anomaly_daemon.domain.errors import InputError, TopicError
 from anomaly_daemon.evaluation.comparison import (
@@ -43,8 +43,7 @@ def run(options: argparse.Namespace) -> int:
     """Compare, write the page, print, and with --fail-on-change tell by the exit code."""
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit {options.limit}: show at least one")
-    if options.report is not None:
-        refuse_target(options.report, is_forced=options.force)
+    refuse_targets([options.report], [*map(Path, (options.before, options.after)), *options.config], is_forced=options.force)
     comparison = compared(*_sides(options))
     if options.report is not None:
         from anomaly_daemon.evaluation.report import write_comparison

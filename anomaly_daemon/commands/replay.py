@@ -31,7 +31,7 @@ _INTERRUPTED = 130
 
 def run(options: argparse.Namespace) -> int:
     """Replay, then measure and report what was exported."""
-    from anomaly_daemon.adapters.whole_file import refuse_target
+    from anomaly_daemon.adapters.whole_file import refuse_targets
     from anomaly_daemon.settings import load
     from anomaly_daemon.telemetry import logging
 
@@ -40,9 +40,7 @@ def run(options: argparse.Namespace) -> int:
     if options.artifact is not None:
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"artifact": options.artifact})})
     measures = options.measures or (options.export.with_suffix(".measures.json") if options.export and options.labels else None)
-    for path in (options.export, options.alerts, options.report, measures):
-        if path is not None:
-            refuse_target(path, is_forced=options.force)
+    refuse_targets([options.export, options.alerts, options.report, measures], _inputs(options, settings), is_forced=options.force)
     labels = None
     if options.labels is not None:
         from anomaly_daemon.evaluation.labels.files import read_labels
@@ -58,13 +56,34 @@ def run(options: argparse.Namespace) -> int:
         if facts is None:  # told to leave before the first record
             return _INTERRUPTED
         facts.tell()
-        evaluation = _evaluate(export, labels, measures) if labels is not None else None
+        evaluation, misfit = None, None
+        if labels is not None:
+            try:
+                evaluation = _evaluate(export, labels, measures)
+            except InputError as error:  # the page is worth having all the same
+                misfit = error
         if options.report is not None:
             from anomaly_daemon.evaluation.report import write_report
 
-            write_report(options.report, export, alerts, facts.for_report(), evaluation)
+            write_report(options.report, export, alerts, facts.for_report(misfit), evaluation)
             print(f"report       {options.report}")
+        if misfit is not None:
+            raise misfit
     return 0
+
+
+def _inputs(options: argparse.Namespace, settings: Settings) -> list[Path]:
+    """What is read, which no output may replace."""
+    from anomaly_daemon import wiring
+
+    inputs = wiring.own_files(settings, options.config)
+    if options.labels is not None and not options.labels.is_dir():
+        inputs.append(options.labels)
+    if wiring.is_file(options.source):
+        from anomaly_daemon.adapters.file_names import find_files
+
+        inputs += [file.path for file in find_files([options.source])]
+    return inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +113,8 @@ class Facts:
         if len(self.spans) > _PARTITIONS_TOLD:
             print(f"             and {len(self.spans) - _PARTITIONS_TOLD} partitions more")
 
-    def for_report(self) -> ReportFacts:
-        """The same, for the page."""
+    def for_report(self, misfit: InputError | None) -> ReportFacts:
+        """The same, for the page. misfit: why there are no measures although labels were given."""
         from anomaly_daemon.evaluation.report import ReportFacts
 
         ends = {partition: min(span.end, self.ends.get(partition, span.start)) for partition, span in sorted(self.spans.items())}
@@ -109,7 +128,10 @@ class Facts:
             dropped=int(self.counts["records_dropped"]),
             rejections=self.rejected,
             seconds=self.seconds,
-            notes=("The replay was interrupted: the page shows the part of the range that was reached.",) if self.is_interrupted else (),
+            notes=(
+                *(["The replay was interrupted: the page shows the part of the range that was reached."] if self.is_interrupted else []),
+                *([f"Not measured against labels: {misfit}"] if misfit is not None else []),
+            ),
         )
 
 
@@ -170,6 +192,8 @@ def _open_range(options: argparse.Namespace, settings: Settings) -> RangeSource:
     start, end = parse_moment("--from", options.start), parse_moment("--to", options.end)
     warm_up = parse_moment("--warm-up", options.warm_up)
     refuse_inverted(start, end)
+    if warm_up is not None:
+        refuse_inverted(warm_up, start or end, ("--warm-up", "--from" if start else "--to"))
     source = wiring.open_source(settings, options.source, options.topic)
     try:
         is_from_checkpoint = options.start_from == "checkpoint"

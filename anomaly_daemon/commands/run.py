@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.whole_file import refuse_target
+from anomaly_daemon.adapters.whole_file import refuse_targets
 from anomaly_daemon.commands.progress import progress_bar
 from anomaly_daemon.commands.signals import Signals
 from anomaly_daemon.domain.errors import InputError, LogUnavailable, SettingsError
@@ -44,7 +44,7 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
     if options.watch and not options.config:
         raise InputError("--watch: there is no settings file to watch; name one with -c")
     if options.export is not None:
-        refuse_target(options.export, is_forced=options.force)
+        refuse_targets([options.export], wiring.own_files(settings, options.config), is_forced=options.force)
     from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
     from anomaly_daemon.adapters.clock import SystemClock
     from anomaly_daemon.adapters.file_watch import FileWatch

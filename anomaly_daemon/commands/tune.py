@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.whole_file import refuse_target
+from anomaly_daemon.adapters.whole_file import refuse_targets
 from anomaly_daemon.commands.incidents import PIPE_COLUMNS
 from anomaly_daemon.domain.errors import InputError, StopAtOnce
 from anomaly_daemon.evaluation.labels import spelled_time
@@ -33,9 +33,9 @@ def run(options: argparse.Namespace) -> int:
     """Solve, write the patch, print."""
     settings = load(options.config, options.assignments)
     logging.configure("warning", options.log_format or settings.logging.format)
-    for path in (options.output, options.report):
-        if path is not None:
-            refuse_target(path, is_forced=options.force)
+    labels = [options.labels] if options.labels is not None and not options.labels.is_dir() else []
+    inputs = [options.scores, *labels, *wiring.own_files(settings, options.config)]
+    refuse_targets([options.output, options.report], inputs, is_forced=options.force)
     tuned = tune(options.scores, settings, _wish(options), wiring.build_rules, options.method)
     text = patch(tuned.present, tuned.settings, reasons(tuned), _heading(options.scores, tuned))
     notes = list(tuned.notes)

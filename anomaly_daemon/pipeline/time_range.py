@@ -55,13 +55,15 @@ def parse_moment(flag: str, text: str | None) -> Moment | None:
     return Moment(time_us=round(time.timestamp() * 1e6))
 
 
-def refuse_inverted(start: Moment | None, end: Moment | None) -> None:
+def refuse_inverted(start: Moment | None, end: Moment | None, flags: tuple[str, str] = ("--from", "--to")) -> None:
     """Raises InputError for a range that ends where it begins or before."""
     if start is None or end is None:
         return
     for first, last in ((start.offset, end.offset), (start.time_us, end.time_us)):
         if first is not None and last is not None and first >= last:
-            raise InputError(f"--from {spelled(start)} --to {spelled(end)}: the range is empty; --to is exclusive and must lie after --from")
+            first_flag, last_flag = flags
+            told = f"{first_flag} {spelled(start)} {last_flag} {spelled(end)}"
+            raise InputError(f"{told}: the range is empty; {last_flag} is exclusive and must lie after {first_flag}")
 
 
 def spelled(moment: Moment | None) -> str | None:

@@ -111,7 +111,9 @@ def test_interrupted_it_leaves_a_whole_export_and_says_up_to_where(site: Site) -
     ("arguments", "told"),
     [
         (("--from", "300", "--to", "100"), "the range is empty; --to is exclusive"),
-        (("--from", "999999"), "retains offsets 0 to before"),
+        (("--from", "999999"), "no record from 999999 to the end; retained offsets: readings[0] 0 to before"),
+        (("--from", "10", "--warm-up", "20"), "--warm-up 20 --from 10: the range is empty"),
+        (("--report", "same.html", "--alerts", "same.html"), "same.html: is named twice"),
         (("--from", "2100-01-01"), "no record from 2100-01-01T00:00:00Z"),
         (("--from", "yesterday"), "neither an offset nor an ISO 8601 time"),
         (("--topic", "nothing"), "nothing"),
@@ -127,6 +129,32 @@ def test_a_range_that_cannot_be_replayed_is_refused_in_a_sentence_and_nothing_is
     assert told in said(site)
     assert "Traceback" not in said(site)
     assert not export.exists()
+
+
+@pytest.mark.parametrize("own", ["topics.db", "settings.yaml", "model/manifest.json"])
+def test_not_even_force_replaces_what_the_daemon_lives_on(site: Site, own: str) -> None:
+    before = (site.folder / own).read_bytes()
+
+    assert site.replay("--export", str(site.folder / own), "--force") == 2
+    assert "is the daemon's own; name another file" in said(site)
+    assert (site.folder / own).read_bytes() == before
+
+
+def test_labels_that_do_not_fit_cost_the_measures_not_the_report(site: Site) -> None:
+    (site.folder / "labels.csv").write_text("entity,start,end\nvalve-9,2023-11-14T22:13:20Z,2023-11-14T23:13:20Z\n")
+    report = site.folder / "report.html"
+
+    assert site.replay("--labels", str(site.folder / "labels.csv"), "--report", str(report)) == 2
+    assert "valve-9" in said(site)
+    assert "Not measured against labels" in report.read_text()
+
+
+def test_a_range_of_offsets_takes_what_a_shorter_partition_has(site: Site) -> None:
+    export = site.folder / "scores.parquet"
+    assert site.replay("--from", "50", "--to", "390", "--export", str(export)) == 0, said(site)
+
+    ends = {number: max(int(str(row["offset"])) for row in rows(export) if row["partition"] == number) for number in (0, 1)}
+    assert min(ends.values()) < 389
 
 
 def test_a_replay_commits_nothing_and_leaves_the_daemons_checkpoints_alone(site: Site) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from bokeh.core.validation import silence
+from bokeh.core.validation.warnings import MISSING_RENDERERS
 from bokeh.embed import json_item
 from bokeh.plotting import figure
 from bokeh.resources import Resources
@@ -26,6 +28,8 @@ from markupsafe import Markup
 
 from anomaly_daemon.domain.errors import StopAtOnce
 from anomaly_daemon.evaluation.report import words
+
+silence(MISSING_RENDERERS)  # a plot of nothing is drawn empty, which is no fault of whoever reads the terminal
 
 _TEMPLATES: Final = "anomaly_daemon.evaluation.report"
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})

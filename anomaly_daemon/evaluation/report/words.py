@@ -48,8 +48,12 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
+_DIRECTIONS: Final = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F), "\ufffd")
+
+
 def shortened(name: str, characters_max: int = NAME_CHARACTERS_MAX) -> str:
-    """A name of bounded length."""
+    """A name of bounded length; what would turn the direction of the text around it is shown as a box."""
+    name = name.translate(_DIRECTIONS)
     return name if len(name) <= characters_max else name[: characters_max - 1] + "…"
 
 

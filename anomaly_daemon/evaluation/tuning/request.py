@@ -97,8 +97,8 @@ def inexact(notes: ExportNotes, rows: KeptRows, settings: Settings) -> list[str]
         one.warm_up_from is not None and one.start is not None and one.warm_up_from < one.start for one in notes.partitions.values()
     ):
         reasons.append(
-            "the export begins in the midst of the log (a checkpoint or a warm-up range came before): what was open or about to open there is not "
-            "in it, so a replay may differ in an entity's first incident"
+            "the export may begin in the midst of the log (after a warm-up range, from a checkpoint, or made by a running daemon): what was open "
+            "or about to open there is not in it, so a replay may differ in an entity's first incident"
         )
     entities: dict[object, int] = {}
     for partition in rows.partitions:

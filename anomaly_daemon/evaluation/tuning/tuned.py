@@ -166,7 +166,13 @@ def _told(solved: Sequence[_Solved], best: _Solved, notes: ExportNotes, wish: Wi
         inexact.append(
             f"an override's threshold.{sensitivity} lies below {rows.floor:.4g}, the least looked at: a replay brings more of its entities"
         )
-    told = [*inexact, *_notes(best, before), *thin_evidence(after), *(labelled.notes if labelled else ())]
+    later = after[1].incidents_per_day
+    over = []
+    if budget_per_day is not None and later is not None and later > 1.1 * budget_per_day:
+        over.append(
+            f"the later part comes to {later:.2f} incidents a day, over the budget of {budget_per_day:g}: it holds more than what was chosen on"
+        )
+    told = [*inexact, *_notes(best, before), *over, *thin_evidence(after), *(labelled.notes if labelled else ())]
     compared = tuple(one.figures(labelled) for one in solved) if len(solved) > 1 else ()
     return Tuned(
         present=own.settings,
