@@ -182,6 +182,9 @@ def _read_records(chunks: Iterator[Chunk], found: _Found) -> None:
             flags.setdefault(entity, []).append(is_anomalous[rows])
     is_points = all(part.all() for parts in flags.values() for part in parts)
     found.unnamed.add("normal" if is_points else "unknown")
+    if not is_points:
+        labelled = sum(len(part) for parts in times.values() for part in parts)
+        found.notes.append(f"{labelled:,} records bear a label; of the same entities, records that it does not name count as normal")
     for entity in times:
         times_us = np.concatenate(times[entity])
         if is_points:
