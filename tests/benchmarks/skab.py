@@ -15,7 +15,7 @@ from anomaly_daemon.cli import main
 from tests.benchmarks.measure import Measure
 
 REPOSITORY = Path(__file__).parents[2]
-SHARED = Path(os.environ.get("ANOMALY_DAEMON_SHARED", REPOSITORY.parent / "shared"))
+SHARED = Path(os.environ.get("TEST_SHARED", REPOSITORY.parent / "shared"))
 CONFIG = REPOSITORY / "configs" / "skab.yaml"
 VUS_PR_GOAL = 0.80
 

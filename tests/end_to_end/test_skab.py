@@ -12,7 +12,7 @@ from tests.contract.kafka_log import broker_or_skip
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not skab.streams(), reason=f"no SKAB streams in {skab.SHARED / 'data' / 'SKAB'}; set ANOMALY_DAEMON_SHARED"),
+    pytest.mark.skipif(not skab.streams(), reason=f"no SKAB streams in {skab.SHARED / 'data' / 'SKAB'}; set TEST_SHARED"),
 ]
 
 

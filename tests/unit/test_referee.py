@@ -1,4 +1,4 @@
-"""Every measure equals the referee's, a script that stands outside this repository: ANOMALY_DAEMON_REFEREE names it."""
+"""Every measure equals the referee's, a script that stands beside this repository, or in TEST_SHARED."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import gzip
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from anomaly_daemon.evaluation.scores import read_scores
 from tests.benchmarks.skab import SHARED
 from tests.score_cases import write_scores
 
-VARIABLE = "ANOMALY_DAEMON_REFEREE"
+REFEREE = SHARED / "score" / "score.py"
 PUBLIC_SETS = ("SKAB", "SMD", "NAB")
 # Its name, ours, and its unit over ours.
 PAIRS = (
@@ -39,12 +38,12 @@ PAIRS = (
     ("MAR %", "missed_alarm_rate", 100),
 )
 
-pytestmark = pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no referee: the measures are not compared with its figures")
+pytestmark = pytest.mark.skipif(not REFEREE.is_file(), reason=f"no {REFEREE}: the measures are not compared with its figures; set TEST_SHARED")
 
 
 @cache
 def referee() -> Any:
-    spec = importlib.util.spec_from_file_location("referee", os.environ[VARIABLE])
+    spec = importlib.util.spec_from_file_location("referee", REFEREE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -144,7 +143,7 @@ def test_every_measure_equals_the_referees_on_a_set_of_odd_cases(tmp_path: Path,
 def test_every_measure_equals_the_referees_on_a_public_set(tmp_path: Path, name: str) -> None:
     folder = SHARED / "data" / name
     if not folder.is_dir():
-        pytest.skip(f"no {folder}; set ANOMALY_DAEMON_SHARED: the measures are not compared on {name}")
+        pytest.skip(f"no {folder}; set TEST_SHARED: the measures are not compared on {name}")
     scores = export(tmp_path / "scores.parquet", folder, 0)
 
     assert_equal(evaluate(read_scores(scores), read_labels(folder)), figures(folder, scores))
