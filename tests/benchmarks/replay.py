@@ -9,11 +9,15 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from pyarrow import csv
 
 from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore, SavedCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
@@ -39,10 +43,10 @@ def measure(rounds: int = 3) -> list[Measure]:
     """All ways in turn, medians of ratios over the rounds."""
     torch.set_num_threads(1)
     found = _named(pipeline.records(_ENTITIES, _RECORDS))
-    ratios: dict[str, list[float]] = {"files": [], "embedded_log": [], "export": []}
+    ratios: dict[str, list[float]] = {"files": [], "parquet": [], "csv": [], "embedded_log": [], "export": []}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        sources = {"files": _file(found, folder), "embedded_log": _embedded(found, folder)}
+        sources = {"files": _file(found, folder), **_tables(found, folder), "embedded_log": _embedded(found, folder)}
         for _ in range(rounds):
             memory = _RECORDS / _in_memory(found)
             rates = {kind: _RECORDS / _replayed(make(), folder, None) for kind, make in sources.items()}
@@ -57,6 +61,8 @@ def measure(rounds: int = 3) -> list[Measure]:
             ratios["export"].append(rates["files"] / exporting - 1)
     return [
         Measure("replay_from_files_over_memory", float(np.median(ratios["files"])), 0.9, "ratio", "higher"),
+        Measure("replay_from_parquet_over_memory", float(np.median(ratios["parquet"])), 0.9, "ratio", "higher"),
+        Measure("replay_from_csv_over_memory", float(np.median(ratios["csv"])), 0.9, "ratio", "higher"),
         Measure("replay_from_embedded_log_over_memory", float(np.median(ratios["embedded_log"])), 0.8, "ratio", "higher"),
         Measure("replay_export_cost", float(np.median(ratios["export"])), 0.1, "share", "lower"),
     ]
@@ -74,6 +80,15 @@ def _file(records: list[Record], folder: Path) -> Callable[[], Source]:
     path = folder / "readings.jsonl"
     path.write_bytes(b"".join((one.value or b"") + b"\n" for one in records))
     return lambda: FileSource(str(path), "readings", pipeline.BATCH)
+
+
+def _tables(records: list[Record], folder: Path) -> dict[str, Callable[[], Source]]:
+    """The same as Parquet and as CSV."""
+    table = pa.Table.from_pylist([json.loads(one.value or b"") for one in records])
+    pq.write_table(table, folder / "readings.parquet")
+    csv.write_csv(table, folder / "readings.csv")
+    paths = {kind: str(folder / f"readings.{kind}") for kind in ("parquet", "csv")}
+    return {kind: partial(FileSource, path, "readings", pipeline.BATCH) for kind, path in paths.items()}
 
 
 def _embedded(records: list[Record], folder: Path) -> Callable[[], Source]:
