@@ -1,6 +1,17 @@
 """Every knob of the daemon, and the only reader of the environment and of YAML."""
 
-from anomaly_daemon.settings.comparison import changed, digest, features_of, live_part, restart_needed, take_live, with_live_part
+from anomaly_daemon.settings.comparison import (
+    DECIDING,
+    RULES,
+    changed,
+    digest,
+    features_of,
+    is_under,
+    live_part,
+    restart_needed,
+    take_live,
+    with_live_part,
+)
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Window
 from anomaly_daemon.settings.log_url import brokers, checked_log, masked
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
@@ -33,9 +44,11 @@ from anomaly_daemon.settings.values import (
 )
 
 __all__ = [
+    "DECIDING",
     "ENVIRONMENT_PREFIX",
     "EPOCH",
     "NUMBER_KINDS",
+    "RULES",
     "SECRETS_DIR_VARIABLE",
     "Checkpoints",
     "Duration",
@@ -65,6 +78,7 @@ __all__ = [
     "digest",
     "features_of",
     "format_duration",
+    "is_under",
     "live_part",
     "load",
     "masked",

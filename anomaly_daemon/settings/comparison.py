@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings.incident_rules import Incidents, Override
 from anomaly_daemon.settings.record_schema import Feature
 from anomaly_daemon.settings.sections import Settings
 
-_SHAPING_ENGINE = {"decode_every", "decode_steps", "ring", "entities_max", "entity_ttl"}
-_IN_DIGEST: Any = {
-    "detector_id": True,
-    "record": True,
-    "model": {"scale", "scale_observations"},
-    "engine": _SHAPING_ENGINE,
-    "threshold": True,
-    "incidents": True,
-    "overrides": True,
-}
+# What decides on alerts; the rest is where and how the daemon runs. Of these RULES come after the scores, which stay as they were under others.
+RULES: Final = ("threshold.z", "threshold.level", "incidents", "overrides")
+DECIDING: Final = (
+    "detector_id",
+    "record",
+    "model.scale",
+    "model.scale_observations",
+    "engine.decode_every",
+    "engine.decode_steps",
+    "engine.ring",
+    "engine.entities_max",
+    "engine.entity_ttl",
+    "threshold",
+    "incidents",
+    "overrides",
+)
 
 
 def features_of(settings: Settings) -> tuple[Feature, ...]:
@@ -38,7 +44,12 @@ def changed(old: Settings, new: Settings) -> list[str]:
 
 def restart_needed(old: Settings, new: Settings) -> list[str]:
     """The keys that differ and cannot change while the daemon runs."""
-    return [key for key in changed(old, new) if not any(key == live or key.startswith(live + ".") for live in Settings.LIVE)]
+    return [key for key in changed(old, new) if not is_under(key, Settings.LIVE)]
+
+
+def is_under(key: str, sections: Iterable[str]) -> bool:
+    """Whether a dotted key is one of these or lies in one."""
+    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def take_live(old: Settings, new: Settings) -> Settings:
@@ -56,7 +67,7 @@ def take_live(old: Settings, new: Settings) -> Settings:
 
 def live_part(settings: Settings) -> str:
     """The rules of a daemon as text: what decides on incidents and can change while it runs. Equal settings give equal text."""
-    tree = settings.model_dump(mode="json", include={"threshold": set(Override.ADJUSTABLE), "incidents": True, "overrides": True})
+    tree = settings.model_dump(mode="json", include=_tree_of(RULES))
     return json.dumps(tree, sort_keys=True)
 
 
@@ -76,8 +87,19 @@ def with_live_part(settings: Settings, text: str) -> Settings:
 
 def digest(settings: Settings) -> str:
     """Names what decides on alerts, 16 hex digits: equal on both logs, in live and in replay, whatever the machine."""
-    tree = settings.model_dump(mode="json", include=_IN_DIGEST)
+    tree = settings.model_dump(mode="json", include=_tree_of(DECIDING))
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tree_of(keys: Iterable[str]) -> Any:
+    """Dotted keys as pydantic takes them: section → True for all of it, or the keys wanted."""
+    tree: dict[str, Any] = {}
+    for section, _, key in (name.partition(".") for name in keys):
+        if key:
+            tree.setdefault(section, set()).add(key)
+        else:
+            tree[section] = True
+    return tree
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[str]:

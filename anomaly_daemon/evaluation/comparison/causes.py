@@ -19,24 +19,8 @@ from anomaly_daemon.evaluation.comparison import Difference, ModelName, Side, sh
 from anomaly_daemon.evaluation.comparison.exports import partitions_of
 from anomaly_daemon.evaluation.scores import NO_CODE, NO_TIME, Column, ScoreFile
 from anomaly_daemon.pipeline.alerts import rfc3339
+from anomaly_daemon.settings import DECIDING, RULES, is_under
 
-# What `settings.digest` names: these keys decide on alerts, the rest on where and how the daemon runs.
-DECIDING: Final = (
-    "detector_id",
-    "record",
-    "model.scale",
-    "model.scale_observations",
-    "engine.decode_every",
-    "engine.decode_steps",
-    "engine.ring",
-    "engine.entities_max",
-    "engine.entity_ttl",
-    "threshold",
-    "incidents",
-    "overrides",
-)
-# Of these the ones that leave every score as it was.
-_AFTER_SCORES: Final = ("threshold.z", "threshold.level", "incidents", "overrides")
 BLOCK_OFFSETS: Final = 4096
 _TEXT_MAX: Final = 120
 _COLUMNS: Final = ("topic", "partition", "offset", "entity", "timestamp", "anomaly_score")
@@ -60,7 +44,7 @@ def differences_between(before: Side, after: Side, *, with_rows: bool = True) ->
         named.append(Difference("version", "anomaly-daemon", before.version, after.version))
     if not (before.is_export and after.is_export and with_rows):
         return named
-    is_scored_alike = not any(one.cause == "model" or (one.cause == "settings" and not _is_key(one.key, _AFTER_SCORES)) for one in named)
+    is_scored_alike = not any(one.cause == "model" or (one.cause == "settings" and not is_under(one.key, RULES)) for one in named)
     return [*named, *_of_ranges(before, after), *_of_rows(before, after, with_scores=is_scored_alike)]
 
 
@@ -68,7 +52,7 @@ def _of_settings(before: Side, after: Side) -> Iterator[Difference]:
     if before.settings is not None and after.settings is not None:
         old, new = _flat(before.settings, after.settings), _flat(after.settings, before.settings)
         for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key) and _is_key(key, DECIDING):
+            if old.get(key) != new.get(key) and is_under(key, DECIDING):
                 yield Difference("settings", key, _spelled(old, key), _spelled(new, key))
     elif before.settings_hashes and after.settings_hashes and before.settings_hashes != after.settings_hashes:
         yield Difference("settings", "settings_hash", ", ".join(sorted(before.settings_hashes)), ", ".join(sorted(after.settings_hashes)))
@@ -198,10 +182,6 @@ def _flat(tree: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -
         else:
             found[f"{prefix}{key}"] = value
     return found
-
-
-def _is_key(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(section + ".") for section in sections)
 
 
 def _spelled(tree: Mapping[str, object], key: str) -> str | None:

@@ -13,24 +13,10 @@ from pydantic import ValidationError
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.evaluation.report.facts import ExportNotes
 from anomaly_daemon.evaluation.tuning.rows import KeptRows
-from anomaly_daemon.settings import Settings, changed
+from anomaly_daemon.settings import DECIDING, RULES, Settings, changed, is_under
 
 _PER_DAY: Final = {"hour": 24.0, "day": 1.0, "week": 1 / 7}
 _BUDGET: Final = re.compile(r"\s*(\S+?)\s*/\s*(\w+)(\s+per\s+entity)?\s*")
-# Of everything that may differ these alone shape scores or incident ids; see settings.digest.
-_SHAPING: Final = (
-    "detector_id",
-    "record",
-    "model.scale",
-    "model.scale_observations",
-    "engine.decode_every",
-    "engine.decode_steps",
-    "engine.ring",
-    "engine.entities_max",
-    "engine.entity_ttl",
-    "threshold",
-)
-_FREE: Final = ("threshold.z", "threshold.level")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +66,7 @@ def exported_settings(path: Path, notes: ExportNotes) -> Settings:
 
 def refuse_contradiction(path: Path, exported: Settings, given: Settings) -> None:
     """Raises InputError naming what shapes scores and differs: what the export says would not hold under the given settings."""
-    keys = [
-        key for key in changed(exported, given) if key not in _FREE and any(key == shaping or key.startswith(f"{shaping}.") for shaping in _SHAPING)
-    ]
+    keys = [key for key in changed(exported, given) if is_under(key, DECIDING) and not is_under(key, RULES)]
     if keys:
         raise InputError(
             f"{path}: was made under other settings, and these shape scores: {', '.join(keys)}; "
