@@ -48,12 +48,6 @@ class SpillFile:
         assert self._rows is not None
         return np.array(self._rows[list(places)])
 
-    def take(self, places: Sequence[int]) -> NDArray[np.uint8]:
-        """Copies of rows, then let go of them."""
-        rows = self.read(places)
-        self.drop(places)
-        return rows
-
     def drop(self, places: Sequence[int]) -> None:
         """Let go of rows."""
         self._free += places

@@ -119,7 +119,9 @@ class Table:
         self._keep(np.array(slots, np.int64))
         self._fill(fresh)
         if restored:
-            self._unpack([place for place, _ in restored], self._take_spilled([row for _, row in restored]))
+            rows = [row for _, row in restored]
+            self._unpack([place for place, _ in restored], self._spill.read(rows))
+            self._let_go(rows)
         return np.array(slots, np.int64)
 
     def _make_room(self, partition: Partition, owned: OrderedDict[str, int]) -> bool:
@@ -223,16 +225,16 @@ class Table:
             self._keep(np.array([slot], np.int64))
             self._release(slot)
         else:
-            self._take_spilled([-1 - slot])
+            self._let_go([-1 - slot])
 
     def drop(self, partition: Partition) -> None:
         """Drop every entity of a partition, and the snapshot under way of it."""
         self.close_snapshot(partition)
-        for slot in self._owned.pop(partition, {}).values():
+        places = list(self._owned.pop(partition, {}).values())
+        for slot in places:
             if slot >= 0:
                 self._release(slot)
-            else:
-                self._take_spilled([-1 - slot])
+        self._let_go([-1 - place for place in places if place < 0])
 
     def open_snapshot(self, partition: Partition) -> Snapshot:
         """A partition as it stands now, to be copied while the table goes on, until `close_snapshot`."""
@@ -263,12 +265,13 @@ class Table:
         for snapshot in self._snapshots.values():
             snapshot.keep_slots(slots)
 
-    def _take_spilled(self, rows: Sequence[int]) -> NDArray[np.uint8]:
+    def _let_go(self, rows: Sequence[int]) -> None:
+        """Rows of the spill file that nobody holds any longer."""
         for snapshot in self._snapshots.values():
             snapshot.keep_spilled(rows)
         for row in rows:
             self._rows.free(row)
-        return self._spill.take(rows)
+        self._spill.drop(rows)
 
     def install(self, partition: Partition, entities: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> None:
         """Take over what a snapshot gave, in place of whatever the partition had."""
