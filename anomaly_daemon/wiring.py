@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-METADATA_KEY = "anomaly_daemon"
-
 _SQLITE, _FILE = "sqlite:///", "file://"
 
 
@@ -246,22 +244,23 @@ def build_processor(
 
 def describe(settings: Settings, artifact: Artifact, *, mode: str, started_from: str, spans: Mapping[Partition, Span]) -> dict[str, str]:
     """What an export says of how it came about: key-value metadata of the file, for `tune`, `diff` and the report."""
-    told = {
-        "format": 1,
-        "version": __version__,
-        "mode": mode,
-        "detector_id": settings.detector_id,
-        "settings": settings.model_dump(mode="json"),
-        "settings_hash": digest(settings),
-        "model": {"name": artifact.name, "version": artifact.version, "fingerprint": artifact.fingerprint},
-        "log": settings.log,
-        "channels": sorted(artifact.calibration),
-        "priors": {channel: list(prior) for channel, prior in artifact.calibration.items()},
-        "decode_every": settings.engine.decode_every,
-        "started_from": started_from,
-        "partitions": {str(partition): {"warm_up_from": span.warm_up, "from": span.start, "to": span.end} for partition, span in spans.items()},
-    }
-    return {METADATA_KEY: json.dumps(told)}
+    from anomaly_daemon.evaluation.notes import ExportNotes, ModelNote, PartitionNote, as_metadata
+
+    notes = ExportNotes(
+        version=__version__,
+        mode=mode,
+        detector_id=settings.detector_id,
+        settings=settings.model_dump(mode="json"),
+        settings_hash=digest(settings),
+        model=ModelNote(artifact.name, artifact.version, artifact.fingerprint),
+        log=settings.log,
+        channels=tuple(sorted(artifact.calibration)),
+        priors=artifact.calibration,
+        decode_every=settings.engine.decode_every,
+        started_from=started_from,
+        partitions={str(partition): PartitionNote(span.warm_up, span.start, span.end) for partition, span in spans.items()},
+    )
+    return as_metadata(notes)
 
 
 def _fingerprint(settings: Settings, model: str, columns: Sequence[object], device: str) -> str:

@@ -65,11 +65,6 @@ class RangeSource:
         self._done: set[Partition] = set()
         self._began: tuple[float, int] | None = None
 
-    @property
-    def records(self) -> int:
-        """Offsets to read, the warm-up included."""
-        return sum(span.end - span.warm_up for span in self.spans.values())
-
     def poll(self, timeout_s: float) -> Batch:
         """See Source; at a speed, records come when their time has come, some held back until then."""
         if self._held:

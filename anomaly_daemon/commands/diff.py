@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anomaly_daemon.adapters.whole_file import refuse_targets
-from anomaly_daemon.commands.incidents import PIPE_COLUMNS, SEVERITY_STYLES
+from anomaly_daemon.commands.incidents import PIPE_COLUMNS, SEVERITY_STYLES, plain, printable
 from anomaly_daemon.domain.errors import InputError, TopicError
 from anomaly_daemon.evaluation.comparison import (
     Change,
@@ -78,11 +78,11 @@ def show(comparison: Comparison, lines: int, console: Console) -> None:
             console.print(f"{left_out:,} more changes are left out; --limit {len(comparison.changes)} shows all")
     for difference in comparison.differences[:DIFFERENCES_TOLD]:
         words = f"{difference.before or 'nothing'} → {difference.after or 'nothing'}"
-        console.print(Text(f"{difference.cause}: {_plain(difference.key)}: {_plain(words)}"), soft_wrap=True)
+        console.print(Text(f"{difference.cause}: {plain(difference.key)}: {plain(words)}"), soft_wrap=True)
     if len(comparison.differences) > DIFFERENCES_TOLD:
         console.print(f"and {len(comparison.differences) - DIFFERENCES_TOLD:,} more differences; --format json names all")
     for note in comparison.notes:
-        console.print(Text(f"note: {_plain(note)}"), soft_wrap=True)
+        console.print(Text(f"note: {plain(note)}"), soft_wrap=True)
     console.print(_summary(comparison))
 
 
@@ -97,12 +97,12 @@ def as_table(comparison: Comparison, lines: int) -> Table:
         sides = [one for one in (change.before, change.after) if one is not None]
         table.add_row(
             change.kind,
-            _plain_text(change.latest.entity),
+            printable(change.latest.entity),
             _turned([_time(one.starts_at_us) for one in sides]),
             _turned([_end(one) for one in sides]),
             Text(_turned_word([one.severity for one in sides]), style=SEVERITY_STYLES[change.latest.severity]),
             _turned([f"{one.peak_score:.3f}" for one in sides]),
-            _plain_text(_because(change, comparison.differences)),
+            printable(_because(change, comparison.differences)),
         )
     return table
 
@@ -244,12 +244,3 @@ def _end(incident: SideIncident) -> str:
 
 def _time(time_us: int) -> str:
     return datetime.strftime((EPOCH + timedelta(microseconds=time_us)).astimezone(UTC), "%Y-%m-%d %H:%M:%S")
-
-
-def _plain_text(text: str) -> Text:
-    return Text(_plain(text))
-
-
-def _plain(text: str) -> str:
-    """Without control characters: a name out of a record must not steer the terminal."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)

@@ -111,13 +111,13 @@ def _cells(incident: Incident) -> tuple[Text, ...]:
     return (
         Text(_time(latest.starts_at)),
         Text("open" if latest.ends_at is None else _time(latest.ends_at)),
-        _printable(latest.entity),
+        printable(latest.entity),
         Text(latest.severity, style=SEVERITY_STYLES[latest.severity]),
-        _printable(latest.kind),
+        printable(latest.kind),
         Text(f"{latest.peak.anomaly_score:.3f}"),
         Text(str(latest.observations)),
-        _printable(leading),
-        _printable(strongest.explanation.message.removeprefix(f"{latest.entity}: ")),
+        printable(leading),
+        printable(strongest.explanation.message.removeprefix(f"{latest.entity}: ")),
     )
 
 
@@ -138,7 +138,7 @@ def render_worst(incident: Incident) -> str:
     column = alert.leading
     actual, rebuilt = ([], []) if column is None else _series(alert, column)
     if column is None or not actual:
-        return f"{_plain(alert.entity)}: the alert shows no window to draw"
+        return f"{plain(alert.entity)}: the alert shows no window to draw"
     figure = plotext.figure
     figure.clear()
     figure.plot_size(PLOT_COLUMNS, PLOT_LINES)
@@ -152,7 +152,7 @@ def render_worst(incident: Incident) -> str:
     figure.ruler("y").lim(low, high).ticks(ticks, [f"{tick:.4g}" for tick in ticks])
     first = min(position for position, _ in actual + rebuilt)
     figure.ruler("x").ticks([first, 0], [str(first), "0"])
-    name = _plain(f"{alert.entity}: {alert.features[column].feature}")
+    name = plain(f"{alert.entity}: {alert.features[column].feature}")
     figure.title(f"{name if len(name) <= PLOT_NAME_MAX else name[: PLOT_NAME_MAX - 1] + '…'}   ● actual  · reconstructed")
     figure.label("observations before the alert's own", "x")
     return "\n".join(line.rstrip() for line in figure.build().string(colorless=True).splitlines())
@@ -186,7 +186,7 @@ def _print_next(reader: TopicReader, incidents: Incidents, wanted: Wanted, form:
         else:
             style = SEVERITY_STYLES[alert.severity]
             words = Text(f"{alert.severity:8}", style=style)
-            console.print(Text(_time(alert.data_end_time)), words, _printable(alert.explanation.message), soft_wrap=True)
+            console.print(Text(_time(alert.data_end_time)), words, printable(alert.explanation.message), soft_wrap=True)
 
 
 def _parse_time(text: str | None) -> datetime | None:
@@ -204,10 +204,11 @@ def _time(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _printable(text: str) -> Text:
-    return Text(_plain(text))
+def printable(text: str) -> Text:
+    """A name out of a record, for a table: no control characters, no markup."""
+    return Text(plain(text))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Without control characters: a name out of a record must not steer the terminal."""
     return "".join(letter if letter.isprintable() else "�" for letter in text)

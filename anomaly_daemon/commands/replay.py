@@ -108,18 +108,22 @@ class Facts:
         print(f"alerts       {self.alerts:,}; {counts['incidents_open']:,} incidents open at the end")
         if self.is_interrupted:
             print("interrupted  what was written is whole, and goes up to:")
-        for partition, span in sorted(self.spans.items())[:_PARTITIONS_TOLD]:
-            print(f"range        {partition} from {span.start} to before {min(span.end, self.ends.get(partition, span.start))}")
+        for partition, start, end in self._reached():
+            print(f"range        {partition} from {start} to before {end}")
         if len(self.spans) > _PARTITIONS_TOLD:
             print(f"             and {len(self.spans) - _PARTITIONS_TOLD} partitions more")
+
+    def _reached(self) -> list[tuple[Partition, Offset, Offset]]:
+        """From where to before where each partition was reported; those beyond a bound are left to be counted."""
+        shown = sorted(self.spans.items())[:_PARTITIONS_TOLD]
+        return [(partition, span.start, min(span.end, self.ends.get(partition, span.start))) for partition, span in shown]
 
     def for_report(self, misfit: InputError | None) -> ReportFacts:
         """The same, for the page. misfit: why there are no measures although labels were given."""
         from anomaly_daemon.evaluation.report import ReportFacts
 
-        ends = {partition: min(span.end, self.ends.get(partition, span.start)) for partition, span in sorted(self.spans.items())}
-        told = [f"{partition} {self.spans[partition].start} to before {end}" for partition, end in list(ends.items())[:_PARTITIONS_TOLD]]
-        more = f", and {len(ends) - _PARTITIONS_TOLD} partitions more" if len(ends) > _PARTITIONS_TOLD else ""
+        told = [f"{partition} {start} to before {end}" for partition, start, end in self._reached()]
+        more = f", and {len(self.spans) - _PARTITIONS_TOLD} partitions more" if len(self.spans) > _PARTITIONS_TOLD else ""
         return ReportFacts(
             range=", ".join(told) + more,
             consumed=int(self.counts["records_consumed"]),

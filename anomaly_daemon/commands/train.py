@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from anomaly_daemon.commands.progress import progress_bar
 from anomaly_daemon.domain.entity import EntityMatcher
 from anomaly_daemon.domain.errors import InputError
 
@@ -57,7 +58,7 @@ def _read(settings: Settings, options: argparse.Namespace) -> list[EntitySequenc
 
     wanted = parse_range(options.start, options.end)
     reader = SequenceReader(Decoder(settings.record), FeatureTransforms(features_of(settings)))
-    with closing(open_source(settings, options.source, options.topic)) as source, _reading_progress() as advance:
+    with closing(open_source(settings, options.source, options.topic)) as source, progress_bar("reading") as advance:
         sequences = read_sequences(source, reader, wanted, advance)
     rejected = {reason.value: count for reason, count in reader.rejections.most_common()}
     log.info("range_read", records=reader.read, outside=reader.outside, rejected=rejected, entities=len(sequences))
@@ -83,19 +84,6 @@ def _source(settings: Settings, options: argparse.Namespace) -> dict[str, object
         "entities": options.entities,
         "rows": options.rows,
     }
-
-
-@contextmanager
-def _reading_progress() -> Iterator[Callable[[int, int], None]]:
-    """Records read of those to read, on standard error while it is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading", total=None)
-        yield lambda read, total: progress.update(task, completed=read, total=total)
 
 
 @contextmanager

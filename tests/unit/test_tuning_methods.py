@@ -9,7 +9,7 @@ from anomaly_daemon import wiring
 from anomaly_daemon.cli import main
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Partition
-from anomaly_daemon.evaluation.report.facts import notes_of
+from anomaly_daemon.evaluation.notes import notes_of
 from anomaly_daemon.evaluation.scores import ScoreFile
 from anomaly_daemon.evaluation.tuning import methods as tuning_methods
 from anomaly_daemon.evaluation.tuning.choice import followers, lowest, sensitivity_of

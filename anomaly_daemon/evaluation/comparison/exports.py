@@ -17,7 +17,7 @@ from anomaly_daemon.domain.entity import EntityMatcher, Profiles
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Partition, Phase, Transition
 from anomaly_daemon.evaluation.comparison import INCIDENTS_MAX, ModelName, Side, SideIncident
-from anomaly_daemon.evaluation.report.facts import ExportNotes, notes_of
+from anomaly_daemon.evaluation.notes import ExportNotes, notes_of
 from anomaly_daemon.evaluation.scores import NO_CODE, NO_TIME, Column, ScoreFile
 from anomaly_daemon.pipeline.incident import severity_of
 from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged, push

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from anomaly_daemon.evaluation.measures import MEASURES, Evaluation
-from anomaly_daemon.evaluation.report.facts import ExportNotes, ReportFacts
+from anomaly_daemon.evaluation.notes import ExportNotes
+from anomaly_daemon.evaluation.report.facts import ReportFacts
 from anomaly_daemon.evaluation.report.incidents import SEVERITIES, AlertBody, Incident, IncidentLog, Reading
 from anomaly_daemon.evaluation.report.survey import Roll, Scale, Survey
 from anomaly_daemon.evaluation.report.tallies import Floats, Histogram, Integers

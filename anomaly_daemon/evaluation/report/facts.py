@@ -1,19 +1,9 @@
-"""What a report says of the run itself: what the caller tells, and what the export notes of its own making."""
+"""What a report says of the run itself and no file holds: its caller tells it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
-
-import msgspec
-import yaml
-
-from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.scores import ScoreFile
-
-METADATA_KEY: Final = "anomaly_daemon"
-_FORMAT: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,71 +22,3 @@ class ReportFacts:
     rejections: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
     notes: tuple[str, ...] = ()
-
-
-class ModelNote(msgspec.Struct, frozen=True):
-    """Which weights."""
-
-    name: str = ""
-    version: str = ""
-    fingerprint: str = ""
-
-
-class PartitionNote(msgspec.Struct, frozen=True, rename={"start": "from", "end": "to"}):
-    """Offsets of a partition: those scored but not reported, then `start` up to before `end`; None where not noted."""
-
-    warm_up_from: int | None = None
-    start: int | None = None
-    end: int | None = None
-
-
-class ExportNotes(msgspec.Struct, frozen=True):
-    """What the writer of an export noted in it; every part may be missing from a file of other hands."""
-
-    format: int = _FORMAT
-    version: str = ""
-    mode: str = ""
-    detector_id: str = ""
-    settings: dict[str, object] = {}
-    settings_hash: str = ""
-    model: ModelNote = ModelNote()
-    log: str = ""
-    channels: tuple[str, ...] = ()
-    priors: object = None
-    decode_every: int | None = None
-    started_from: object = None
-    partitions: dict[str, PartitionNote] = {}
-
-    def settings_yaml(self) -> str:
-        """The whole settings as a file would spell them; empty where they are not noted."""
-        return yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True, width=120) if self.settings else ""
-
-    def method(self) -> str:
-        """The threshold's method; empty where not noted."""
-        threshold = self.settings.get("threshold")
-        return str(threshold.get("method", "")) if isinstance(threshold, dict) else ""
-
-    def in_force(self, parameter: str) -> tuple[float, ...]:
-        """The values of a threshold parameter, of the defaults first, then of the overrides; each once."""
-        values: dict[float, None] = {}
-        overrides = self.settings.get("overrides")
-        for section in (self.settings, *(overrides if isinstance(overrides, list | tuple) else ())):
-            threshold = section.get("threshold") if isinstance(section, dict) else None
-            value = threshold.get(parameter) if isinstance(threshold, dict) else None
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                values[float(value)] = None
-        return tuple(values)
-
-
-def notes_of(file: ScoreFile) -> ExportNotes:
-    """What the export notes of its making; nothing where it has no such notes. Raises InputError for notes of another format."""
-    text = file.metadata.get(METADATA_KEY)
-    if text is None:
-        return ExportNotes()
-    try:
-        notes = msgspec.json.decode(text, type=ExportNotes)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file.path}: its notes on how it was made cannot be read ({error}); export the scores anew") from None
-    if notes.format != _FORMAT:
-        raise InputError(f"{file.path}: written by another version (format {notes.format}, this one reads {_FORMAT}); export the scores anew")
-    return notes

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from anomaly_daemon.evaluation.measures import Evaluation
+from anomaly_daemon.evaluation.notes import notes_of
 from anomaly_daemon.evaluation.report import compose, plots
-from anomaly_daemon.evaluation.report.facts import ReportFacts, notes_of
+from anomaly_daemon.evaluation.report.facts import ReportFacts
 from anomaly_daemon.evaluation.report.incidents import read_bodies, read_incidents
 from anomaly_daemon.evaluation.report.page import write_page
 from anomaly_daemon.evaluation.report.survey import call_roll, survey

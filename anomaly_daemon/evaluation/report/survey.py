@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.report.facts import ExportNotes
+from anomaly_daemon.evaluation.notes import ExportNotes
 from anomaly_daemon.evaluation.report.tallies import Booleans, Calibration, Codes, Crossings, Envelope, Floats, Grown, Histogram, Integers
 from anomaly_daemon.evaluation.scores import DEVIATIONS, NO_CODE, NO_TIME, Column, ScoreFile
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.columns import LAST_SEEN_US, OBSERVATIONS, Column
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Observations, Partition, Record
-from anomaly_daemon.evaluation.report.facts import ExportNotes
+from anomaly_daemon.evaluation.notes import ExportNotes
 from anomaly_daemon.evaluation.scores import NO_CODE, ScoreFile
 from anomaly_daemon.evaluation.tuning.choice import followers, lowest, sensitivity_of
 from anomaly_daemon.evaluation.tuning.rows import KeptRows, RowKeeper, Sensitivity

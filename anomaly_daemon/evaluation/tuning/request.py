@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.report.facts import ExportNotes
+from anomaly_daemon.evaluation.notes import ExportNotes
 from anomaly_daemon.evaluation.tuning.rows import KeptRows
 from anomaly_daemon.settings import DECIDING, RULES, Settings, changed, is_under
 

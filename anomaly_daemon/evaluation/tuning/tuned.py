@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from anomaly_daemon.evaluation.labels import Labels
 from anomaly_daemon.evaluation.measures.detection import Counts, Detection
-from anomaly_daemon.evaluation.report.facts import ExportNotes, notes_of
+from anomaly_daemon.evaluation.notes import ExportNotes, notes_of
 from anomaly_daemon.evaluation.scores import ScoreFile, read_scores
 from anomaly_daemon.evaluation.tuning import choice as choices
 from anomaly_daemon.evaluation.tuning import methods, request
