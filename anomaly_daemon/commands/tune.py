@@ -16,7 +16,7 @@ from rich.table import Table
 
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.whole_file import refuse_targets
-from anomaly_daemon.commands.incidents import PIPE_COLUMNS
+from anomaly_daemon.commands.incidents import PIPE_COLUMNS, printable
 from anomaly_daemon.domain.errors import InputError, StopAtOnce
 from anomaly_daemon.evaluation.labels import spelled_time
 from anomaly_daemon.evaluation.labels.files import read_labels
@@ -148,14 +148,14 @@ def _incident(tuned: Tuned, one: FoundIncident) -> dict[str, object]:
 def _show(tuned: Tuned, text: str, notes: Sequence[str], options: argparse.Namespace) -> None:
     """The table, the patch, and what else to know."""
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    table = Table(title=f"for the {tuned.wish.text}; chosen on the earlier part", title_justify="left")
+    table = Table(title=printable(f"for the {tuned.wish.text}; chosen on the earlier part"), title_justify="left")
     table.add_column("")
     for when in ("before", "after"):
         for part in ("earlier", "later", "whole"):
             table.add_column(f"{when}, {part}", justify="right")
     columns = [_cells(one) if one else {} for side in (tuned.before or [None] * 3, tuned.after) for one in side]
     for title in columns[-1]:
-        table.add_row(title, *(column.get(title, "–") for column in columns))
+        table.add_row(title, *(printable(column.get(title, "–")) for column in columns))
     console.print(table)
     for one in tuned.methods:
         earlier, later = (

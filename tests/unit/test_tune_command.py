@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -153,3 +154,13 @@ def test_the_table_names_the_promise_and_holds_the_patch(scored: tuple[Path, Pat
     assert "A full replay under the patch brings exactly these" in told
     assert "threshold:\n  z: " in told
     assert "for the budget 8/day" in told
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tuning_cases.settings_file(tmp_path)
+    records = [msgspec.structs.replace(record, key=b"[/b]") for record in small.stream(1, 1, 600)]
+    scores = tuning_cases.export(tmp_path / "scores.parquet", records, small.settings())
+
+    assert main(["tune", "-c", str(config), "--scores", str(scores), "--budget", "4/day"]) == 0
+
+    assert "[/b] 100%" in capsys.readouterr().out
