@@ -210,7 +210,7 @@ def build_processor(
     """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor."""
     import torch
 
-    from anomaly_daemon.model.engine import Engine
+    from anomaly_daemon.channels.engine import Engine
     from anomaly_daemon.pipeline.decode import Decoder
     from anomaly_daemon.pipeline.features import FeatureTransforms
     from anomaly_daemon.pipeline.process import Processor, Stages, pipeline_columns

@@ -145,9 +145,9 @@ def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, e
     from anomaly_daemon.adapters.clock import SystemClock
     from anomaly_daemon.adapters.replay_sink import ReplaySink
     from anomaly_daemon.adapters.score_export import ParquetExport
+    from anomaly_daemon.channels.engine import CHANNELS
     from anomaly_daemon.commands.progress import progress_bar
     from anomaly_daemon.domain.entity import EntityMatcher
-    from anomaly_daemon.model.engine import CHANNELS
     from anomaly_daemon.pipeline.loop import Loop
     from anomaly_daemon.telemetry.metrics import Metrics
 

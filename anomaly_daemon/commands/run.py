@@ -49,7 +49,7 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
     from anomaly_daemon.adapters.clock import SystemClock
     from anomaly_daemon.adapters.file_watch import FileWatch
     from anomaly_daemon.adapters.score_export import ParquetExport
-    from anomaly_daemon.model.engine import CHANNELS
+    from anomaly_daemon.channels.engine import CHANNELS
     from anomaly_daemon.pipeline.loop import Loop
     from anomaly_daemon.pipeline.rule_book import RuleBook
     from anomaly_daemon.telemetry.metrics import Metrics

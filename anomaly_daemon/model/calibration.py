@@ -10,7 +10,7 @@ from torch import Tensor
 from anomaly_daemon.model.artifact import Calibration
 from anomaly_daemon.model.autoencoder import Autoencoder
 from anomaly_daemon.model.corpus import Corpus, Pieces
-from anomaly_daemon.model.evidence import prediction_error, reconstruction_error
+from anomaly_daemon.model.errors import prediction_error, reconstruction_error
 from anomaly_daemon.model.objective import held_out
 from anomaly_daemon.settings import Settings
 

@@ -1,4 +1,4 @@
-"""Errors of the autoencoder as evidence: the same arithmetic calibrates a model and judges with it.
+"""Errors of the autoencoder: the same arithmetic calibrates a model and judges with it.
 
 Every term is (difference / level)², level being the root mean squared error of that feature (and lag) on data the
 weights were not fitted on, so a term of ordinary data is about 1. All in float64; a row's bits depend on that row only.

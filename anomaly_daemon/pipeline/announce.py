@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_daemon.channels.engine import Engine, Window, Work
 from anomaly_daemon.domain.records import Alert, FeatureReading, Observations, Partition, Phase, Record, WindowPoint
-from anomaly_daemon.model.engine import Engine, Window, Work
 from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, build_alert
 from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged
 from anomaly_daemon.state.segments import Layout
-from anomaly_daemon.state.table import Table
 from anomaly_daemon.thresholds.judge import Verdicts
 
 
@@ -40,8 +39,8 @@ class Announcer:
     """Turns incidents and explains them; the engine looks again at each record that an alert is about."""
 
     engine: Engine
-    table: Table
     names: tuple[str, ...]
+    channels: tuple[str, ...]
     context: AlertContext
     window_points: int
 
@@ -64,13 +63,14 @@ class Announcer:
             row_of = {one.offset: row for one, row in zip(seen, places, strict=True)}
             for turn in advance.turns:
                 row = row_of[turn.at.offset]
-                alerts.append(build_alert(turn, self._explain(micro.work, row), self.context, partition, judged.phase(row)))
+                alerts.append(build_alert(turn, self._explain(micro, row), self.context, partition, judged.phase(row)))
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
         return alerts, incident_ids
 
-    def _explain(self, work: Work, row: int) -> Explanation:
+    def _explain(self, micro: MicroBatch, row: int) -> Explanation:
         """What an alert says of one row: readings per feature, and the window before it."""
-        window = self.engine.explain(work, self.table, row, max(self.window_points, 1))
+        weights = dict(zip(self.channels, micro.verdicts.parts[row].tolist(), strict=True))
+        window = self.engine.explain(micro.work, row, max(self.window_points, 1), weights)
         readings = tuple(_reading(name, window, column) for column, name in enumerate(self.names))
         points = tuple(
             WindowPoint(back, _numbers(actual), _numbers(rebuilt))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from anomaly_daemon.channels.engine import CHANNELS, Engine, Work
 from anomaly_daemon.domain.columns import LAST_SEEN_US, OBSERVATIONS, Column
 from anomaly_daemon.domain.entity import Profiles
 from anomaly_daemon.domain.records import (
@@ -29,7 +30,6 @@ from anomaly_daemon.domain.records import (
     ScoredBatch,
     Scores,
 )
-from anomaly_daemon.model.engine import CHANNELS, Engine, Work
 from anomaly_daemon.pipeline.alerts import AlertContext, alert_message, dead_letter_message
 from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.decode import Decoder
@@ -89,7 +89,7 @@ class Processor:
     ) -> None:
         """is_wanted: the entities that are judged; the records of others are dropped. None: all."""
         self._stages, self._rules = stages, rules
-        self._announcer = Announcer(stages.engine, stages.table, stages.transforms.names, context, window_points)
+        self._announcer = Announcer(stages.engine, stages.transforms.names, stages.judge.channels, context, window_points)
         self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
         self._ttl_us, self._now_us = int(entity_ttl_s * 1e6), now_us
         self._forgotten = self._suppressed = 0
@@ -222,11 +222,13 @@ class Processor:
             layout, times_us, observations.readings[layout.order], observations.categories[layout.order], host
         )
         work = stages.engine.observe(layout, rows, table, values, gaps_s)
-        verdicts = stages.judge.judge(layout, rows, work.channels, work.fresh)
+        verdicts = stages.judge.judge(
+            layout, rows, {name: one.error for name, one in work.evidence.items()}, {name: one.fresh for name, one in work.evidence.items()}
+        )
         _note_last_seen(layout, times_us, host)
         micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], work, verdicts)
         alerts, incident_ids = self._announcer.announce(micro, self._machines)
-        stages.engine.remember(work, table)
+        stages.engine.remember(work)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         self._note_watermarks(observations)
@@ -281,7 +283,7 @@ def _scores(layout: Layout, work: Work, verdicts: Verdicts) -> Scores:
         grade=in_log_order(verdicts.grade),
         phase=in_log_order(verdicts.phase).astype(np.int8),
         deviations=in_log_order(verdicts.deviations),
-        evidence={name: in_log_order(values) for name, values in work.channels.items()},
+        evidence={name: in_log_order(one.error) for name, one in work.evidence.items()},
     )
 
 

@@ -31,6 +31,7 @@ class Verdicts:
     anomaly_score, threshold: float64 in [0, 1], on one scale: s / (1 + s) of the fused score s and of its threshold.
     tail_probability: float64 in [1e-4, 1]. is_anomaly: bool. grade: float64 in [0, 1]. phase: int8 (`Phase`).
     deviations: float64, see Judgement; NaN too where nothing could be anomalous, in warm-up or without evidence.
+    parts: float64 [N, C], what each channel added to the fused score, at least 0; in the order of `Judge.channels`.
     Where no channel had anything to say, anomaly_score and tail_probability are NaN and is_anomaly is False.
     """
 
@@ -41,6 +42,7 @@ class Verdicts:
     grade: Tensor
     phase: Tensor
     deviations: Tensor
+    parts: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,8 @@ class Judge:
     def __init__(self, settings: ThresholdSettings, priors: Mapping[str, tuple[float, float]]) -> None:
         """Raises SettingsError when the threshold's method or parameters do not exist."""
         self._threshold = build(settings)
-        self._channels = tuple(sorted(priors))  # an artifact's order of keys must not decide what a column means
-        means, variances = zip(*(priors[channel] for channel in self._channels), strict=True)
+        self.channels = tuple(sorted(priors))  # an artifact's order of keys must not decide what a column means
+        means, variances = zip(*(priors[channel] for channel in self.channels), strict=True)
         self._calibration = Ewma("calibration", settings.half_life, (means, variances), _PRIOR_OBSERVATIONS, (len(priors),), _DEVIATION_FLOOR)
         self._warmup_observations, self._suspect_learning = settings.warmup_observations, settings.suspect_learning
         self._names = (OBSERVATIONS.name, *(column.name for column in self.columns()), *GIVEN)
@@ -86,7 +88,7 @@ class Judge:
 
     def columns(self) -> tuple[Column, ...]:
         """The channels' calibration and whatever the threshold keeps; `observations` is the pipeline's own."""
-        return (*self._calibration.columns(), Column(_LEARNED, "float32", (len(self._channels),)), *self._threshold.columns())
+        return (*self._calibration.columns(), Column(_LEARNED, "float32", (len(self.channels),)), *self._threshold.columns())
 
     @torch.inference_mode()
     def judge(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Verdicts:
@@ -100,45 +102,44 @@ class Judge:
         suspect = prepared.judged.new_tensor(self._suspect_learning)
         widths = layout.widths.tolist()
         steps = zip(widths, *(torch.split(column, widths) for column in prepared.stepwise()), strict=True)
-        scores, judgements, flags = [], [], []
+        parts, scores, judgements, flags = [], [], [], []
         active: Rows = {}
         n_active = -1
         for n, error, log_error, calibrates, judged, may_alarm in steps:
             if n != n_active:
                 active, n_active = {name: rows[name][:n] for name in self._names}, n
-            score, log_level = self._fuse(active, error)
+            part, log_level = self._weigh(active, error)
+            score = _fused(part)
             judgement = self._threshold.judge(active, score)
             is_anomaly = judgement.is_anomaly & may_alarm
             weight = torch.where(judgement.is_suspect & may_alarm, suspect, judged)
             self._threshold.learn(active, score, weight, judgement)
             self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))
             active[OBSERVATIONS.name].add_(1)
+            parts.append(part)
             scores.append(score)
             judgements.append(judgement)
             flags.append(is_anomaly)
-        return _verdicts(prepared, scores, judgements, flags)
+        return _verdicts(prepared, parts, scores, judgements, flags)
 
     def _prepare(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> _Evidence:
-        error = torch.stack([evidence[channel] for channel in self._channels], 1)
+        error = torch.stack([evidence[channel] for channel in self.channels], 1)
         is_known = ~torch.isnan(error)
         error = torch.where(is_known, error, 0.0).clamp_(0.0, ERROR_MAX)
-        calibrates = torch.stack([fresh[channel] for channel in self._channels], 1) & is_known
+        calibrates = torch.stack([fresh[channel] for channel in self.channels], 1) & is_known
         is_judged = is_known.any(1)
         observations = rows[OBSERVATIONS.name]
         rank, step = (torch.from_numpy(index).to(observations.device) for index in (layout.rank, layout.step))
         is_live = observations[rank] + step >= self._warmup_observations
         return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), is_judged & is_live, is_live)
 
-    def _fuse(self, rows: Rows, error: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum over the channels of log1p(error / level), error and level [n, C], and the log of those levels.
+    def _weigh(self, rows: Rows, error: Tensor) -> tuple[Tensor, Tensor]:
+        """What each channel says, log1p(error / level), error and level [n, C], and the log of those levels.
 
         level: the .99 quantile that a normal distribution of log errors would have.
         """
         log_level = torch.add(rows[self._calibration.mean], self._calibration.deviation(rows), alpha=_QUANTILE_99)
-        score, *others = torch.log1p(error / log_level.exp()).unbind(1)
-        for channel in others:  # one by one: the order of a reduction may depend on n
-            score = score + channel
-        return score, log_level
+        return torch.log1p(error / log_level.exp()), log_level
 
     def _calibrate(self, rows: Rows, log_error: Tensor, log_level: Tensor, weight: Tensor) -> None:
         """Learn the channels' levels, all [n, C]; a suspect error teaches no more than the level it had."""
@@ -148,7 +149,17 @@ class Judge:
         learned.add_(weight)
 
 
-def _verdicts(prepared: _Evidence, scores: Sequence[Tensor], judgements: Sequence[Judgement], flags: Sequence[Tensor]) -> Verdicts:
+def _fused(parts: Tensor) -> Tensor:
+    """The score [n]: the sum of what the channels say, [n, C]."""
+    score, *others = parts.unbind(1)
+    for channel in others:  # one by one: the order of a reduction may depend on n
+        score = score + channel
+    return score
+
+
+def _verdicts(
+    prepared: _Evidence, parts: Sequence[Tensor], scores: Sequence[Tensor], judgements: Sequence[Judgement], flags: Sequence[Tensor]
+) -> Verdicts:
     none = prepared.judged[:0]  # so that no rows give no verdicts
     score, is_anomaly = torch.cat([none, *scores]), torch.cat([none > 0, *flags])
     threshold = torch.cat([none, *(judgement.threshold for judgement in judgements)])
@@ -164,4 +175,5 @@ def _verdicts(prepared: _Evidence, scores: Sequence[Tensor], judgements: Sequenc
         grade=torch.where(is_anomaly, (1 - threshold / score).clamp_(min=0.0), 0.0),
         phase=torch.where(prepared.is_live, Phase.LIVE.value, Phase.WARMUP.value).to(torch.int8),
         deviations=torch.where(prepared.may_alarm, deviations, nothing),
+        parts=torch.cat([prepared.error[:0], *parts]),
     )

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from anomaly_daemon.adapters.score_export import ParquetExport
+from anomaly_daemon.channels.engine import CHANNELS
 from anomaly_daemon.domain.records import Record
-from anomaly_daemon.model.engine import CHANNELS
 from tests.benchmarks.measure import Measure
 from tests.benchmarks.pipeline import artifact, batches, processor, records
 

@@ -27,9 +27,9 @@ from anomaly_daemon.adapters.replay_sink import ReplaySink
 from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
+from anomaly_daemon.channels.engine import CHANNELS
 from anomaly_daemon.domain.ports import Source
 from anomaly_daemon.domain.records import Message, Record
-from anomaly_daemon.model.engine import CHANNELS
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry import logging
 from anomaly_daemon.telemetry.metrics import Metrics

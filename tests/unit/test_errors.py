@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anomaly_daemon.model.evidence import TERM_MAX, prediction_error, reconstruction_error, squared_terms
+from anomaly_daemon.model.errors import TERM_MAX, prediction_error, reconstruction_error, squared_terms
 
 NAN = torch.nan
 

@@ -1,0 +1,44 @@
+"""Each entity's own scale in fleet space: learned over its first observations, then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.model.scaling import shrunk_scale
+from anomaly_daemon.state.segments import Layout
+
+_MEAN, _VARIANCE, _COUNT = "scale.mean", "scale.variance", "scale.count"
+
+
+class OwnScale:
+    """Mean and variance of every feature over the entity's first `observations` values of it."""
+
+    def __init__(self, features: int, observations: int) -> None:
+        # float16 counts exactly to 2048, the most that settings allow.
+        self.columns = (*(Column(name, "float32", (features,)) for name in (_MEAN, _VARIANCE)), Column(_COUNT, "float16", (features,)))
+        self._observations = observations
+
+    def before(self, layout: Layout, rows: Mapping[str, Tensor], fleet: Tensor) -> tuple[Tensor, Tensor]:
+        """Center and spread of each row's entity, [N, F] each, as known before the row; then learn from `fleet` [N, F]."""
+        rank = torch.from_numpy(layout.rank).to(fleet.device)
+        count = rows[_COUNT]
+        present = ~fleet.isnan()
+        if not bool((present & (count < self._observations).index_select(0, rank)).any()):
+            center, spread = shrunk_scale(count.float(), rows[_MEAN], rows[_VARIANCE])
+            return center.index_select(0, rank), spread.index_select(0, rank)
+        center, spread = torch.empty_like(fleet), torch.empty_like(fleet)
+        for start, width in zip(layout.starts.tolist(), layout.widths.tolist(), strict=True):
+            mean, variance, held = rows[_MEAN][:width], rows[_VARIANCE][:width], count[:width]
+            here = slice(start, start + width)
+            center[here], spread[here] = shrunk_scale(held.float(), mean, variance)
+            learns = present[here] & (held < self._observations)
+            number = held.float() + 1
+            deviation = torch.where(learns, fleet[here] - mean, 0.0)
+            variance.copy_(torch.where(learns, (1 - 1 / number) * (variance + deviation * deviation / number), variance))
+            mean.add_(deviation / number)
+            held.add_(learns)
+        return center, spread
