@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from json.encoder import encode_basestring
+from operator import itemgetter
 from pathlib import Path
 
 import msgspec
@@ -57,10 +58,10 @@ def count_csv(path: Path) -> Iterator[int]:
     """Numbers that add up to that of the rows, as they are found."""
     with _opened(path) as table:
         for block in table.blocks:
-            if b'"' in block:
-                yield from map(_rows_in, table.careful_pieces(block))
-            else:
+            if b'"' not in block or table.is_a_line_a_row(block):
                 yield _count_rows(block)
+            else:
+                yield from map(_rows_in, table.careful_pieces(block))
 
 
 def _rows_in(piece: Piece) -> int:
@@ -111,6 +112,13 @@ class _Table:
     def _is_plain(self, block: bytes) -> bool:
         """Whether every line is cut at its delimiters and nothing else: no quote, and no blank that would not count."""
         return not any(sign in block for sign in (b'"', b"\n ", b"\r ", self.delimiter.encode() + b" ")) and not block.startswith(b" ")
+
+    def is_a_line_a_row(self, block: bytes) -> bool:
+        """Whether no quoted cell goes over a line: every quote that opens one stands where a cell begins, or doubles the one that closed it."""
+        parts = block.split(b'"')
+        inside, ends = b"".join(parts[1::2]), frozenset(b"\r\n" + self.delimiter.encode())
+        is_one_line = len(parts) % 2 == 1 and b"\n" not in inside and b"\r" not in inside
+        return is_one_line and ends.issuperset(map(itemgetter(-1), filter(None, parts[:-1:2])))
 
     def _plain_pieces(self, block: bytes) -> Iterator[Piece]:
         lines = filter(None, _decoded(block).replace("\r\n", "\n").replace("\r", "\n").split("\n"))

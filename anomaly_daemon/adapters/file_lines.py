@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import re
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ LINE_BYTES_MAX = 64 * 2**20
 BLOCK_BYTES = 64 * 2**10
 READ_ERRORS = (EOFError, OSError, ValueError, zlib.error)
 _GZIP_MAGIC = b"\x1f\x8b"
-_REPEATED_ENDS = re.compile(rb"\n{2,}")
 
 Bytes: TypeAlias = "io.BufferedReader[Any]"
 
@@ -78,7 +76,5 @@ def whole_lines(stream: Bytes, ends: bytes = b"\n") -> Generator[bytes]:
 
 def count_lines(block: bytes) -> int:
     """Lines of a block of whole ones that are not blank; a carriage return counts for nothing."""
-    lines = (block.replace(b"\r", b"") if b"\r" in block else block).strip(b"\n")
-    if b"\n\n" in lines:
-        lines = _REPEATED_ENDS.sub(b"\n", lines)
-    return lines.count(b"\n") + 1 if lines else 0
+    lines = (block.replace(b"\r", b"") if b"\r" in block else block).split(b"\n")
+    return len(lines) - lines.count(b"")

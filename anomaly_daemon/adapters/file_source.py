@@ -7,23 +7,26 @@ event time are read from the fields that the settings name, and `record.entity: 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
-from anomaly_daemon.adapters.file_columns import FileBlock, RowColumns
-from anomaly_daemon.adapters.file_names import find_files
-from anomaly_daemon.adapters.file_rows import check_files, count_rows, read_blocks
+from anomaly_daemon.adapters.file_columns import RowColumns
+from anomaly_daemon.adapters.file_names import InputFile, find_files, is_gzipped
+from anomaly_daemon.adapters.file_reader import ReaderProcess
+from anomaly_daemon.adapters.file_rows import check_files, count_rows, is_json_lines, read_blocks
+from anomaly_daemon.adapters.file_turns import Failure, Share, Turns
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
 from anomaly_daemon.pipeline.time_range import TimesOf
 
-OPEN_FILES_MAX = 256
+READER_BYTES_MIN = 2 * 2**20
 _NO_TIMESTAMP = -1  # as Kafka has it
 
 
 class FileSource:
     """Reads paths, folders, globs and file:// URLs; all partitions are assigned at the first poll, empty batches follow the last row.
 
+    Much that has to be parsed or unpacked is read by a process of its own, as soon as that is up.
     key_column: the field that holds the record's key instead of the file's name. times_ms: event times, for `offsets_at`.
     Raises InputError where a pattern matches nothing or a file is of no known kind, cannot be opened or lacks the column.
     """
@@ -39,23 +42,38 @@ class FileSource:
         files = find_files([patterns] if isinstance(patterns, str) else patterns)
         self._columns = RowColumns(key=key_column)
         check_files(files, self._columns)
-        self._files = {Partition(topic, number): file for number, file in enumerate(files)}
+        self._partitions = [Partition(topic, number) for number in range(len(files))]
+        self._files = dict(zip(self._partitions, files, strict=True))
         self._batch_records_max, self._times_ms = batch_records_max, times_ms
+        self._is_apart = sum(map(_bytes_to_parse, files)) >= READER_BYTES_MIN
+        self._turns = Turns(files, self._columns, batch_records_max)
+        self._process: ReaderProcess | None = None
+        self._reader: Turns | ReaderProcess = self._turns
+        self._failures: list[Failure] = []
         self._positions: dict[Partition, Offset] = {}
-        self._blocks: dict[Partition, Generator[FileBlock]] = {}
-        self._begun: dict[Partition, tuple[FileBlock, int]] = {}
-        self._unread: list[Partition] = []
         self._counts: dict[Partition, int] = {}
         self._is_assigned = False
 
     def poll(self, timeout_s: float) -> Batch:  # noqa: ARG002 - files do not grow, so there is nothing to wait for
-        """The next rows of up to 256 files in turn. Raises InputError naming file and row where one cannot be read on."""
+        """The next rows of up to 256 files in turn.
+
+        Raises InputError naming file and row where one cannot be read on, after its rows before; StopAtOnce where the process that reads ended.
+        """
         if not self._is_assigned:
             self._is_assigned = True
-            return Batch(changes=(PartitionChange(ChangeKind.ASSIGNED, tuple(self._files)),))
+            if self._is_apart:
+                self._process = ReaderProcess(list(self._files.values()), self._columns, self._batch_records_max)
+            return Batch(changes=(PartitionChange(ChangeKind.ASSIGNED, tuple(self._partitions)),))
         records: list[Record] = []
-        while self._unread and len(records) < self._batch_records_max:
-            self._read_in_turn(records)
+        if not self._failures:
+            turn = self._reader.take()
+            for share in turn.shares:
+                records += self._records(share)
+                self._positions[self._partitions[share.file]] += len(share.values)
+            self._failures += turn.failures
+            self._hand_over()
+        if self._failures and not records:
+            raise InputError(self._failures.pop(0).why)
         return Batch(records=records)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
@@ -81,16 +99,27 @@ class FileSource:
         """Make row `offset` the next one that `poll` brings of this file. ValueError before its ASSIGNED change."""
         if not self._is_assigned or partition not in self._files:
             raise ValueError(f"{partition} is not owned: seek follows its ASSIGNED change")
-        self._close(partition)
         self._positions[partition] = offset
-        if partition not in self._unread:
-            self._unread = sorted([*self._unread, partition])
+        self._failures = [failure for failure in self._failures if failure.file != partition.number]
+        self._reader.seek(partition.number, offset)
 
     def close(self) -> None:
-        """Close the files; may be called twice."""
-        for partition in list(self._blocks):
-            self._close(partition)
-        self._unread = []
+        """Close the files and end the process that reads; may be called twice."""
+        self._turns.close()
+        self._reader = self._turns
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _hand_over(self) -> None:
+        """Once the process is up, it reads on behind the turn just taken, while that one is judged: nobody waits for its start."""
+        if self._process is None or self._reader is self._process or not self._process.is_ready():
+            return
+        for file, row in self._turns.rest.items():
+            self._process.seek(file, row)
+        self._turns.close()
+        self._process.read_ahead()
+        self._reader = self._process
 
     def _offset_at(self, partition: Partition, time_ms: int) -> Offset:
         if self._times_ms is None:
@@ -98,46 +127,19 @@ class FileSource:
         offset = 0
         with closing(read_blocks(self._files[partition], self._columns)) as blocks:
             for block in blocks:
-                times = self._times_ms(_records(partition, offset, block, slice(None)))
+                times = self._times_ms(self._records(Share(partition.number, offset, block.keys, block.values)))
                 found = next((place for place, time in enumerate(times) if time >= time_ms), None)
                 if found is not None:
                     return offset + found
                 offset += len(block)
         return offset
 
-    def _read_in_turn(self, into: list[Record]) -> None:
-        """One equal share of each open file; those that got none because the batch is full come first next time."""
-        window, later = self._unread[:OPEN_FILES_MAX], self._unread[OPEN_FILES_MAX:]
-        left = self._batch_records_max - len(into)
-        share = max(1, left // len(window))
-        going_on = [partition for partition in window[:left] if self._read(partition, share, into)]
-        self._unread = window[left:] + going_on + later
-
-    def _read(self, partition: Partition, limit: int, into: list[Record]) -> bool:
-        """Append up to `limit` rows from the position on; whether the file may hold more: one that ends is closed."""
-        if partition not in self._blocks:
-            self._blocks[partition] = read_blocks(self._files[partition], self._columns, self._positions[partition])
-        wanted = limit
-        while wanted:
-            block, used = self._begun.pop(partition, (None, 0))
-            if block is None and (block := next(self._blocks[partition], None)) is None:
-                self._close(partition)
-                return False
-            rows = slice(used, used + wanted)
-            records = _records(partition, self._positions[partition], block, rows)
-            into += records
-            self._positions[partition] += len(records)
-            wanted -= len(records)
-            if rows.stop < len(block):
-                self._begun[partition] = block, rows.stop
-        return True
-
-    def _close(self, partition: Partition) -> None:
-        self._begun.pop(partition, None)
-        if partition in self._blocks:
-            self._blocks.pop(partition).close()
+    def _records(self, share: Share) -> list[Record]:
+        partition = self._partitions[share.file]
+        keys = itertools.repeat(self._files[partition].name.encode() or None) if share.keys is None else share.keys
+        return list(map(Record, itertools.repeat(partition), itertools.count(share.first), itertools.repeat(_NO_TIMESTAMP), keys, share.values))
 
 
-def _records(partition: Partition, first: Offset, block: FileBlock, rows: slice) -> list[Record]:
-    keys, values, times = block.keys[rows], block.values[rows], itertools.repeat(_NO_TIMESTAMP)
-    return list(map(Record, itertools.repeat(partition), itertools.count(first), times, keys, values))
+def _bytes_to_parse(file: InputFile) -> int:
+    """Lines taken as they stand cost no more to cut than to take over from another process."""
+    return 0 if is_json_lines(file) and not is_gzipped(file.path) else file.path.stat().st_size

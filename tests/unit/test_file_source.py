@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_daemon import settings
-from anomaly_daemon.adapters import file_source
+from anomaly_daemon.adapters import file_turns
 from anomaly_daemon.adapters.file_columns import NO_COLUMNS, FileRow, RowColumns, timestamp_ms
 from anomaly_daemon.adapters.file_names import InputFile, find_files
 from anomaly_daemon.adapters.file_rows import count_rows, read_rows
@@ -295,7 +295,7 @@ def test_each_file_is_a_partition_and_each_row_number_an_offset(tmp_path: Path) 
 
 
 def test_files_are_read_in_turn_and_whole_whatever_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_source, "OPEN_FILES_MAX", 3)
+    monkeypatch.setattr(file_turns, "OPEN_FILES_MAX", 3)
     rows = {f"pump-{number}": 3 * number + 1 for number in range(6)}
     for name, count in rows.items():
         write(tmp_path / f"{name}.csv", "v\n" + "".join(f"{row}\n" for row in range(count)))
