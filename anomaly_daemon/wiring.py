@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -210,7 +211,7 @@ def build_processor(
     """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor."""
     import torch
 
-    from anomaly_daemon.channels.engine import Engine
+    from anomaly_daemon.channels.models import Models
     from anomaly_daemon.pipeline.decode import Decoder
     from anomaly_daemon.pipeline.features import FeatureTransforms
     from anomaly_daemon.pipeline.process import Processor, Stages, pipeline_columns
@@ -220,15 +221,15 @@ def build_processor(
     torch.set_num_threads(1)  # two OpenMP threads on a shared machine cost far more than they bring
     device = pick_device(settings)
     transforms = FeatureTransforms(features_of(settings))
-    engine = Engine(artifact, settings.engine, settings.model, device)
-    judge = Judge(settings.threshold, artifact.calibration)
-    columns = pipeline_columns(transforms, engine, judge)
+    models = Models(artifact, settings, device)
+    judge = Judge(settings.threshold, priors_of(settings, artifact), settings.calibration_half_life)
+    columns = pipeline_columns(transforms, models, judge)
     is_checkpointed = judge.is_checkpointable
     resident_max = settings.engine.resident_max if is_checkpointed else settings.engine.entities_max
     spill = settings.engine.spill_directory or Path(gettempdir())
     table = Table(columns, resident_max=resident_max, entities_max=settings.engine.entities_max, device=device, spill=spill)
     processor = Processor(
-        Stages(Decoder(settings.record), transforms, table, engine, judge),
+        Stages(Decoder(settings.record), transforms, table, models, judge),
         build_rules(settings),
         build_context(settings, artifact, mode),
         alerts_topic=settings.output.alerts_topic,
@@ -240,6 +241,19 @@ def build_processor(
     )
     shape = [{**asdict(column), "fill": np.asarray(column.fill).tolist()} for column in columns]
     return processor, _fingerprint(settings, artifact.fingerprint, shape, device), is_checkpointed
+
+
+def priors_of(settings: Settings, artifact: Artifact) -> list[dict[str, tuple[float, float]]]:
+    """Mean and variance of the log errors that the channels at work start from, by model."""
+    is_kept = settings.evidence.calibration == "trained"
+    return [
+        {
+            name: (math.log(found.quantile), 0.0) if is_kept else (found.mean, found.variance)
+            for name, found in one.calibration.items()
+            if name in settings.evidence.channels
+        }
+        for one in artifact.all
+    ]
 
 
 def describe(settings: Settings, artifact: Artifact, *, mode: str, started_from: str, spans: Mapping[Partition, Span]) -> dict[str, str]:
@@ -254,8 +268,8 @@ def describe(settings: Settings, artifact: Artifact, *, mode: str, started_from:
         settings_hash=digest(settings),
         model=ModelNote(artifact.name, artifact.version, artifact.fingerprint),
         log=settings.log,
-        channels=tuple(sorted(artifact.calibration)),
-        priors=artifact.calibration,
+        channels=tuple(sorted(settings.evidence.channels)),
+        priors=priors_of(settings, artifact)[0] if len(artifact.all) == 1 else None,
         decode_every=settings.engine.decode_every,
         started_from=started_from,
         partitions={str(partition): PartitionNote(span.warm_up, span.start, span.end) for partition, span in spans.items()},
@@ -274,6 +288,7 @@ def _fingerprint(settings: Settings, model: str, columns: Sequence[object], devi
         "record": settings.record.model_dump(mode="json"),
         "engine": settings.engine.model_dump(mode="json", exclude={"device", "resident_max", "spill_directory"}),
         "scale": settings.model.model_dump(mode="json", include={"scale", "scale_observations"}),
+        "evidence": settings.evidence.model_dump(mode="json"),
         "threshold": settings.threshold.model_dump(mode="json", exclude=live),
         "torch": str(torch.__version__),
         "arithmetic": device if device != "cpu" else torch.backends.cpu.get_cpu_capability(),

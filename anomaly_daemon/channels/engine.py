@@ -14,19 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_daemon.channels.base import Evidence, Seen
+from anomaly_daemon.channels.chart import LEVEL, RESIDUAL, ChartChannel
 from anomaly_daemon.channels.own_scale import OwnScale
-from anomaly_daemon.channels.recurrent import Memory, Recurrent, in_fleet_space, shares_of
+from anomaly_daemon.channels.recurrent import PREDICTION, RECONSTRUCTION, Memory, Recurrent, in_fleet_space, shares_of
 from anomaly_daemon.channels.ring import Index, Ring
 from anomaly_daemon.domain.columns import OBSERVATIONS, Column
 from anomaly_daemon.domain.errors import ArtifactError
 from anomaly_daemon.model.artifact import Artifact
 from anomaly_daemon.model.scaling import scale_with
-from anomaly_daemon.settings import Engine as EngineSettings
-from anomaly_daemon.settings import Model as ModelSettings
+from anomaly_daemon.settings import Settings
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.state.table import Rows, Table
 
-CHANNELS = ("prediction", "reconstruction")
 _BAND_LEVELS = 3.0
 
 
@@ -52,24 +51,30 @@ class Work:
 
     seen: Seen
     evidence: Mapping[str, Evidence]
-    memory: Memory
+    memory: Memory | None
 
 
 class Engine:
     """The channels of one model in a row. Reads and writes the rows it is handed and, of the table, only its ring."""
 
-    def __init__(self, artifact: Artifact, engine: EngineSettings, model: ModelSettings, device: str) -> None:
+    def __init__(self, artifact: Artifact, settings: Settings, device: str) -> None:
+        engine, model, wanted = settings.engine, settings.model, settings.evidence.channels
         if engine.decode_steps > artifact.decode_steps:
             raise ArtifactError(
                 f"the artifact rebuilds {artifact.decode_steps} steps, engine.decode_steps asks for {engine.decode_steps}; train again"
             )
         if model.scale != artifact.scale_kind:
             raise ArtifactError(f"model.scale: {model.scale}: the artifact was trained with {artifact.scale_kind}; train again or set it back")
-        self._scale, self._settings, self._device = artifact.scale, engine, device
+        self._scale, self._settings, self._device, self._wanted = artifact.scale, engine, device, wanted
         self._own_scale = OwnScale(artifact.shape.features, model.scale_observations) if model.scale == "entity" else None
         self._ring = Ring(engine.ring, artifact.shape.features)
-        self._recurrent = Recurrent(artifact, engine, self._ring, device)
-        self._gathered: tuple[Column, ...] = (*self._recurrent.columns, *(self._own_scale.columns if self._own_scale else ()))
+        is_asked = any(name in wanted for name in (PREDICTION, RECONSTRUCTION, RESIDUAL))
+        self._recurrent = Recurrent(artifact, engine, self._ring, device) if is_asked else None
+        evidence = settings.evidence
+        self._level = ChartChannel(LEVEL, artifact.level, evidence.level, device) if LEVEL in wanted else None
+        self._residual = ChartChannel(RESIDUAL, artifact.residual, evidence.residual, device) if RESIDUAL in wanted else None
+        parts = (self._recurrent, self._own_scale, self._level, self._residual)
+        self._gathered: tuple[Column, ...] = tuple(column for part in parts if part is not None for column in part.columns)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -102,8 +107,12 @@ class Engine:
             spread=spread,
             gaps=torch.from_numpy(np.ascontiguousarray(self._scale.gap(gaps_s))).to(self._device),
         )
-        evidence, memory = self._recurrent.observe(seen)
-        return Work(seen, evidence, memory)
+        evidence, memory = self._recurrent.observe(seen) if self._recurrent is not None else ({}, None)
+        if self._level is not None:
+            evidence |= self._level.observe(seen, seen.scaled)
+        if self._residual is not None and memory is not None:
+            evidence |= self._residual.observe(seen, memory.residual)
+        return Work(seen, {name: evidence[name] for name in self._wanted}, memory)
 
     @torch.inference_mode()
     def remember(self, work: Work) -> None:
@@ -122,9 +131,11 @@ class Engine:
         def unscaled(scaled: Tensor) -> NDArray[np.float64]:
             return np.asarray(self._scale.inverse((scaled * spread + center).cpu().numpy()), np.float64)
 
-        expected, band = work.memory.expected[row], _BAND_LEVELS * self._recurrent.prediction_level
+        expected, band = torch.zeros_like(center), torch.full_like(center, _BAND_LEVELS)
         rebuilt = np.full((length, recent.shape[1]), np.nan)
-        rebuilt[:steps] = unscaled(self._recurrent.rebuilt(work.memory, row))[:length]
+        if self._recurrent is not None and work.memory is not None:
+            expected, band = work.memory.expected[row], _BAND_LEVELS * self._recurrent.prediction_level
+            rebuilt[:steps] = unscaled(self._recurrent.rebuilt(work.memory, row))[:length]
         return Window(
             actual=recent.double().cpu().numpy()[::-1],
             rebuilt=rebuilt[::-1],

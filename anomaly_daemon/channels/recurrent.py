@@ -18,6 +18,7 @@ from anomaly_daemon.channels.ring import Ring
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model import errors
 from anomaly_daemon.model.artifact import Artifact
+from anomaly_daemon.model.charts import residual_of
 from anomaly_daemon.model.scaling import FleetScale, scale_with
 from anomaly_daemon.settings import Engine as EngineSettings
 
@@ -26,9 +27,13 @@ PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the network made of a micro-batch. expected: float32 [N, F], scaled, foretold before each row. tops: [N, H] after it."""
+    """What the network made of a micro-batch. tops: [N, H], its output after each row.
+
+    expected: float32 [N, F], scaled, foretold before each row. residual: float32 [N, F], what it missed by, in deviations; NaN = nothing to say.
+    """
 
     expected: Tensor
+    residual: Tensor
     tops: Tensor
 
 
@@ -49,9 +54,11 @@ class Recurrent:
         """See Channel."""
         tops, first = self._encode(seen)
         expected = self._predict(seen, tops, first)
-        memory = Memory(expected, tops)
+        is_foretold = seen.index.count > 1
+        residual = torch.where(is_foretold[:, None], residual_of(expected, seen.scaled, self.prediction_level), torch.nan)
+        memory = Memory(expected, residual, tops)
         prediction = errors.prediction_error(expected, seen.scaled, self.prediction_level)
-        prediction = torch.where(seen.index.count > 1, prediction, torch.nan)
+        prediction = torch.where(is_foretold, prediction, torch.nan)
         reconstruction, is_due = self._reconstruct(seen, tops)
         evidence = {
             PREDICTION: Evidence(prediction, ~prediction.isnan(), lambda row: self._prediction_terms(seen, memory, row)),

@@ -145,7 +145,6 @@ def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, e
     from anomaly_daemon.adapters.clock import SystemClock
     from anomaly_daemon.adapters.replay_sink import ReplaySink
     from anomaly_daemon.adapters.score_export import ParquetExport
-    from anomaly_daemon.channels.engine import CHANNELS
     from anomaly_daemon.commands.progress import progress_bar
     from anomaly_daemon.domain.entity import EntityMatcher
     from anomaly_daemon.pipeline.loop import Loop
@@ -163,7 +162,7 @@ def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, e
         opened.callback(source.close)
         metadata = wiring.describe(settings, artifact, mode="replay", started_from=options.start_from, spans=source.spans)
         sink = opened.enter_context(closing(ReplaySink(alerts, settings.output.alerts_topic, source.reported, is_forced=is_forced)))
-        scores = opened.enter_context(closing(ParquetExport(export, CHANNELS, metadata, is_forced=is_forced))) if export else None
+        scores = opened.enter_context(closing(ParquetExport(export, processor.channels, metadata, is_forced=is_forced))) if export else None
         progress = opened.enter_context(progress_bar("replaying"))
         checkpoints = _checkpoints(options, settings, is_checkpointed)
         loop = Loop(

@@ -49,7 +49,6 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
     from anomaly_daemon.adapters.clock import SystemClock
     from anomaly_daemon.adapters.file_watch import FileWatch
     from anomaly_daemon.adapters.score_export import ParquetExport
-    from anomaly_daemon.channels.engine import CHANNELS
     from anomaly_daemon.pipeline.loop import Loop
     from anomaly_daemon.pipeline.rule_book import RuleBook
     from anomaly_daemon.telemetry.metrics import Metrics
@@ -70,7 +69,7 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         export = None
         if options.export:
             metadata = wiring.describe(settings, artifact, mode="live", started_from="checkpoint", spans={})
-            export = opened.enter_context(closing(ParquetExport(options.export, CHANNELS, metadata, is_forced=options.force)))
+            export = opened.enter_context(closing(ParquetExport(options.export, processor.channels, metadata, is_forced=options.force)))
         is_reload_due = FileWatch(options.config, clock).has_changed if options.watch else lambda: False
         loop = Loop(
             source, sink, processor, checkpoints, clock, metrics, loop_settings, export, reload, progress, rule_book, is_reload_due=is_reload_due

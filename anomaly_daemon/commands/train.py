@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from anomaly_daemon.commands.incidents import plain
 from anomaly_daemon.commands.progress import progress_bar
 from anomaly_daemon.domain.entity import EntityMatcher
 from anomaly_daemon.domain.errors import InputError
 
 if TYPE_CHECKING:
     from anomaly_daemon.model.artifact import Artifact
-    from anomaly_daemon.model.training import EntitySequence, Progress, Report
+    from anomaly_daemon.model.corpus import EntitySequence
+    from anomaly_daemon.model.training import Progress
     from anomaly_daemon.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -26,8 +28,8 @@ log = structlog.get_logger(__name__)
 def run(options: argparse.Namespace) -> int:
     """Read, fit, write."""
     from anomaly_daemon.model.artifact import check_writable, save
+    from anomaly_daemon.model.fitting import fit
     from anomaly_daemon.model.plot import LOSS_PLOT, plot_losses
-    from anomaly_daemon.model.training import fit
     from anomaly_daemon.pipeline.features import FeatureTransforms
     from anomaly_daemon.settings import features_of, load
     from anomaly_daemon.telemetry import logging
@@ -40,11 +42,11 @@ def run(options: argparse.Namespace) -> int:
     check_writable(folder)
     sequences = _chosen(_read(settings, options), options.entities, options.rows)
     names = FeatureTransforms(features_of(settings)).names
-    with _training_progress(settings.training.epochs) as report:
+    with _training_progress(settings.training.epochs, settings.model.per) as report:
         artifact = fit(sequences, settings, names, report, _source(settings, options))
     save(artifact, folder)
     plot_losses(artifact.history, folder / LOSS_PLOT)
-    _print_summary(artifact, folder)
+    _print_summary(artifact, folder, settings.model.per)
     return 0
 
 
@@ -87,9 +89,10 @@ def _source(settings: Settings, options: argparse.Namespace) -> dict[str, object
 
 
 @contextmanager
-def _training_progress(epochs: int) -> Iterator[Report]:
+def _training_progress(epochs: int, per: str) -> Iterator[Callable[[str, Progress], None]]:
     """Epoch, losses and time left on standard error while it is a terminal; elsewhere one log line an epoch."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -98,14 +101,15 @@ def _training_progress(epochs: int) -> Iterator[Report]:
     with Bar(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=epochs)
 
-        def report(progress: Progress) -> None:
+        def report(match: str, progress: Progress) -> None:
             nonlocal validation, best
             if progress.validation_loss is not None:
                 validation = f"{progress.validation_loss:.4f}"
                 best = validation if progress.is_best else best
                 if not console.is_terminal:
-                    log.info("epoch_trained", **_told(progress))
-            told = f"epoch {progress.epoch}/{epochs}  training {progress.training_loss:.4f}  validation {validation}  best {best}"
+                    log.info("epoch_trained", **({} if per == "fleet" else {"model": match}), **_told(progress))
+            whose = "" if per == "fleet" else f"{escape(plain(match))}  "
+            told = f"{whose}epoch {progress.epoch}/{epochs}  training {progress.training_loss:.4f}  validation {validation}  best {best}"
             bar.update(task, completed=progress.epoch - 1 + progress.chunk / progress.chunks, description=told)
 
         yield report
@@ -116,7 +120,7 @@ def _told(progress: Progress) -> dict[str, object]:
     return {"epoch": progress.epoch, "epochs_max": progress.epochs, **losses, "is_best": progress.is_best}
 
 
-def _print_summary(artifact: Artifact, folder: Path) -> None:
+def _print_summary(artifact: Artifact, folder: Path, per: str) -> None:
     history = artifact.history
     best = history.best_epoch - 1
     losses = {"training": history.training_losses[best], "validation": history.validation_losses[best], "test": history.test_loss}
@@ -126,6 +130,9 @@ def _print_summary(artifact: Artifact, folder: Path) -> None:
         "epochs": f"{len(history.training_losses)}, the weights of epoch {history.best_epoch} kept",
         "losses": ", ".join(f"{loss:.4f} {part}" for part, loss in losses.items() if loss is not None),
         "network": f"{len(artifact.features)} features, {artifact.shape.hidden} units, code {artifact.shape.code}, {artifact.shape.layers} layer(s)",
+        "models": f"1 for all, {len(artifact.own):,} for {'entities' if per == 'entity' else 'groups'} of their own"
+        if per != "fleet"
+        else "1 for all",
         "folder": str(folder),
         "fingerprint": artifact.version,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,10 @@ from torch import Tensor
 
 from anomaly_daemon.domain.errors import ArtifactError
 from anomaly_daemon.model.autoencoder import Autoencoder, Shape
+from anomaly_daemon.model.charts import ChartFit
 from anomaly_daemon.model.scaling import FleetScale
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 _REMEDY = "run `anomaly-daemon train`, or name another folder in model.artifact"
 _VERSION_DIGITS = 12
@@ -36,10 +37,11 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 class Calibration(NamedTuple):
-    """Mean and variance of log(error + 1e-6) of one evidence channel on the validation part."""
+    """Of one evidence channel on the validation part: mean and variance of log(error + 1e-6), and the error that one in a hundred exceeds."""
 
     mean: float
     variance: float
+    quantile: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,10 @@ class Artifact:
 
     features: names, in the order of the columns. scale_kind: `entity` or `fleet`, as trained.
     prediction_level: float32 [F], reconstruction_level: float32 [K, F]: root mean squared error on the validation part, scaled.
-    calibration: by evidence channel, `prediction` and `reconstruction`.
+    level, residual: how averages of the values stray, and of what the network did not foresee.
+    calibration: by evidence channel.
     model: in eval mode.
+    own: (shell-style pattern over the entity, the artifact that serves those that fit), the first that fits wins; all others this one serves.
     """
 
     name: str
@@ -79,8 +83,16 @@ class Artifact:
     model: Autoencoder
     prediction_level: Tensor
     reconstruction_level: Tensor
+    level: ChartFit
+    residual: ChartFit
     calibration: Mapping[str, Calibration]
     history: History = field(default_factory=History)
+    own: tuple[tuple[str, Artifact], ...] = ()
+
+    @property
+    def all(self) -> tuple[Artifact, ...]:
+        """Every model in the folder, the one for everybody else first."""
+        return (self, *(own for _, own in self.own))
 
     @property
     def decode_steps(self) -> int:
@@ -90,12 +102,20 @@ class Artifact:
     @property
     def fingerprint(self) -> str:
         """Names the model by what shapes its results: 64 hex digits."""
-        return _fingerprint(_tensors(self), self.shape, self.features, self.scale_kind, self.calibration)
+        return _fingerprint(_tensors(self), self.shape, self.features, self.scale_kind, _calibrations(self))
 
     @property
     def version(self) -> str:
         """The fingerprint's first digits, as told in alerts."""
         return self.fingerprint[:_VERSION_DIGITS]
+
+
+class _Own(msgspec.Struct, forbid_unknown_fields=True):
+    """A model that serves some entities, as written; its tensors stand beside the others, under its number."""
+
+    match: str
+    calibration: dict[str, Calibration]
+    history: History
 
 
 class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
@@ -111,6 +131,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     scale: str
     calibration: dict[str, Calibration]
     history: History
+    own: tuple[_Own, ...] = ()
 
 
 class _Head(msgspec.Struct):
@@ -137,6 +158,7 @@ def save(artifact: Artifact, folder: Path) -> None:
         scale=artifact.scale_kind,
         calibration=dict(artifact.calibration),
         history=artifact.history,
+        own=tuple(_Own(match, dict(own.calibration), own.history) for match, own in artifact.own),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,10 +190,17 @@ def load(folder: Path) -> Artifact:
         tensors = safetensors_numpy.load(_read(path))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path}: is not a whole safetensors file: {error}; {_REMEDY}") from None
-    if manifest.fingerprint != _fingerprint(tensors, manifest.shape, manifest.features, manifest.scale, manifest.calibration):
+    if manifest.fingerprint != _fingerprint(
+        tensors,
+        manifest.shape,
+        manifest.features,
+        manifest.scale,
+        [("", manifest.calibration), *((own.match, own.calibration) for own in manifest.own)],
+    ):
         raise ArtifactError(f"{path}: does not match the fingerprint in {MANIFEST}: one of them is damaged or was edited; {_REMEDY}")
     try:
-        return _assemble(manifest, tensors)
+        own = tuple((one.match, _assemble(manifest, tensors, one, f"own.{number}.")) for number, one in enumerate(manifest.own))
+        return replace(_assemble(manifest, tensors, manifest), own=own)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"{path}: does not fit the shape in {MANIFEST}: {' '.join(str(error).split())}; {_REMEDY}") from None
 
@@ -195,17 +224,28 @@ def _unwritable(folder: Path, why: str) -> ArtifactError:
     return ArtifactError(f"model artifact {folder}: cannot be written: {why}; name another folder with --output or model.artifact")
 
 
+def _calibrations(artifact: Artifact) -> list[tuple[str, Mapping[str, Calibration]]]:
+    return [("", artifact.calibration), *((match, own.calibration) for match, own in artifact.own)]
+
+
 def _tensors(artifact: Artifact) -> Tensors:
-    tensors = {f"model.{name}": tensor.detach().cpu().numpy() for name, tensor in artifact.model.state_dict().items()}
+    own = {f"own.{number}.{name}": values for number, (_, one) in enumerate(artifact.own) for name, values in _tensors(one).items()}
+    tensors: dict[str, NDArray[Any]] = {f"model.{name}": tensor.detach().cpu().numpy() for name, tensor in artifact.model.state_dict().items()}
     tensors["scale.center"] = artifact.scale.center
     tensors["scale.deviation"] = artifact.scale.deviation
     tensors["scale.gap"] = np.array([artifact.scale.gap_mean, artifact.scale.gap_deviation])
-    tensors["level.prediction"] = artifact.prediction_level.cpu().numpy()
-    tensors["level.reconstruction"] = artifact.reconstruction_level.cpu().numpy()
-    return tensors
+    tensors["usual.prediction"] = artifact.prediction_level.cpu().numpy()
+    tensors["usual.reconstruction"] = artifact.reconstruction_level.cpu().numpy()
+    for name, chart in (("level", artifact.level), ("residual", artifact.residual)):
+        tensors[f"{name}.spans"] = np.array(chart.spans, np.int64)
+        tensors[f"{name}.whitening"] = chart.whitening.cpu().numpy()
+        tensors[f"{name}.ordinary"] = chart.ordinary.cpu().numpy()
+    return tensors | own
 
 
-def _assemble(manifest: _Manifest, tensors: Tensors) -> Artifact:
+def _assemble(manifest: _Manifest, every: Tensors, one: _Manifest | _Own, prefix: str = "") -> Artifact:
+    """One of the folder's models."""
+    tensors = {name.removeprefix(prefix): values for name, values in every.items() if name.startswith(prefix)}
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away; the process's generator must not notice
         model = Autoencoder(manifest.shape)
     model.load_state_dict({name.removeprefix("model."): torch.from_numpy(values) for name, values in tensors.items() if name.startswith("model.")})
@@ -217,15 +257,25 @@ def _assemble(manifest: _Manifest, tensors: Tensors) -> Artifact:
         scale=FleetScale(tensors["scale.center"], tensors["scale.deviation"], gap_mean, gap_deviation),
         scale_kind=manifest.scale,
         model=model.eval().requires_grad_(False),
-        prediction_level=torch.from_numpy(tensors["level.prediction"]),
-        reconstruction_level=torch.from_numpy(tensors["level.reconstruction"]),
-        calibration=manifest.calibration,
-        history=manifest.history,
+        prediction_level=torch.from_numpy(tensors["usual.prediction"]),
+        reconstruction_level=torch.from_numpy(tensors["usual.reconstruction"]),
+        level=_chart(tensors, "level"),
+        residual=_chart(tensors, "residual"),
+        calibration=one.calibration,
+        history=one.history,
     )
 
 
-def _fingerprint(tensors: Tensors, shape: Shape, features: Sequence[str], scale: str, calibration: Mapping[str, Calibration]) -> str:
-    digest = hashlib.sha256(msgspec.json.encode((SCHEMA_VERSION, shape, tuple(features), scale, sorted(calibration.items()))))
+def _chart(tensors: Tensors, name: str) -> ChartFit:
+    whitening, ordinary = (torch.from_numpy(tensors[f"{name}.{part}"]) for part in ("whitening", "ordinary"))
+    return ChartFit(tuple(tensors[f"{name}.spans"].tolist()), whitening, ordinary)
+
+
+def _fingerprint(
+    tensors: Tensors, shape: Shape, features: Sequence[str], scale: str, calibrations: Sequence[tuple[str, Mapping[str, Calibration]]]
+) -> str:
+    ordered = [(match, sorted(calibration.items())) for match, calibration in calibrations]
+    digest = hashlib.sha256(msgspec.json.encode((SCHEMA_VERSION, shape, tuple(features), scale, ordered)))
     for name in sorted(tensors):
         values = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())

@@ -108,11 +108,16 @@ def split(rows: int, training: TrainingSettings) -> Split:
     return Split(rows - validation - test, validation, test)
 
 
+def is_enough(sequences: Sequence[EntitySequence], training: TrainingSettings) -> bool:
+    """Whether there is something to train on, and something later to judge it by."""
+    return any(split(len(sequence.values), training).validation for sequence in sequences)
+
+
 def build(sequences: Sequence[EntitySequence], settings: Settings) -> tuple[Corpus, FleetScale]:
     """The rows as served, and the fleet's scale, both fitted on the training parts alone. Raises InputError where too little is left to train on."""
     sequences = [sequence for sequence in sequences if len(sequence.values)]
     splits = tuple(split(len(sequence.values), settings.training) for sequence in sequences)
-    if not any(part.validation for part in splits):
+    if not is_enough(sequences, settings.training):
         longest = max((len(sequence.values) for sequence in sequences), default=0)
         raise InputError(
             f"nothing to train on: the range holds {len(sequences)} entities, the longest with {longest} observations; "
@@ -131,6 +136,17 @@ def build(sequences: Sequence[EntitySequence], settings: Settings) -> tuple[Corp
     return Corpus(torch.cat(scaled), gaps, tuple(first_rows.tolist()), splits), scale
 
 
+def joined(corpora: Sequence[Corpus]) -> Corpus:
+    """Several as one, each row on the scale it had."""
+    begins = np.cumsum([0, *(len(one.values) for one in corpora)]).tolist()
+    return Corpus(
+        torch.cat([one.values for one in corpora]),
+        torch.cat([one.gaps for one in corpora]),
+        tuple(begin + first for begin, one in zip(begins, corpora, strict=False) for first in one.first_rows),
+        tuple(part for one in corpora for part in one.splits),
+    )
+
+
 def training_pieces(corpus: Corpus, rows_max: int, shift: int = 0) -> Pieces:
     """The training parts cut into pieces of at most `rows_max` rows; another `shift` cuts them elsewhere."""
     ranges = []
@@ -139,6 +155,12 @@ def training_pieces(corpus: Corpus, rows_max: int, shift: int = 0) -> Pieces:
         cuts = [first, *range(first + (shift % rows_max or rows_max), end, rows_max), end]
         ranges += [(start, stop, start) for start, stop in itertools.pairwise(cuts)]
     return _pieces(ranges, corpus)
+
+
+def whole_pieces(corpus: Corpus) -> Pieces:
+    """Every sequence from its first row to its last."""
+    rows = [part.training + part.validation + part.test for part in corpus.splits]
+    return _pieces([(first, first + count, first) for first, count in zip(corpus.first_rows, rows, strict=True)], corpus)
 
 
 def held_out_pieces(corpus: Corpus, part: str, steps: int) -> Pieces:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from anomaly_daemon.model.autoencoder import Autoencoder, Hidden
-from anomaly_daemon.model.corpus import Chunk, Corpus, Pieces, chunks
+from anomaly_daemon.model.corpus import Chunk, Corpus, Pieces, chunks, whole_pieces
 from anomaly_daemon.settings import Settings
 
 
@@ -91,6 +91,26 @@ def held_out_loss(model: Autoencoder, corpus: Corpus, pieces: Pieces, settings: 
     for chunk, expected, rebuilt in held_out(model, corpus, pieces, settings):
         total = total.plus(loss_of(chunk, expected, rebuilt, settings.training.huber_delta))
     return float(total.mean())
+
+
+@torch.no_grad()
+def foretold(model: Autoencoder, corpus: Corpus, settings: Settings) -> Tensor:
+    """What was expected of every row of the corpus, the state carried from the first of its sequence: float32 [R, F], NaN for each first row."""
+    model.eval()
+    expected = torch.full_like(corpus.values, torch.nan)
+    steps = settings.training.steps
+    for group in whole_pieces(corpus).groups(settings.training.batch):
+        hidden = model.initial(len(group))
+        for begin in range(0, group.rows_max, steps):
+            width = int((group.stop - group.start > begin).sum())
+            start, stop = group.start[:width], group.stop[:width]
+            row = start + torch.arange(begin, min(begin + steps, group.rows_max), device=corpus.values.device)[:, None]  # [S, n]
+            place = row.clamp(max=len(corpus.values) - 1)
+            state = (hidden[0][:, :width].contiguous(), hidden[1][:, :width].contiguous())
+            top, hidden = model.step(model.inputs(corpus.values[place], corpus.gaps[place]), state)
+            is_told = row + 1 < stop
+            expected[row[is_told] + 1] = model.predict(top[is_told])
+    return expected
 
 
 def _huber(expected: Tensor, actual: Tensor, delta: float) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Fit the network on a range of history, as it will be served: state carried from chunk to chunk, the same scale, the same errors.
+"""Train the network on a range of history, as it will be served: state carried from chunk to chunk, the same scale, the same errors.
 
 Truncated backpropagation through time (Williams & Peng 1990): the state goes on into the next chunk of `training.steps`
 rows, the gradient does not.
@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.model.artifact import Artifact, History
 from anomaly_daemon.model.autoencoder import Autoencoder, Shape
-from anomaly_daemon.model.calibration import calibrate
-from anomaly_daemon.model.corpus import Corpus, EntitySequence, build, chunks, held_out_pieces, training_pieces
+from anomaly_daemon.model.corpus import Corpus, chunks, held_out_pieces, training_pieces
 from anomaly_daemon.model.objective import Loss, chunk_loss, held_out_loss
 from anomaly_daemon.settings import Settings
 
-__all__ = ["EntitySequence", "Progress", "fit", "shape_of"]
-
-NAME = "lstm-autoencoder"
 # A small range is cut into fewer pieces side by side, so that an epoch still has this many steps of the optimiser.
 UPDATES_PER_EPOCH_MIN = 32
 LEARNING_RATE_LAST = 1 / 20
@@ -48,7 +42,7 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(slots=True)
-class _Course:
+class Course:
     """The losses so far and the weights of the best epoch."""
 
     training: list[float] = field(default_factory=list)
@@ -63,61 +57,29 @@ def shape_of(settings: Settings, features: int) -> Shape:
     return Shape(features, settings.model.hidden or hidden, settings.model.code or code, settings.model.layers)
 
 
-def fit(
-    sequences: Sequence[EntitySequence],
-    settings: Settings,
-    names: Sequence[str],
-    report: Report = lambda _: None,
-    source: Mapping[str, Any] | None = None,
-) -> Artifact:
-    """Train on these sequences. On the CPU the same sequences, settings and seed give the same bytes. Leaves torch with one thread.
+def train_network(corpus: Corpus, settings: Settings, report: Report) -> tuple[Autoencoder, Course]:
+    """The weights of the best epoch, on the device trained on, and how they came about. On the CPU the same corpus, settings and seed give the same bytes.
 
-    names: of the columns. report: called after every chunk. source: what was read, for the artifact's history.
-    Raises InputError where there is too little to train on, and when training diverges.
+    Leaves torch with one thread. Raises InputError when training diverges.
     """
     torch.set_num_threads(1)  # more are slower on networks this small, and their sums are not ordered
     device = _device(settings)
-    corpus, scale = build(sequences, settings)
     corpus = replace(corpus, values=corpus.values.to(device), gaps=corpus.gaps.to(device))
-    validation, test = (held_out_pieces(corpus, part, settings.training.steps) for part in ("validation", "test"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.training.seed)
-        model = Autoencoder(shape_of(settings, len(names)), settings.training.dropout).to(device)
+        model = Autoencoder(shape_of(settings, corpus.values.shape[1]), settings.training.dropout).to(device)
         course = _train(model, corpus, settings, report)
     model.load_state_dict(course.best_weights)
-    prediction_level, reconstruction_level, calibration = calibrate(model, corpus, validation, settings, names)
-    history = History(
-        settings=settings.training.model_dump(mode="json"),
-        source=dict(source or {}),
-        entities=len(corpus.splits),
-        rows={part: sum(getattr(split, part) for split in corpus.splits) for part in ("training", "validation", "test")},
-        training_losses=tuple(course.training),
-        validation_losses=tuple(course.validation),
-        best_epoch=course.best_epoch,
-        test_loss=held_out_loss(model, corpus, test, settings) if len(test) else None,
-        torch_version=str(torch.__version__),
-    )
-    return Artifact(
-        name=NAME,
-        shape=model.shape,
-        features=tuple(names),
-        scale=scale,
-        scale_kind=settings.model.scale,
-        model=model.cpu().eval().requires_grad_(False),
-        prediction_level=prediction_level,
-        reconstruction_level=reconstruction_level,
-        calibration=calibration,
-        history=history,
-    )
+    return model, course
 
 
-def _train(model: Autoencoder, corpus: Corpus, settings: Settings, report: Report) -> _Course:
+def _train(model: Autoencoder, corpus: Corpus, settings: Settings, report: Report) -> Course:
     """Epochs until the validation loss stops falling."""
     training = settings.training
     make = torch.optim.Adam if training.optimizer == "adam" else torch.optim.RMSprop
     optimizer = make(model.parameters(), lr=training.learning_rate)
     validation = held_out_pieces(corpus, "validation", training.steps)
-    course = _Course()
+    course = Course()
     for epoch in range(1, training.epochs + 1):
         last = _epoch(model, optimizer, corpus, settings, epoch, report)
         held_out = held_out_loss(model, corpus, validation, settings)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_daemon.channels.engine import Engine, Window, Work
+from anomaly_daemon.channels.engine import Window
+from anomaly_daemon.channels.models import Findings, Models
 from anomaly_daemon.domain.records import Alert, FeatureReading, Observations, Partition, Phase, Record, WindowPoint
 from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, build_alert
 from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged
@@ -30,15 +31,15 @@ class MicroBatch:
     owners: Sequence[Partition]
     profile: NDArray[np.int64]
     recent: NDArray[np.int64]
-    work: Work
+    findings: Findings
     verdicts: Verdicts
 
 
 @dataclass(frozen=True, slots=True)
 class Announcer:
-    """Turns incidents and explains them; the engine looks again at each record that an alert is about."""
+    """Turns incidents and explains them; the models look again at each record that an alert is about."""
 
-    engine: Engine
+    models: Models
     names: tuple[str, ...]
     channels: tuple[str, ...]
     context: AlertContext
@@ -70,7 +71,7 @@ class Announcer:
     def _explain(self, micro: MicroBatch, row: int) -> Explanation:
         """What an alert says of one row: readings per feature, and the window before it."""
         weights = dict(zip(self.channels, micro.verdicts.parts[row].tolist(), strict=True))
-        window = self.engine.explain(micro.work, row, max(self.window_points, 1), weights)
+        window = self.models.explain(micro.findings, row, max(self.window_points, 1), weights)
         readings = tuple(_reading(name, window, column) for column, name in enumerate(self.names))
         points = tuple(
             WindowPoint(back, _numbers(actual), _numbers(rebuilt))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.columns import LAST_SEEN_US, Column
+from anomaly_daemon.pipeline.habits import PERIODS_US, Category, Habit, HostRows, Integers, Reals, RecentCount, Relative, UnusualTime
 from anomaly_daemon.settings import NUMBER_KINDS, Feature
 from anomaly_daemon.state.segments import Layout
 
@@ -21,12 +22,6 @@ FEATURE_MAX: Final = 3e38  # float32 ends at 3.4e38
 _NEVER_US: Final = np.iinfo(np.int64).min
 _LAST_VALUES: Final = "feature_last_values"
 _LAST_VALUES_US: Final = "feature_last_values_us"
-_DAY_US: Final = 86_400_000_000
-_PERIODS_US: Final = {"hour_of_day": _DAY_US, "day_of_week": 7 * _DAY_US}
-
-Reals = NDArray[np.float64]
-Integers = NDArray[np.int64]
-HostRows = dict[str, NDArray[Any]]
 
 
 def _signed_log1p(readings: Reals) -> Reals:
@@ -43,25 +38,6 @@ class _Numeric:
     kind: str
     reading: int
     value: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Category:
-    """A feature over a category field: its column in the categories, and rarity's in the values; new's is the next."""
-
-    column: int
-    value: int
-    values_max: int
-
-    @property
-    def table(self) -> Column:
-        """The hashes that the entity is known by; free where the count is 0."""
-        return Column(f"category_{self.column}_values", "int64", (self.values_max,), is_host=True)
-
-    @property
-    def counts(self) -> Column:
-        """How often each was seen since it entered the table."""
-        return Column(f"category_{self.column}_counts", "int64", (self.values_max,), is_host=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +69,32 @@ class FeatureTransforms:
         self._changes: list[_Numeric] = []
         self._elapsed: list[int] = []
         self._cyclic: list[tuple[int, int]] = []
-        self._categories: list[_Category] = []
+        self._unusual: list[UnusualTime] = []
+        self._counts: list[RecentCount] = []
+        self._categories: list[Category] = []
+        compared: list[tuple[Feature, int, int]] = []
         readings = 0
         for feature in features:
             value = len(names)
             names += feature.columns
             if feature.kind in NUMBER_KINDS:
-                numeric = _Numeric(feature.kind, readings, value)
-                (self._pointwise if feature.kind in _POINTWISE else self._changes).append(numeric)
+                if feature.kind == "relative":
+                    compared.append((feature, readings, value))
+                else:
+                    (self._pointwise if feature.kind in _POINTWISE else self._changes).append(_Numeric(feature.kind, readings, value))
                 readings += 1
             elif feature.kind == "elapsed":
                 self._elapsed.append(value)
+            elif feature.half_life is not None:
+                self._counts.append(RecentCount(feature.half_life, value))
+            elif feature.period is not None and feature.kind == "cyclic":
+                self._cyclic.append((value, PERIODS_US[feature.period]))
             elif feature.period is not None:
-                self._cyclic.append((value, _PERIODS_US[feature.period]))
+                self._unusual.append(UnusualTime(feature.period, value))
             else:
-                self._categories.append(_Category(len(self._categories), value, feature.values_max))
+                self._categories.append(Category(feature.name, len(self._categories), value, feature.values_max))
+        named = {category.name: category for category in self._categories}
+        self._relative = [Relative(reading, value, named.get(feature.within or "")) for feature, reading, value in compared]
         self.names: tuple[str, ...] = tuple(names)
         """Of the columns of the values; cyclic and category features have two."""
         self._rates = [position for position, change in enumerate(self._changes) if change.kind == "rate"]
@@ -119,8 +106,9 @@ class FeatureTransforms:
             columns.append(Column(_LAST_VALUES, "float64", (len(self._changes),), np.nan, is_host=True))
         if self._rates:
             columns.append(Column(_LAST_VALUES_US, "int64", (len(self._rates),), is_host=True))
-        for category in self._categories:
-            columns += [category.table, category.counts]
+        habits: list[Habit] = [*self._categories, *self._unusual, *self._counts, *self._relative]
+        for habit in habits:
+            columns += habit.columns()
         return tuple(columns)
 
     def transform(
@@ -146,9 +134,19 @@ class FeatureTransforms:
         if self._changes:
             columns = [change.reading for change in self._changes]
             values[:, [change.value for change in self._changes]] = self._change(layout, times_us, readings[:, columns], rows)
+        for unusual in self._unusual:
+            values[:, unusual.value] = unusual.judge(layout, times_us, rows)
+        for recent in self._counts:
+            values[:, recent.value] = recent.judge(layout, gaps_s, rows)
+        places: dict[Category, Integers] = {}
         for category in self._categories:
-            table, counts = rows[category.table.name], rows[category.counts.name]
-            values[:, category.value : category.value + 2] = _rarity_and_new(layout, categories[:, category.column], table, counts)
+            judged, places[category] = category.judge(layout, categories[:, category.column], rows)
+            values[:, category.value : category.value + 2] = judged
+        for relative in self._relative:
+            logs = _signed_log1p(np.ascontiguousarray(readings[:, relative.reading]))
+            within = relative.within
+            known = None if within is None else (places[within], values[:, within.value + 1] == 1)
+            values[:, relative.value] = relative.judge(layout, logs, known, rows)
         return np.clip(values, -FEATURE_MAX, FEATURE_MAX).astype(np.float32), gaps_s
 
     def _change(self, layout: Layout, times_us: Integers, readings: Reals, rows: HostRows) -> Reals:
@@ -182,27 +180,3 @@ def _gaps_s(layout: Layout, times_us: Integers, last_seen_us: Integers) -> Reals
     previous_us = np.where(is_first, last_seen_us[layout.rank], times_us[layout.previous])
     is_known = previous_us != _NEVER_US
     return np.where(is_known, np.maximum(times_us - np.where(is_known, previous_us, times_us), 0) / 1e6, np.nan)
-
-
-def _rarity_and_new(layout: Layout, hashes: Integers, table: Integers, counts: Integers) -> Reals:
-    """[N, 2]: minus the log of the share that this value has among what the entity showed before, and whether it is new.
-
-    hashes: [N] in the order of the layout, 0 = missing, and then both are NaN.
-    table, counts: [B, values_max], changed in place. A new value takes the place with the smallest count, the first of those.
-    """
-    judged = np.full((len(hashes), 2), np.nan)
-    for start, width in zip(layout.starts.tolist(), layout.widths.tolist(), strict=True):
-        seen = hashes[start : start + width]
-        active = np.flatnonzero(seen)
-        if not len(active):
-            continue
-        seen, known, known_counts = seen[active], table[active], counts[active]
-        is_match = (known == seen[:, None]) & (known_counts > 0)
-        is_new = ~is_match.any(1)
-        place = np.where(is_new, known_counts.argmin(1), is_match.argmax(1))
-        count = np.where(is_new, 0, known_counts[np.arange(len(active)), place])
-        judged[start + active, 0] = -np.log((count + 1) / (known_counts.sum(1) + 2))
-        judged[start + active, 1] = is_new
-        table[active, place] = seen
-        counts[active, place] = count + 1
-    return judged

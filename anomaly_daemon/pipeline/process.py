@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_daemon.channels.engine import CHANNELS, Engine, Work
+from anomaly_daemon.channels.models import Findings, Models
 from anomaly_daemon.domain.columns import LAST_SEEN_US, OBSERVATIONS, Column
 from anomaly_daemon.domain.entity import Profiles
 from anomaly_daemon.domain.records import (
@@ -40,15 +40,15 @@ from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.table import Table
-from anomaly_daemon.thresholds.judge import Judge, Verdicts
+from anomaly_daemon.thresholds.judge import MODEL, Judge, Verdicts
 
 RECENT = Column("recent", "int64", is_host=True)
 _LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
 
-def pipeline_columns(transforms: FeatureTransforms, engine: Engine, judge: Judge) -> tuple[Column, ...]:
+def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge) -> tuple[Column, ...]:
     """All that is kept per entity, each by whoever needs it."""
-    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *engine.columns, *judge.columns())
+    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *models.columns, *judge.columns())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Stages:
     decoder: Decoder
     transforms: FeatureTransforms
     table: Table
-    engine: Engine
+    models: Models
     judge: Judge
 
 
@@ -89,7 +89,7 @@ class Processor:
     ) -> None:
         """is_wanted: the entities that are judged; the records of others are dropped. None: all."""
         self._stages, self._rules = stages, rules
-        self._announcer = Announcer(stages.engine, stages.transforms.names, stages.judge.channels, context, window_points)
+        self._announcer = Announcer(stages.models, stages.transforms.names, stages.judge.channels, context, window_points)
         self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
         self._ttl_us, self._now_us = int(entity_ttl_s * 1e6), now_us
         self._forgotten = self._suppressed = 0
@@ -98,12 +98,17 @@ class Processor:
         self._machines: dict[Partition, IncidentMachine] = {}
         self._rules_of: dict[Partition, Rules] = {}
         self._watermarks: dict[Partition, int] = {}
-        self._gathered = (OBSERVATIONS.name, *stages.engine.gathered, *(column.name for column in stages.judge.columns()))
+        self._gathered = (OBSERVATIONS.name, *stages.models.gathered, *(column.name for column in stages.judge.columns()))
 
     @property
     def table(self) -> Table:
         """Where the entities are."""
         return self._stages.table
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The evidence of every score, in the order of its columns."""
+        return self._stages.judge.channels
 
     @property
     def incidents_open(self) -> int:
@@ -148,7 +153,7 @@ class Processor:
             next_offsets={partition: offset for partition, offset in ends.items() if offset > emit_from.get(partition, 0)},
             lease=batch.lease,
             alerts=announced,
-            scored=ScoredBatch(observations, _joined(scores, CHANNELS), incident_ids, tuple(rejections), dropped),
+            scored=ScoredBatch(observations, _joined(scores, self.channels), incident_ids, tuple(rejections), dropped),
         )
 
     def begin(self, partition: Partition) -> None:
@@ -221,18 +226,20 @@ class Processor:
         values, gaps_s = stages.transforms.transform(
             layout, times_us, observations.readings[layout.order], observations.categories[layout.order], host
         )
-        work = stages.engine.observe(layout, rows, table, values, gaps_s)
+        model = stages.models.of(entities)
+        findings = stages.models.observe(model, layout, rows, table, values, gaps_s)
+        rows[MODEL] = torch.from_numpy(model).to(rows[OBSERVATIONS.name].device)
         verdicts = stages.judge.judge(
-            layout, rows, {name: one.error for name, one in work.evidence.items()}, {name: one.fresh for name, one in work.evidence.items()}
+            layout, rows, {name: one.error for name, one in findings.evidence.items()}, {name: one.fresh for name, one in findings.evidence.items()}
         )
         _note_last_seen(layout, times_us, host)
-        micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], work, verdicts)
+        micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)
         alerts, incident_ids = self._announcer.announce(micro, self._machines)
-        stages.engine.remember(work)
+        stages.models.remember(findings)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         self._note_watermarks(observations)
-        return _scores(layout, work, verdicts), alerts, incident_ids
+        return _scores(layout, findings, verdicts), alerts, incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
@@ -267,7 +274,7 @@ def _note_last_seen(layout: Layout, times_us: NDArray[np.int64], host: dict[str,
     last_seen[layout.rank] = times_us  # rows of an entity stand in order: its last one wins
 
 
-def _scores(layout: Layout, work: Work, verdicts: Verdicts) -> Scores:
+def _scores(layout: Layout, findings: Findings, verdicts: Verdicts) -> Scores:
     """Verdicts back in log order."""
 
     def in_log_order(values: torch.Tensor) -> NDArray[np.float64]:
@@ -283,7 +290,7 @@ def _scores(layout: Layout, work: Work, verdicts: Verdicts) -> Scores:
         grade=in_log_order(verdicts.grade),
         phase=in_log_order(verdicts.phase).astype(np.int8),
         deviations=in_log_order(verdicts.deviations),
-        evidence={name: in_log_order(one.error) for name, one in work.evidence.items()},
+        evidence={name: in_log_order(one.error) for name, one in findings.evidence.items()},
     )
 
 

@@ -16,7 +16,7 @@ from anomaly_daemon.domain.columns import LAST_SEEN_US, Column
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.ports import Source
 from anomaly_daemon.domain.records import ChangeKind, Observations, Offset, Partition, Reason, Record
-from anomaly_daemon.model.training import EntitySequence
+from anomaly_daemon.model.corpus import EntitySequence
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.time_range import Moment, parse_moment, refuse_inverted

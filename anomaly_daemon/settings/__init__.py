@@ -12,6 +12,7 @@ from anomaly_daemon.settings.comparison import (
     take_live,
     with_live_part,
 )
+from anomaly_daemon.settings.evidence import Chart, Evidence
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Window
 from anomaly_daemon.settings.log_url import brokers, checked_log, masked
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
@@ -50,9 +51,11 @@ __all__ = [
     "NUMBER_KINDS",
     "RULES",
     "SECRETS_DIR_VARIABLE",
+    "Chart",
     "Checkpoints",
     "Duration",
     "Engine",
+    "Evidence",
     "Feature",
     "FeatureKind",
     "Incidents",

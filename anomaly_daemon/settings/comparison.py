@@ -24,6 +24,7 @@ DECIDING: Final = (
     "engine.ring",
     "engine.entities_max",
     "engine.entity_ttl",
+    "evidence",
     "threshold",
     "incidents",
     "overrides",

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from anomaly_daemon.settings.values import Duration, Instant, parse_instant_us, spelled
 
-FeatureKind = Literal["number", "asinh", "log", "difference", "rate", "elapsed", "cyclic", "category"]
-NUMBER_KINDS: tuple[FeatureKind, ...] = ("number", "asinh", "log", "difference", "rate")
+FeatureKind = Literal["number", "asinh", "log", "difference", "rate", "relative", "elapsed", "count", "cyclic", "unusual_time", "category"]
+NUMBER_KINDS: tuple[FeatureKind, ...] = ("number", "asinh", "log", "difference", "rate", "relative")
+_TIME_KINDS: tuple[FeatureKind, ...] = ("elapsed", "count", "cyclic", "unusual_time")
+_PERIODIC_KINDS: tuple[FeatureKind, ...] = ("cyclic", "unusual_time")
 
 
 class Section(BaseModel):
@@ -36,20 +38,37 @@ class Feature(Section):
     kind: FeatureKind = Field(
         "number",
         description=(
-            "number, asinh, log (of 1 + |x|, with the sign of x), difference, rate (per second, of a counter), elapsed (log of seconds since the "
-            "entity's previous record), cyclic (sine and cosine), category (rarity and first-seen)."
+            "number, asinh, log (of 1 + |x|, with the sign of x), difference, rate (per second, of a counter), relative (the log in deviations from "
+            "the entity's own mean of it), elapsed (log of seconds since the entity's previous record), count (log of how many records of the entity "
+            "there were lately, this one included), cyclic (sine and cosine), unusual_time (minus log of how often the entity is seen at this time "
+            "of the period, against an even spread), category (rarity and first-seen)."
         ),
     )
-    period: Literal["hour_of_day", "day_of_week"] | None = Field(None, description="cyclic only: of the event time, UTC.")
+    period: Literal["hour_of_day", "day_of_week"] | None = Field(None, description="cyclic, unusual_time: of the event time, UTC.")
+    half_life: Duration | None = Field(None, description="count only: time after which a record counts half, such as 1h.")
+    within: str | None = Field(
+        None, description="relative only: name of a category feature; the mean is the entity's own among records of that value."
+    )
+    context: bool = Field(False, description="The network knows it, but it is no evidence: nobody is surprised by it. A cyclic feature always is.")
     values_max: int = Field(32, ge=2, le=1024, description="category only: values remembered per entity; the rarest is dropped when full.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.kind == "cyclic") != (self.period is not None):
-            raise ValueError(f"feature {self.name!r}: `period` goes with kind cyclic, and only with it")
-        if self.kind in ("elapsed", "cyclic") and self.path is not None:
+        for key, value, kinds in (("period", self.period, _PERIODIC_KINDS), ("half_life", self.half_life, ("count",))):
+            if (self.kind in kinds) != (value is not None):
+                raise ValueError(f"feature {self.name!r}: `{key}` goes with kind {' or '.join(kinds)}, and only with it")
+        if self.half_life is not None and self.half_life <= 0:
+            raise ValueError(f"feature {self.name!r}: half_life must be longer than 0")
+        if self.kind != "relative" and self.within is not None:
+            raise ValueError(f"feature {self.name!r}: `within` goes with kind relative only")
+        if self.kind in _TIME_KINDS and self.path is not None:
             raise ValueError(f"feature {self.name!r}: kind {self.kind} is derived from the event time and takes no path")
         return self
+
+    @property
+    def is_context(self) -> bool:
+        """Whether it is no evidence."""
+        return self.context or self.kind == "cyclic"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -89,4 +108,9 @@ class RecordSchema(Section):
         doubled = [name for name, count in names.items() if count > 1]
         if doubled:
             raise ValueError(f"feature names must differ: {', '.join(doubled)} stands twice")
+        categories = [feature.name for feature in self.features if feature.kind == "category"]
+        for feature in self.features:
+            if feature.within is not None and feature.within not in categories:
+                known = f"there are: {', '.join(categories)}" if categories else "there is none"
+                raise ValueError(f"feature {feature.name!r}: within {feature.within!r} is no feature of kind category; {known}")
         return self

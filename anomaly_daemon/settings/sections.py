@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from anomaly_daemon.settings.evidence import Evidence
 from anomaly_daemon.settings.incident_rules import Incidents, Override
 from anomaly_daemon.settings.log_url import checked_log
 from anomaly_daemon.settings.nearest import unknown_key
@@ -83,7 +84,25 @@ class Model(Section):
         "entity",
         description="entity: each entity's own mean and deviation, shrunk from the fleet's; fleet: the artifact's for all.",
     )
+    per: Literal["fleet", "group", "entity"] = Field(
+        "fleet",
+        description=(
+            "fleet: one model for all; group: one for the entities of each pattern in `groups`; entity: one for each entity that training saw. "
+            "Whoever has none of its own is served by the fleet's."
+        ),
+    )
+    network: Literal["own", "shared"] = Field(
+        "own",
+        description="own: each of these models trains a network; shared: one network for all, only scale, charts and calibration are their own.",
+    )
+    groups: tuple[str, ...] = Field((), max_length=1000, description="per: group: shell-style patterns over the entity, the first that fits wins.")
     scale_observations: int = Field(256, ge=2, le=2048, description="An entity's own scale is learned over this many observations, then kept.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.per == "group") != bool(self.groups):
+            raise ValueError("groups go with `per: group`, and only with it")
+        return self
 
 
 class Training(Section):
@@ -223,6 +242,7 @@ class Settings(BaseSettings):
     model: Model = Field(default_factory=Model, description="The network.")
     training: Training = Field(default_factory=Training, description="How it is fitted.")
     engine: Engine = Field(default_factory=Engine, description="State on the device.")
+    evidence: Evidence = Field(default_factory=Evidence, description="What is held against an entity.")
     threshold: Threshold = Field(default_factory=Threshold, description="When a score is too high.")
     incidents: Incidents = Field(default_factory=Incidents, description="When an incident is announced.")
     overrides: tuple[Override, ...] = Field((), max_length=1000, description="Other values for some entities, first match wins.")
@@ -232,6 +252,11 @@ class Settings(BaseSettings):
 
     # What a running daemon takes over without a restart.
     LIVE: ClassVar[frozenset[str]] = frozenset({"threshold.z", "threshold.level", "incidents", "overrides", "logging", "checkpoints.every"})
+
+    @property
+    def calibration_half_life(self) -> float | None:
+        """Observations after which what a channel's errors taught counts half; None where they teach nothing."""
+        return None if self.evidence.calibration == "trained" else self.evidence.half_life or self.threshold.half_life
 
     @field_validator("log")
     @classmethod

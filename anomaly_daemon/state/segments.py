@@ -53,6 +53,18 @@ class Layout:
             yield Segment(int(first), int(last - first), int(self.widths[first]), int(self.starts[first]))
 
 
+def part_of(layout: Layout, ranks: Index) -> tuple[Layout, Index]:
+    """The layout of some entities (`ranks`, rising) by themselves, and its rows' places in the whole, [n]."""
+    new_rank = np.full(len(layout.slots), -1)
+    new_rank[ranks] = np.arange(len(ranks))
+    rows = np.flatnonzero(new_rank[layout.rank] >= 0)
+    step, rank = layout.step[rows], new_rank[layout.rank[rows]]
+    widths = np.bincount(step)
+    starts = np.cumsum(widths) - widths
+    previous = np.where(step > 0, starts[np.maximum(step - 1, 0)] + rank, -1)
+    return Layout(layout.order[rows], layout.slots[ranks], widths, starts, rank, step, previous), rows
+
+
 def lay_out(slots: Index) -> Layout:
     """Order observations (slot of each, [N], in log order) time-major. Order within an entity is kept."""
     distinct, inverse, counts = np.unique(slots, return_inverse=True, return_counts=True)

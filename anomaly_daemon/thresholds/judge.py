@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,14 @@ from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.thresholds.base import GIVEN, Judgement, Rows
 from anomaly_daemon.thresholds.registry import build
 
-ERROR_MAX = 1e12  # an infinite error counts as this one: nothing non-finite enters state
+ERROR_MAX = 1e30  # an infinite error counts as this one: nothing non-finite enters state
 _OFFSET = 1e-6  # keeps the logarithm of an error of 0 finite
 _QUANTILE_99 = 2.326  # of the standard normal distribution
 _PRIOR_OBSERVATIONS = 16
 _DEVIATION_FLOOR = 0.01  # of a log error: a channel that never varies is still not measured to better than a per cent
 _LEARNED = "calibration.learned"
+MODEL = "model"
+"""Beside the columns: which model's priors an entity starts from, int64; absent where there is but one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +72,20 @@ class _Evidence:
 class Judge:
     """Fuses the channels and judges, entity by entity, each row by what was learned before it.
 
-    priors: per channel the mean and variance of log(error + 1e-6), from the artifact; a new entity starts from them.
+    priors: of each model, per channel the mean and variance of log(error + 1e-6), from the artifact; a new entity starts from them.
+    half_life: observations after which what a channel's errors taught counts half; None: they teach nothing, the priors stay.
     """
 
-    def __init__(self, settings: ThresholdSettings, priors: Mapping[str, tuple[float, float]]) -> None:
+    def __init__(self, settings: ThresholdSettings, priors: Sequence[Mapping[str, tuple[float, float]]], half_life: float | None) -> None:
         """Raises SettingsError when the threshold's method or parameters do not exist."""
         self._threshold = build(settings)
-        self.channels = tuple(sorted(priors))  # an artifact's order of keys must not decide what a column means
-        means, variances = zip(*(priors[channel] for channel in self.channels), strict=True)
-        self._calibration = Ewma("calibration", settings.half_life, (means, variances), _PRIOR_OBSERVATIONS, (len(priors),), _DEVIATION_FLOOR)
+        self.channels = tuple(sorted(priors[0]))  # an artifact's order of keys must not decide what a column means
+        self._priors = torch.tensor([[one[channel] for channel in self.channels] for one in priors], dtype=torch.float64)  # [models, C, 2]
+        means, variances = self._priors[0].T.numpy()
+        self._calibration = Ewma(
+            "calibration", half_life or math.inf, (means, variances), _PRIOR_OBSERVATIONS, (len(self.channels),), _DEVIATION_FLOOR
+        )
+        self._is_calibrated = half_life is not None
         self._warmup_observations, self._suspect_learning = settings.warmup_observations, settings.suspect_learning
         self._names = (OBSERVATIONS.name, *(column.name for column in self.columns()), *GIVEN)
 
@@ -98,6 +106,7 @@ class Judge:
         evidence: channel → float64 [N] in layout order, an error ≥ 0, NaN = nothing to say.
         fresh:    channel → bool [N], whether that error is new at the row; only then the channel calibrates on it.
         """
+        self._begin(rows)
         prepared = self._prepare(layout, rows, evidence, fresh)
         suspect = prepared.judged.new_tensor(self._suspect_learning)
         widths = layout.widths.tolist()
@@ -114,13 +123,22 @@ class Judge:
             is_anomaly = judgement.is_anomaly & may_alarm
             weight = torch.where(judgement.is_suspect & may_alarm, suspect, judged)
             self._threshold.learn(active, score, weight, judgement)
-            self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))
+            if self._is_calibrated:
+                self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))
             active[OBSERVATIONS.name].add_(1)
             parts.append(part)
             scores.append(score)
             judgements.append(judgement)
             flags.append(is_anomaly)
         return _verdicts(prepared, parts, scores, judgements, flags)
+
+    def _begin(self, rows: Rows) -> None:
+        """An entity never seen starts from the priors of its model; those of the first are what its columns hold."""
+        if len(self._priors) > 1:
+            start = self._priors.to(rows[MODEL].device)[rows[MODEL]]
+            is_first = (rows[OBSERVATIONS.name] == 0)[:, None]
+            for place, name in enumerate((self._calibration.mean, self._calibration.variance)):
+                rows[name].copy_(torch.where(is_first, start[..., place], rows[name]))
 
     def _prepare(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> _Evidence:
         error = torch.stack([evidence[channel] for channel in self.channels], 1)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from anomaly_daemon.adapters.score_export import ParquetExport
-from anomaly_daemon.channels.engine import CHANNELS
 from anomaly_daemon.domain.records import Record
 from tests.benchmarks.measure import Measure
 from tests.benchmarks.pipeline import artifact, batches, processor, records
@@ -27,7 +26,7 @@ def seconds(found: list[Record], warm: list[Record], path: Path | None) -> float
     with ExitStack() as opened:
         opened.callback(built.close)
         started = time.perf_counter()
-        export = opened.enter_context(closing(ParquetExport(path, CHANNELS))) if path is not None else None
+        export = opened.enter_context(closing(ParquetExport(path, built.channels))) if path is not None else None
         for batch in batches(found):
             output = built.process(batch, {})
             if export is not None:

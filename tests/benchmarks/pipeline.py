@@ -20,7 +20,8 @@ from anomaly_daemon import settings as settings_of
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.records import Batch, Partition, Record
 from anomaly_daemon.model.artifact import Artifact
-from anomaly_daemon.model.training import EntitySequence, fit
+from anomaly_daemon.model.corpus import EntitySequence
+from anomaly_daemon.model.fitting import fit
 from anomaly_daemon.pipeline.process import Processor
 from tests.benchmarks.measure import Measure
 

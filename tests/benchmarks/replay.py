@@ -27,7 +27,6 @@ from anomaly_daemon.adapters.replay_sink import ReplaySink
 from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
-from anomaly_daemon.channels.engine import CHANNELS
 from anomaly_daemon.domain.ports import Source
 from anomaly_daemon.domain.records import Message, Record
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
@@ -115,7 +114,7 @@ def _replayed(source: Source, folder: Path, export: Path | None) -> float:
     built = pipeline.processor(entity="entity")
     started = time.perf_counter()
     span = RangeSource(source, Wanted(), SystemClock())
-    scores = ParquetExport(export, CHANNELS, is_forced=True) if export is not None else None
+    scores = ParquetExport(export, built.channels, is_forced=True) if export is not None else None
     store = FsspecCheckpointStore(str(folder / "checkpoints"), "replay", 1)
     with closing(ReplaySink(folder / "alerts.jsonl", "alerts", span.reported, is_forced=True)) as sink:
         settings = LoopSettings("f" * 64, 0.1, float("inf"), 10, None, False, until_end=True)

@@ -19,7 +19,6 @@ from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
 from anomaly_daemon.domain.ports import Sink
 from anomaly_daemon.domain.records import BatchOutput
-from anomaly_daemon.model.engine import CHANNELS
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics
 from tests.end_to_end.harness import Site, make_site
@@ -64,7 +63,7 @@ def serve(site: Site, faults: list[str]) -> dict[str, float]:
     sink = FailingSink(wiring.open_sink(settings), iter(faults))
     checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
     metrics = Metrics()
-    export = ParquetExport(site.folder / "scores.parquet", CHANNELS)
+    export = ParquetExport(site.folder / "scores.parquet", processor.channels)
     loop = Loop(source, sink, processor, checkpoints, ImpatientClock(), metrics, LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True), export)
     loop.run()
     checkpoints.close()

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from anomaly_daemon.domain.columns import LAST_SEEN_US
 from anomaly_daemon.pipeline.features import FeatureTransforms
-from anomaly_daemon.settings import Feature
+from anomaly_daemon.settings import Feature, RecordSchema
 from anomaly_daemon.state.segments import lay_out
 
 NAN = float("nan")
@@ -18,10 +19,14 @@ SECOND_US = 1_000_000
 
 
 def of_one_entity(
-    feature: Feature, readings: Sequence[float] = (), times_s: Sequence[float] | None = None, categories: Sequence[int] = ()
+    feature: Feature,
+    readings: Sequence[float] = (),
+    times_s: Sequence[float] | None = None,
+    categories: Sequence[int] = (),
+    others: tuple[Feature, ...] = (),
 ) -> NDArray[np.float64]:
     """The feature's columns over one entity's records, all in one batch; a record a second unless `times_s` says otherwise."""
-    transforms = FeatureTransforms((feature,))
+    transforms = FeatureTransforms((feature, *others))
     total = max(len(readings), len(categories), len(times_s or ()))
     times_us = (np.array(times_s if times_s is not None else range(total)) * SECOND_US).astype(np.int64)
     host: dict[str, Any] = {
@@ -32,7 +37,7 @@ def of_one_entity(
     numbers = np.array(readings, np.float64).reshape(total, -1) if len(readings) else np.zeros((total, 0))
     hashes = np.array(categories, np.int64).reshape(total, -1) if len(categories) else np.zeros((total, 0), np.int64)
     values, _ = transforms.transform(layout, times_us, numbers, hashes, host)
-    return values.astype(np.float64)
+    return values[:, : len(feature.columns)].astype(np.float64)
 
 
 def test_a_number_stays_as_it_is() -> None:
@@ -97,8 +102,142 @@ def test_rarity_is_judged_before_the_value_is_counted() -> None:
 
     rarity_and_new = of_one_entity(feature, categories=[5, 5, 9, 0, 5])
 
-    assert rarity_and_new[:, 0] == pytest.approx([-math.log(1 / 2), -math.log(2 / 3), -math.log(1 / 4), NAN, -math.log(3 / 5)], nan_ok=True)
+    # New ones have 1/2, 2/3, 1/4 and 2/5 together; after 5, 5, 9 the value 5 has two thirds of the rest.
+    assert rarity_and_new[:, 0] == pytest.approx([-math.log(1 / 2), -math.log(1 / 3), -math.log(1 / 4), NAN, -math.log(3 / 5 * 2 / 3)], nan_ok=True)
     assert rarity_and_new[:, 1] == pytest.approx([1, 0, 1, NAN, 0], nan_ok=True)
+
+
+def test_a_new_value_is_no_surprise_of_an_entity_that_always_shows_new_ones() -> None:
+    feature = Feature(name="merchant", kind="category")
+
+    explorer = of_one_entity(feature, categories=range(1, 31))[-1, 0]
+    settled = of_one_entity(feature, categories=[1] * 29 + [2])[-1, 0]
+
+    assert explorer < 0.1
+    assert settled > 3
+
+
+def test_relative_is_in_deviations_from_the_entity_s_own_mean_of_the_log() -> None:
+    amounts = [math.e - 1, math.e**3 - 1, math.e**2 - 1, NAN, math.e**6 - 1]
+
+    relative = of_one_entity(Feature(name="amount", kind="relative"), amounts)[:, 0]
+
+    # Logs 1, 3, 2 have mean 2 and variance 1, as the four observations have that everybody starts with; the mean of n is known to 1/n.
+    assert relative == pytest.approx([NAN, (3 - 1) / math.sqrt(2), 0, NAN, (6 - 2) / math.sqrt(4 / 3)], nan_ok=True)
+
+
+def test_relative_within_a_category_compares_with_records_of_that_value() -> None:
+    feature, category = Feature(name="amount", kind="relative", within="shop"), Feature(name="shop", kind="category")
+    amounts, shops = [5.0, 500.0] * 20, [1, 2] * 20
+
+    in_the_dear_shop = of_one_entity(feature, [*amounts, 500.0], categories=[*shops, 2], others=(category,))[-1, 0]
+    in_the_cheap_one = of_one_entity(feature, [*amounts, 500.0], categories=[*shops, 1], others=(category,))[-1, 0]
+
+    assert abs(in_the_dear_shop) < 0.5
+    assert in_the_cheap_one > 8
+
+
+def test_relative_without_the_category_compares_with_all_records() -> None:
+    feature, category = Feature(name="amount", kind="relative", within="shop"), Feature(name="shop", kind="category")
+
+    within = of_one_entity(feature, [5.0, 500.0, 50.0], categories=[0, 0, 0], others=(category,))
+
+    assert within == pytest.approx(of_one_entity(Feature(name="amount", kind="relative"), [5.0, 500.0, 50.0]), nan_ok=True)
+
+
+def test_a_place_taken_by_a_new_category_starts_without_the_old_one_s_amounts() -> None:
+    feature, category = Feature(name="amount", kind="relative", within="shop"), Feature(name="shop", kind="category", values_max=2)
+    shops = [1] * 10 + [2] * 4 + [1] * 10 + [3, 3]  # 3 takes the place of 2; of its first record the amount is missing
+
+    amounts = [50.0] * 10 + [2500.0] * 4 + [50.0] * 10 + [NAN, 2500.0]
+
+    in_the_new_shop = of_one_entity(feature, amounts, categories=shops, others=(category,))[-1, 0]
+    in_the_dear_one = of_one_entity(feature, amounts, categories=[*shops[:-2], 2, 2], others=(category,))[-1, 0]
+
+    assert in_the_new_shop > 1 > in_the_dear_one
+
+
+def test_count_is_the_log_of_records_that_count_half_after_the_half_life() -> None:
+    lately = of_one_entity(Feature(name="lately", kind="count", half_life="10s"), times_s=[0, 0, 10, 40])[:, 0]
+
+    assert lately == pytest.approx(np.log([1, 2, 2, 1.25]))
+
+
+def test_a_time_at_which_the_entity_is_never_seen_is_unusual_and_its_usual_one_is_not() -> None:
+    noons = [day * 86400 + 12 * 3600 for day in range(40)]
+
+    at_noon = of_one_entity(Feature(name="hour", kind="unusual_time", period="hour_of_day"), times_s=[*noons, noons[-1] + 86400])[:, 0]
+    at_night = of_one_entity(Feature(name="hour", kind="unusual_time", period="hour_of_day"), times_s=[*noons, noons[-1] + 15 * 3600])[:, 0]
+
+    assert at_noon[0] == 0
+    assert at_noon[-1] == pytest.approx(-math.log((40 * 2 * 24 / 4 + 4) / (40 + 4)))
+    assert at_night[-1] == pytest.approx(math.log((40 + 4) / 4))
+
+
+def test_the_hour_before_midnight_is_a_neighbour_of_the_one_after() -> None:
+    late = [day * 86400 + 23.5 * 3600 for day in range(40)]
+
+    just_after = of_one_entity(Feature(name="hour", kind="unusual_time", period="hour_of_day"), times_s=[*late, 40 * 86400 + 600])[-1, 0]
+
+    assert just_after == pytest.approx(-math.log((40 * 24 / 4 + 4) / (40 + 4)))
+
+
+def test_habits_do_not_depend_on_where_batches_are_cut() -> None:
+    features = (
+        Feature(name="amount", kind="relative"),
+        Feature(name="amount_there", kind="relative", within="shop"),
+        Feature(name="shop", kind="category", values_max=2),
+        Feature(name="lately", kind="count", half_life="1h"),
+        Feature(name="night", kind="unusual_time", period="hour_of_day"),
+    )
+    random, total = np.random.default_rng(0), 400
+    slots, times_us = random.integers(0, 5, total), np.cumsum(random.integers(0, 4 * 3600, total)) * SECOND_US
+    readings, hashes = np.exp(random.normal(3, 2, (total, 2))), random.integers(0, 5, (total, 1))
+
+    def run(batch: int) -> tuple[bytes, list[bytes]]:
+        transforms = FeatureTransforms(features)
+        table = {column.name: np.zeros((5, *column.shape), column.dtype) for column in transforms.columns()}
+        table[LAST_SEEN_US.name] = np.full(5, np.iinfo(np.int64).min)
+        values = np.empty((total, len(transforms.names)), np.float32)
+        for start in range(0, total, batch):
+            layout = lay_out(slots[start : start + batch])
+            order = start + layout.order
+            host = {name: column[layout.slots] for name, column in table.items()}
+            values[order], _ = transforms.transform(layout, times_us[order], readings[order], hashes[order], host)
+            host[LAST_SEEN_US.name][layout.rank] = times_us[order]
+            for name, column in table.items():
+                column[layout.slots] = host[name]
+        return values.tobytes(), [column.tobytes() for column in table.values()]
+
+    whole = run(total)
+
+    assert whole == run(1) == run(7)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"kind": "count"}, "`half_life` goes with kind count"),
+        ({"kind": "count", "half_life": "0"}, "half_life must be longer than 0"),
+        ({"kind": "unusual_time"}, "`period` goes with kind cyclic or unusual_time"),
+        ({"kind": "unusual_time", "period": "hour_of_day", "path": "y"}, "takes no path"),
+        ({"kind": "log", "within": "shop"}, "`within` goes with kind relative"),
+    ],
+)
+def test_a_setting_that_a_kind_does_not_take_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Feature(name="x", **keys)
+
+
+def test_within_names_a_category_feature() -> None:
+    with pytest.raises(ValidationError, match="within 'shop' is no feature of kind category; there is none"):
+        RecordSchema(features=(Feature(name="amount", kind="relative", within="shop"),))
+
+
+def test_cyclic_features_and_those_set_so_are_context() -> None:
+    features = (Feature(name="hour", kind="cyclic", period="hour_of_day"), Feature(name="shop", kind="category", context=True), Feature(name="x"))
+
+    assert [feature.is_context for feature in features] == [True, True, False]
 
 
 def test_a_full_table_forgets_the_first_of_the_rarest_values() -> None:

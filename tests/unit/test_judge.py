@@ -16,7 +16,7 @@ WARMUP = 32
 
 
 def judge(method: str = "ewma", **given: float) -> Judge:
-    return Judge(ThresholdSettings(method=method, warmup_observations=WARMUP, **given), PRIORS)
+    return Judge(ThresholdSettings(method=method, warmup_observations=WARMUP, **given), [PRIORS], given.get("half_life", 1440))
 
 
 def usual(n: int, seed: int = 0) -> NDArray[np.float64]:

@@ -15,10 +15,11 @@ from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.model import training
 from anomaly_daemon.model.artifact import Artifact
 from anomaly_daemon.model.autoencoder import Autoencoder, Shape
-from anomaly_daemon.model.corpus import Corpus, Pieces, Split, build, chunks, held_out_pieces, split, training_pieces
+from anomaly_daemon.model.corpus import Corpus, EntitySequence, Pieces, Split, build, chunks, held_out_pieces, split, training_pieces
+from anomaly_daemon.model.fitting import fit
 from anomaly_daemon.model.objective import Loss, chunk_loss, held_out_loss
 from anomaly_daemon.model.plot import plot_losses
-from anomaly_daemon.model.training import EntitySequence, Progress, fit
+from anomaly_daemon.model.training import Progress
 
 NAMES = ("a", "b", "c")
 
@@ -248,7 +249,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 def test_progress_counts_chunks_and_ends_every_epoch_with_its_validation_loss() -> None:
     told: list[Progress] = []
-    artifact = fit(sinusoids(120), settings("training.epochs=2"), NAMES, told.append)
+    artifact = fit(sinusoids(120), settings("training.epochs=2"), NAMES, lambda _, progress: told.append(progress))
     assert [(one.epoch, one.chunk) for one in told if one.validation_loss is None] == [(e, c + 1) for e in (1, 2) for c in range(told[0].chunks)]
     ends = [one for one in told if one.validation_loss is not None]
     assert tuple(one.validation_loss for one in ends) == artifact.history.validation_losses

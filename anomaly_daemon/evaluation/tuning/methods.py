@@ -27,7 +27,6 @@ from anomaly_daemon.thresholds.judge import Judge, Verdicts
 if TYPE_CHECKING:
     from anomaly_daemon.pipeline.process import Rules
 
-CHANNELS: Final = ("prediction", "reconstruction")
 COMPARED: Final = ("ewma", "spot", "quantile", "static")
 _BATCH_ROWS: Final = 16_384
 _NOTHING: Final = np.zeros((0, 0))
@@ -36,7 +35,7 @@ _NOTHING: Final = np.zeros((0, 0))
 def check_rejudgeable(file: ScoreFile, notes: ExportNotes) -> None:
     """Raises InputError where the evidence does not tell what another method would have learned."""
     why = None
-    if sorted(file.channels) != list(CHANNELS) or not isinstance(notes.priors, dict) or notes.decode_every is None:
+    if not isinstance(notes.priors, dict) or set(file.channels) != set(notes.priors) or notes.decode_every is None:
         why = "it does not note the evidence channels and their priors as this version does"
     elif notes.started_from != "nothing" or any(one.warm_up_from is not None and one.warm_up_from != one.start for one in notes.partitions.values()):
         why = "records before its first one had taught the detector already (it started from a checkpoint, or after a warm-up range)"
@@ -54,7 +53,7 @@ def rejudge(file: ScoreFile, notes: ExportNotes, settings: Settings, rules: Rule
     ttl_us = int(settings.engine.entity_ttl * 1e6)
     keeper = RowKeeper(file, lowest(settings, sensitivity), followers(settings), ttl_us)
     with closing(_Judging(notes, settings, rules, ttl_us)) as judging:
-        for batch in file.batches(("topic", "partition", "offset", "entity", "timestamp", *CHANNELS), _BATCH_ROWS):
+        for batch in file.batches(("topic", "partition", "offset", "entity", "timestamp", *file.channels), _BATCH_ROWS):
             keeper.take(batch, judging.values(file, batch, sensitivity))
     return keeper.finish()
 
@@ -65,7 +64,9 @@ class _Judging:
     def __init__(self, notes: ExportNotes, settings: Settings, rules: Rules, ttl_us: int) -> None:
         assert isinstance(notes.priors, dict)
         assert notes.decode_every is not None
-        self._judge = Judge(settings.threshold, {channel: (prior[0], prior[1]) for channel, prior in notes.priors.items()})
+        self._judge = Judge(
+            settings.threshold, [{channel: (prior[0], prior[1]) for channel, prior in notes.priors.items()}], settings.calibration_half_life
+        )
         self._rules, self._ttl_us, self._decode_every = rules, ttl_us, notes.decode_every
         last_seen = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
         columns = (OBSERVATIONS, last_seen, *self._judge.columns())
@@ -90,7 +91,7 @@ class _Judging:
         records = [Record(partitions[topic, number], offset, 0, None, None) for topic, number, offset in places]
         entities = [words[code] for code in batch["entity"][there].tolist()]
         observations = Observations(records, entities, batch["timestamp"][there], _NOTHING, _NOTHING.astype(np.int64))
-        evidence = {channel: batch[channel][there] for channel in CHANNELS}
+        evidence = {channel: batch[channel][there] for channel in file.channels}
         done = 0
         for piece, slots in pieces(observations, self._table, self._ttl_us, lambda _, __: None):
             part = slice(done, done + len(slots))
@@ -111,7 +112,8 @@ class _Judging:
         given = {f"parameter.{name}": torch.from_numpy(by_profile[profile]) for name, by_profile in self._rules.parameters.items()}
         known = {channel: torch.from_numpy(column[layout.order]) for channel, column in evidence.items()}
         count = rows[OBSERVATIONS.name].numpy()[layout.rank] + layout.step + 1
-        fresh = {"prediction": ~known["prediction"].isnan(), "reconstruction": torch.from_numpy(count % self._decode_every == 0)}
+        is_rebuilt = torch.from_numpy(count % self._decode_every == 0)
+        fresh = {channel: is_rebuilt if channel == "reconstruction" else ~column.isnan() for channel, column in known.items()}
         rows = {**rows, **given, "slot": torch.from_numpy(layout.slots)}
         verdicts = self._judge.judge(layout, rows, known, fresh)
         host[LAST_SEEN_US.name][layout.rank] = piece.times_us[layout.order]
