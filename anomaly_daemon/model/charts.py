@@ -1,0 +1,145 @@
+"""Control charts over averages: of the features' values (level) and of what the network did not foresee (residual); how they are fitted and read.
+
+A chart of a good forecaster's residuals sees what neither a single error nor an average of values gives away (Alwan & Roberts 1988,
+"Time-Series Modeling for Statistical Process Control").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.model.corpus import Corpus
+from anomaly_daemon.settings import Chart as ChartSettings
+from anomaly_daemon.state.segments import Layout, lay_out
+from anomaly_daemon.statistics.mewma import Mewma, Spread, whitened, whitening_of
+
+# A feature's part in a distance: one wild feature must not drown what the others say.
+SQUARE_MAX = 1000.0
+# Residuals are measured in deviations of the network's error, but a tenth of a feature's own is never a surprise.
+_RESIDUAL_FLOOR = 0.1
+_RESIDUAL_MAX = 30.0
+# An average says nothing before it spans what it should; of a short sequence a fifth must do.
+_LEAD_IN_SPANS = 2
+_LEAD_IN_SHARE = 0.2
+_ROWS_AT_ONCE = 2**18
+_QUANTILE = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class ChartFit:
+    """What a chart looks like while nothing is wrong: S spans, F features.
+
+    whitening: float32 [S, F, F], the symmetric inverse root of the covariance of each span's averages, 0 for features that are context.
+    ordinary:  float64 [S], the .99 quantile of their squared distances.
+    """
+
+    spans: tuple[int, ...]
+    whitening: Tensor
+    ordinary: Tensor
+
+    def error(self, squares: Tensor) -> Tensor:
+        """[N, S, F] float32 → float64 [N]: log(1 + error) is the sum over the spans of log(1 + distance / ordinary)."""
+        total, *others = torch.log1p(squares.double().sum(-1) / self.ordinary).unbind(1)
+        for part in others:  # one by one: the order of a reduction may depend on N
+            total = total + part
+        return torch.expm1(total)
+
+
+class Chart:
+    """The state of a chart of every entity, by its name."""
+
+    def __init__(self, name: str, settings: ChartSettings, spans: Sequence[int], features: int) -> None:
+        self._bank = Mewma(name, spans, features, settings.reference_half_life)
+        half_life = settings.spread_half_life
+        self._spread = None if half_life is None else Spread(name, (len(spans), features), half_life)
+        self.columns: tuple[Column, ...] = (*self._bank.columns, *(self._spread.columns if self._spread is not None else ()))
+
+    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor, is_first: Tensor) -> Tensor:
+        """See Mewma."""
+        return self._bank.differences(widths, rows, values, is_first)
+
+    def squares(self, widths: Sequence[int], rows: Mapping[str, Tensor], differences: Tensor, whitening: Tensor) -> Tensor:
+        """Each feature's part in the distance of each span's average from its place: float32 [N, S, F], at most SQUARE_MAX."""
+        roots = whitened(differences, whitening)
+        if self._spread is not None:
+            roots = self._spread.standardised(widths, rows, roots)
+        return (roots * roots).clamp(max=SQUARE_MAX)
+
+
+def residual_of(expected: Tensor, scaled: Tensor, level: Tensor) -> Tensor:
+    """What the network did not foresee, in deviations of its own error: [N, F] each, level [F] → float32 [N, F], NaN where missing."""
+    return ((scaled - expected) / torch.sqrt(level * level + _RESIDUAL_FLOOR**2)).clamp(-_RESIDUAL_MAX, _RESIDUAL_MAX)
+
+
+def fit_chart(values: Tensor, corpus: Corpus, settings: ChartSettings, is_context: Tensor) -> tuple[ChartFit, Tensor]:
+    """Fitted on the training parts; and the errors it finds on the validation parts, float64 [R].
+
+    values: float32 [R, F] of the corpus's rows, NaN = missing. is_context: bool [F], features that are no evidence, such as the hour.
+    """
+    features = values.shape[1]
+    moments, counted = torch.zeros(len(settings.spans), features, features, dtype=torch.float64), 0
+    for side in _side_by_side(values.cpu(), corpus, settings):
+        trained = side.differences[side.is_training].double()
+        moments += torch.stack([span.mT @ span for span in trained.unbind(1)])
+        counted += len(trained)
+    whitening = whitening_of(moments / max(counted, 1), settings.shrinkage).float()
+    whitening[:, is_context, :] = 0.0
+    whitening[:, :, is_context] = 0.0
+    squares, is_known, is_later = [], [], []
+    for side in _side_by_side(values.cpu(), corpus, settings):
+        squares.append(side.chart.squares(side.layout.widths.tolist(), side.rows, side.differences, whitening))
+        is_known.append(side.is_training | side.is_validation)
+        is_later.append(side.is_validation)
+    found, later = torch.cat(squares), torch.cat(is_later)
+    known = found[torch.cat(is_known)].double().sum(-1)
+    ordinary = np.quantile(known.numpy(), _QUANTILE, axis=0) if len(known) else np.ones(len(settings.spans))
+    fit = ChartFit(settings.spans, whitening, torch.from_numpy(np.maximum(ordinary, 1e-9)))
+    return fit, fit.error(found[later])
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Some sequences gone through side by side, in layout order; N rows. is_training: without the lead-in."""
+
+    chart: Chart
+    layout: Layout
+    rows: Mapping[str, Tensor]
+    differences: Tensor
+    is_training: Tensor
+    is_validation: Tensor
+
+
+def _side_by_side(values: Tensor, corpus: Corpus, settings: ChartSettings) -> Iterator[_Side]:
+    lengths = [split.training + split.validation for split in corpus.splits]
+    for group in _groups(lengths):
+        entity = np.repeat(np.arange(len(group)), [lengths[one] for one in group])
+        place: NDArray[np.int64] = np.concatenate([np.arange(lengths[one]) for one in group])
+        first = np.array([corpus.first_rows[one] for one in group])
+        layout = lay_out(entity)
+        chart = Chart("chart", settings, settings.spans, values.shape[1])
+        rows = {column.name: torch.full((len(group), *column.shape), float(np.asarray(column.fill))) for column in chart.columns}
+        chosen = values[torch.from_numpy((first[entity] + place)[layout.order])]
+        differences = chart.differences(layout.widths.tolist(), rows, chosen, torch.ones(len(group), dtype=torch.bool))
+        trained, place = np.array([corpus.splits[one].training for one in group])[layout.rank], layout.step
+        lead_in = np.minimum(_LEAD_IN_SPANS * max(settings.spans), _LEAD_IN_SHARE * trained)
+        yield _Side(chart, layout, rows, differences, torch.from_numpy((place >= lead_in) & (place < trained)), torch.from_numpy(place >= trained))
+
+
+def _groups(lengths: list[int]) -> Iterator[list[int]]:
+    """Positions of sequences, longest first, so many at once that they hold no more rows than memory likes."""
+    group, rows = list[int](), 0
+    for position in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
+        if group and rows + lengths[position] > _ROWS_AT_ONCE:
+            yield group
+            group, rows = [], 0
+        group.append(position)
+        rows += lengths[position]
+    if group:
+        yield group

@@ -1,0 +1,110 @@
+"""Multivariate exponentially weighted moving averages (MEWMA): what sees a level move that no single record gives away.
+
+A bank of charts, one a span: the average of each feature over about so many observations, against a reference that may
+follow slowly; their distance is Mahalanobis', under the covariance that such averages have where nothing is wrong.
+Sources: Lowry, Woodall, Champ & Rigdon 1992, "A Multivariate Exponentially Weighted Moving Average Control Chart"; Ledoit & Wolf 2004
+(shrinkage); contributions of features: Garthwaite & Koch 2016, "Evaluating the contributions of individual variables to a quadratic form".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from anomaly_daemon.domain.columns import Column
+
+# One wild value moves the reference as much as one that lies this many deviations off, no more.
+_REFERENCE_STEP_MAX = 3.0
+_RIDGE = 1e-3
+_BLOCK_ROWS = 256
+
+
+class Mewma:
+    """The averages of every entity, float32 [S', F] for the S' spans beyond 1, and the reference, float32 [F], which starts at 0."""
+
+    def __init__(self, name: str, spans: Sequence[int], features: int, reference_half_life: float | None) -> None:
+        """reference_half_life: observations after which the reference has gone half the way to a new level; None: it stays at 0."""
+        self._averages, self._reference = f"{name}.averages", f"{name}.reference"
+        self._rates = torch.tensor([2 / (span + 1) for span in spans if span > 1])[:, None]
+        self._has_raw = 1 in spans
+        self._rate = None if reference_half_life is None else _rate_of(reference_half_life)
+        reference = () if self._rate is None else (Column(self._reference, "float32", (features,)),)
+        self.columns = (Column(self._averages, "float32", (len(self._rates), features)), *reference)
+
+    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor, is_first: Tensor) -> Tensor:
+        """Averages less reference at each row, the shortest span first: float32 [N, S, F]; the columns are advanced in place.
+
+        widths: [T] rows of each step, those of the same entities first. values: float32 [N, F], step after step; a missing one
+        (NaN) leaves its averages as they were. is_first: bool [B], entities never seen: their averages begin with what is there.
+        """
+        averages, rates, raw = rows[self._averages], self._rates.to(values.device), int(self._has_raw)
+        found = values.new_empty(len(values), len(rates) + raw, values.shape[1])
+        steps = zip(*(torch.split(column, list(widths)) for column in (found, values, ~values.isnan())), strict=True)
+        for step, (told, value, there) in enumerate(steps):
+            average = averages[: len(value)]
+            difference = torch.where(there[:, None], value[:, None] - average, 0.0)
+            rate = torch.where(is_first[: len(value), None, None], 1.0, rates) if step == 0 else rates
+            average += rate * difference
+            told[:, raw:] = average
+            if raw:
+                told[:, 0] = value.nan_to_num(nan=0.0)
+            if self._rate is not None:
+                reference = rows[self._reference][: len(value)]
+                told -= reference[:, None]
+                from_reference = torch.where(there, value - reference, 0.0)
+                if raw:
+                    told[:, 0] = from_reference
+                reference += self._rate * from_reference.clamp(-_REFERENCE_STEP_MAX, _REFERENCE_STEP_MAX)
+        return found
+
+
+class Spread:
+    """The variance of numbers whose usual one is 1, as each entity shows it of late: float32 [S, F]."""
+
+    _GATE = 4.0  # a number so many deviations off counts as this one, and teaches a tenth
+    _GATED = 0.1
+    _FLOOR = 0.1  # of a variance: what hardly moves any more is still not measured better
+
+    def __init__(self, name: str, shape: tuple[int, ...], half_life: float) -> None:
+        """half_life: observations after which half of a lasting change counts as usual."""
+        self._variance, self._rate = f"{name}.variance", _rate_of(half_life)
+        self.columns = (Column(self._variance, "float32", shape, 1.0),)
+
+    def standardised(self, widths: Sequence[int], rows: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
+        """Each number by the deviation known before it: float32 [N, S, F] → same; the column is advanced in place."""
+        variance = rows[self._variance]
+        found = torch.empty_like(numbers)
+        for told, number in zip(*(torch.split(column, list(widths)) for column in (found, numbers)), strict=True):
+            own = variance[: len(number)]
+            deviation = own.sqrt().clamp(min=self._FLOOR)
+            told.copy_(number / deviation)
+            limit = self._GATE * deviation
+            rate = torch.where(told.abs() > self._GATE, self._GATED * self._rate, self._rate)
+            squared = number.abs().minimum(limit) ** 2
+            own += rate * (squared - own)
+        return found
+
+
+def whitening_of(moments: Tensor, shrinkage: float) -> Tensor:
+    """The symmetric inverse root of each span's covariance: [S, F, F] float64 of second moments → same shape.
+
+    Off-diagonal entries are shrunk by that share, and a thousandth of the mean variance keeps what never varied finite.
+    """
+    variance = moments.diagonal(dim1=1, dim2=2)
+    ridge = _RIDGE * variance.mean(1).clamp(min=1e-6)[:, None, None] * torch.eye(moments.shape[1], dtype=moments.dtype)
+    values, vectors = torch.linalg.eigh((1 - shrinkage) * moments + shrinkage * torch.diag_embed(variance) + ridge)
+    root: Tensor = (vectors / values.clamp(min=1e-12).sqrt()[:, None, :]) @ vectors.mT
+    return root
+
+
+def whitened(differences: Tensor, whitening: Tensor) -> Tensor:
+    """[N, S, F] by [S, F, F] float32 → [N, S, F]; a row's squares sum to its distance. A row's bits depend on that row only."""
+    blocks = [(block[:, :, None, :] * whitening).sum(-1) for block in torch.split(differences, _BLOCK_ROWS)]  # [n, S, 1, F] · [S, F, F]
+    return torch.cat(blocks)
+
+
+def _rate_of(half_life: float) -> float:
+    return 1.0 - math.pow(0.5, 1 / half_life)

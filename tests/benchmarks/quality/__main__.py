@@ -1,0 +1,85 @@
+"""The product's own train and replay over every stream of a labelled set, and what its measures make of the scores.
+
+    python -m tests.benchmarks.quality SET --data DIR --export FILE [--seed N] [--ablation] [-c FILE] [--set key=value]
+
+DIR: streams as CSV beside a dataset.json that says how many rows of each are for training. One setting serves the whole set:
+configs/benchmarks/SET.yaml. No label comes near the detector: it reads copies of the streams without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks.quality.streams import CONFIGS, copy_streams, judge, measured, train
+
+# Which channels stay, by what is left out; the network's own three go together.
+_NETWORK = ("prediction", "reconstruction", "residual")
+
+
+def main() -> None:
+    """One set, as asked for on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("set", help="names configs/benchmarks/SET.yaml")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the streams and their dataset.json")
+    parser.add_argument("--export", type=Path, required=True, help="the scores, Parquet; replaced where there are some")
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--ablation", action="store_true", help="also without each channel, with an untrained network and without the network")
+    parser.add_argument("-c", "--config", type=Path, help="other settings than configs/benchmarks/SET.yaml")
+    parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="key=value", help="as the product takes it")
+    options = parser.parse_args()
+    config = options.config or CONFIGS / f"{options.set}.yaml"
+    assignments = [*options.assignments, f"training.seed={options.seed}"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        began_s = time.perf_counter()
+        copy_streams(options.data, folder)
+        train(config, folder, assignments)
+        trained_s = time.perf_counter()
+        records = judge(config, folder, options.export, assignments)
+        judged_s = time.perf_counter()
+        print(f"{options.set}: trained in {trained_s - began_s:.0f} s, {records:,} records judged in {judged_s - trained_s:.0f} s")
+        rows = measured(options.export, options.data)
+        if options.ablation:
+            rows |= _ablation(config, folder, options.data, assignments)
+    _print(rows)
+
+
+def _ablation(config: Path, folder: Path, data: Path, assignments: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    from anomaly_daemon.settings import load
+
+    channels = load([config], assignments).evidence.channels
+    kept = {f"without {name}": [one for one in channels if one != name] for name in channels}
+    kept |= {f"{name} alone": [name] for name in channels}
+    kept["without the network"] = [one for one in channels if one not in _NETWORK]
+    found = {}
+    for tag, left in kept.items():
+        if left:
+            judge(config, folder, folder / "ablation.parquet", [*assignments, f"evidence.channels=[{', '.join(left)}]"])
+            found[tag] = measured(folder / "ablation.parquet", data)["detector"]
+    if any(one in _NETWORK for one in channels):
+        untrained = [*assignments, "training.epochs=1", "training.learning_rate=1e-9"]
+        train(config, folder, untrained)
+        judge(config, folder, folder / "ablation.parquet", untrained)
+        found["untrained network"] = measured(folder / "ablation.parquet", data)["detector"]
+    return found
+
+
+def _print(rows: dict[str, dict[str, float | None]]) -> None:
+    names = list(rows["detector"])
+    width = max(map(len, names))
+    print(" " * width + "".join(f"  {tag:>12}" for tag in rows))
+    for name in names:
+        print(
+            f"{name:<{width}}"
+            + "".join(f"  {'–' if row.get(name) is None else format(row[name], '.3f'):>{max(12, len(tag))}}" for tag, row in rows.items())
+        )
+
+
+if __name__ == "__main__":
+    main()
