@@ -62,7 +62,7 @@ class Stream:
         for name, column in rows.items():
             self.state[name][chosen] = column
         in_log_order = {}
-        for name in ("anomaly_score", "tail_probability", "threshold", "is_anomaly", "grade", "phase"):
+        for name in ("anomaly_score", "tail_probability", "threshold", "is_anomaly", "grade", "phase", "parts"):
             column = getattr(verdicts, name).numpy()
             in_log_order[name] = np.empty_like(column)
             in_log_order[name][layout.order] = column

@@ -46,7 +46,7 @@ def export(path: Path, records: Sequence[Record], settings: Settings, started_fr
     ends = {partition: 1 + max(record.offset for record in records if record.partition == partition) for partition in partitions}
     spans = {partition: Span(0, 0, 0, end) for partition, end in ends.items()}
     told = wiring.describe(settings, small.artifact(), mode="replay", started_from=started_from, spans=spans)
-    with closing(ParquetExport(path, ("prediction", "reconstruction"), told)) as target:
+    with closing(ParquetExport(path, sorted(settings.evidence.channels), told)) as target:
         for output in replayed(records, settings):
             target.write(output)
     return path

@@ -1,15 +1,17 @@
-"""Level and residual: averages that leave the place they usually have, of the values, and of what the network did not foresee."""
+"""Level, residual, linear: averages that leave the place they usually have, of values, and of what the network or a line did not foresee."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from anomaly_daemon.channels.base import Evidence, Seen
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model.charts import Chart, ChartFit
+from anomaly_daemon.model.linear import LinearFit, bank, before
 from anomaly_daemon.settings import Chart as ChartSettings
 
-LEVEL, RESIDUAL = "level", "residual"
+LEVEL, RESIDUAL, LINEAR = "level", "residual", "linear"
 
 
 class ChartChannel:
@@ -32,3 +34,25 @@ class ChartChannel:
         squares = self._chart.squares(widths, seen.rows, differences, self._fit.whitening)
         error = self._fit.error(squares)
         return {self._name: Evidence(error, ~error.isnan(), lambda row: (squares[row].double() / self._fit.ordinary[:, None]).sum(0))}
+
+
+class LinearChannel:
+    """The chart of what a linear forecast from the entity's averages did not foresee."""
+
+    def __init__(self, linear: LinearFit, chart: ChartFit, settings: ChartSettings, device: str) -> None:
+        self._fit = LinearFit(linear.weights.to(device), linear.level.to(device))
+        self._bank = bank(len(linear.level))
+        self._chart = ChartChannel(LINEAR, chart, settings, device)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What it keeps per entity."""
+        return (*self._bank.columns, *self._chart.columns)
+
+    def observe(self, seen: Seen) -> dict[str, Evidence]:
+        """Evidence of each row; then learn."""
+        first = seen.rows[self._bank.columns[0].name].clone()
+        after = self._bank.differences(seen.layout.widths.tolist(), seen.rows, seen.scaled, seen.index.seen == 0)
+        previous = torch.from_numpy(seen.layout.previous[len(first) :]).to(after.device)
+        residual = self._fit.residual(before(previous, first, after), seen.scaled)
+        return self._chart.observe(seen, torch.where((seen.index.count > 1)[:, None], residual, torch.nan))

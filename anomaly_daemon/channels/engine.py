@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_daemon.channels.base import Evidence, Seen
-from anomaly_daemon.channels.chart import LEVEL, RESIDUAL, ChartChannel
+from anomaly_daemon.channels.chart import LEVEL, LINEAR, RESIDUAL, ChartChannel, LinearChannel
+from anomaly_daemon.channels.novelty import NOVELTY, NoveltyChannel
 from anomaly_daemon.channels.own_scale import OwnScale
-from anomaly_daemon.channels.recurrent import PREDICTION, RECONSTRUCTION, Memory, Recurrent, in_fleet_space, shares_of
+from anomaly_daemon.channels.recurrent import Memory, Recurrent, in_fleet_space, shares_of
 from anomaly_daemon.channels.ring import Index, Ring
+from anomaly_daemon.channels.surprise import SURPRISE, SurpriseChannel
 from anomaly_daemon.domain.columns import OBSERVATIONS, Column
 from anomaly_daemon.domain.errors import ArtifactError
 from anomaly_daemon.model.artifact import Artifact
-from anomaly_daemon.model.scaling import scale_with
+from anomaly_daemon.model.scaling import scale_with, unscaled
 from anomaly_daemon.settings import Settings
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.state.table import Rows, Table
@@ -63,17 +65,27 @@ class Engine:
             raise ArtifactError(
                 f"the artifact rebuilds {artifact.decode_steps} steps, engine.decode_steps asks for {engine.decode_steps}; train again"
             )
-        if model.scale != artifact.scale_kind:
-            raise ArtifactError(f"model.scale: {model.scale}: the artifact was trained with {artifact.scale_kind}; train again or set it back")
-        self._scale, self._settings, self._device, self._wanted = artifact.scale, engine, device, wanted
+        for key, asked, trained in (("scale", model.scale, artifact.scale_kind), ("tails", model.tails, artifact.tails)):
+            if asked != trained:
+                raise ArtifactError(f"model.{key}: {asked}: the artifact was trained with {trained}; train again or set it back")
+        unknown = [name for name in wanted if name not in artifact.calibration]
+        if unknown:
+            raise ArtifactError(
+                f"evidence.channels: {', '.join(unknown)}: the artifact was trained without; train again with these settings, or leave them out"
+            )
+        self._scale, self._settings, self._device, self._wanted, self._tails = artifact.scale, engine, device, wanted, model.tails
         self._own_scale = OwnScale(artifact.shape.features, model.scale_observations) if model.scale == "entity" else None
         self._ring = Ring(engine.ring, artifact.shape.features)
-        is_asked = any(name in wanted for name in (PREDICTION, RECONSTRUCTION, RESIDUAL))
-        self._recurrent = Recurrent(artifact, engine, self._ring, device) if is_asked else None
         evidence = settings.evidence
+        self._recurrent = Recurrent(artifact, settings, self._ring, device) if evidence.is_network_asked else None
         self._level = ChartChannel(LEVEL, artifact.level, evidence.level, device) if LEVEL in wanted else None
         self._residual = ChartChannel(RESIDUAL, artifact.residual, evidence.residual, device) if RESIDUAL in wanted else None
-        parts = (self._recurrent, self._own_scale, self._level, self._residual)
+        self._linear = LinearChannel(artifact.linear, artifact.linear_chart, evidence.linear, device) if LINEAR in wanted else None
+        self._surprise = SurpriseChannel(artifact.surprise, artifact.scale, device) if SURPRISE in wanted else None
+        columns = [(column, feature.is_context) for feature in settings.record.features for column in feature.columns]
+        watched = [place for place, (_, is_context) in enumerate(columns) if not is_context]
+        self._novelty = NoveltyChannel(watched, evidence.novelty) if NOVELTY in wanted else None
+        parts = (self._recurrent, self._own_scale, self._level, self._residual, self._linear, self._surprise, self._novelty)
         self._gathered: tuple[Column, ...] = tuple(column for part in parts if part is not None for column in part.columns)
 
     @property
@@ -102,7 +114,7 @@ class Engine:
             rows=rows,
             table=table,
             values=observed,
-            scaled=scale_with(fleet, center, spread),
+            scaled=scale_with(fleet, center, spread, self._tails),
             center=center,
             spread=spread,
             gaps=torch.from_numpy(np.ascontiguousarray(self._scale.gap(gaps_s))).to(self._device),
@@ -112,6 +124,12 @@ class Engine:
             evidence |= self._level.observe(seen, seen.scaled)
         if self._residual is not None and memory is not None:
             evidence |= self._residual.observe(seen, memory.residual)
+        if self._linear is not None:
+            evidence |= self._linear.observe(seen)
+        if self._surprise is not None:
+            evidence |= self._surprise.observe(seen)
+        if self._novelty is not None:
+            evidence |= self._novelty.observe(seen)
         return Work(seen, {name: evidence[name] for name in self._wanted}, memory)
 
     @torch.inference_mode()
@@ -128,19 +146,19 @@ class Engine:
         recent = self._ring.history(seen.index, seen.table, seen.values, chosen, length)[0]
         center, spread = seen.center[row], seen.spread[row]
 
-        def unscaled(scaled: Tensor) -> NDArray[np.float64]:
-            return np.asarray(self._scale.inverse((scaled * spread + center).cpu().numpy()), np.float64)
+        def told(scaled: Tensor) -> NDArray[np.float64]:
+            return np.asarray(self._scale.inverse(unscaled(scaled, center, spread, self._tails).cpu().numpy()), np.float64)
 
         expected, band = torch.zeros_like(center), torch.full_like(center, _BAND_LEVELS)
         rebuilt = np.full((length, recent.shape[1]), np.nan)
         if self._recurrent is not None and work.memory is not None:
             expected, band = work.memory.expected[row], _BAND_LEVELS * self._recurrent.prediction_level
-            rebuilt[:steps] = unscaled(self._recurrent.rebuilt(work.memory, row))[:length]
+            rebuilt[:steps] = told(self._recurrent.rebuilt(work.memory, row))[:length]
         return Window(
             actual=recent.double().cpu().numpy()[::-1],
             rebuilt=rebuilt[::-1],
-            expected=unscaled(expected),
-            lower=unscaled(expected - band),
-            upper=unscaled(expected + band),
+            expected=told(expected),
+            lower=told(expected - band),
+            upper=told(expected + band),
             contribution=shares_of(work.evidence, weights, row, recent.shape[1]).numpy(),
         )

@@ -20,7 +20,7 @@ from anomaly_daemon.model import errors
 from anomaly_daemon.model.artifact import Artifact
 from anomaly_daemon.model.charts import residual_of
 from anomaly_daemon.model.scaling import FleetScale, scale_with
-from anomaly_daemon.settings import Engine as EngineSettings
+from anomaly_daemon.settings import Settings
 
 PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
 
@@ -40,12 +40,13 @@ class Memory:
 class Recurrent:
     """The network of one model and its state of every entity."""
 
-    def __init__(self, artifact: Artifact, settings: EngineSettings, ring: Ring, device: str) -> None:
+    def __init__(self, artifact: Artifact, settings: Settings, ring: Ring, device: str) -> None:
+        engine = settings.engine
         self._shape, self._scale, self._device = artifact.shape, artifact.scale, device
         self._network = artifact.model.to(device).eval()
         self.prediction_level = artifact.prediction_level.to(device)
-        self._reconstruction_level = artifact.reconstruction_level.to(device)[: settings.decode_steps]
-        self._every, self._steps, self._ring = settings.decode_every, settings.decode_steps, ring
+        self._reconstruction_level = artifact.reconstruction_level.to(device)[: engine.decode_steps]
+        self._every, self._steps, self._ring, self._tails = engine.decode_every, engine.decode_steps, ring, settings.model.tails
         width = self._shape.layers * self._shape.hidden
         held = Column("reconstruction", "float32", fill=float("nan"))
         self.columns = (Column("hidden", "float32", (width,)), Column("cell", "float32", (width,)), held)
@@ -121,7 +122,7 @@ class Recurrent:
         """The newest observations at the chosen rows on the scale of that row, newest first: float32 [chosen, K, F]."""
         history = self._ring.history(seen.index, seen.table, seen.values, chosen, self._steps)
         center, spread = (scale.index_select(0, chosen)[:, None] for scale in (seen.center, seen.spread))
-        return scale_with(in_fleet_space(self._scale, history), center, spread)
+        return scale_with(in_fleet_space(self._scale, history), center, spread, self._tails)
 
 
 def in_fleet_space(scale: FleetScale, values: Tensor) -> Tensor:

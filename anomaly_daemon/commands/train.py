@@ -17,7 +17,7 @@ from anomaly_daemon.domain.entity import EntityMatcher
 from anomaly_daemon.domain.errors import InputError
 
 if TYPE_CHECKING:
-    from anomaly_daemon.model.artifact import Artifact
+    from anomaly_daemon.model.artifact import Artifact, History
     from anomaly_daemon.model.corpus import EntitySequence
     from anomaly_daemon.model.training import Progress
     from anomaly_daemon.settings import Settings
@@ -120,15 +120,23 @@ def _told(progress: Progress) -> dict[str, object]:
     return {"epoch": progress.epoch, "epochs_max": progress.epochs, **losses, "is_best": progress.is_best}
 
 
-def _print_summary(artifact: Artifact, folder: Path, per: str) -> None:
-    history = artifact.history
+def _told_of_training(history: History) -> dict[str, str]:
+    if not history.best_epoch:
+        return {"epochs": "0, no channel of evidence.channels asks the network"}
     best = history.best_epoch - 1
     losses = {"training": history.training_losses[best], "validation": history.validation_losses[best], "test": history.test_loss}
+    return {
+        "epochs": f"{len(history.training_losses)}, the weights of epoch {history.best_epoch} kept",
+        "losses": ", ".join(f"{loss:.4f} {part}" for part, loss in losses.items() if loss is not None),
+    }
+
+
+def _print_summary(artifact: Artifact, folder: Path, per: str) -> None:
+    history = artifact.history
     rows = {
         "entities": f"{history.entities:,}",
         "rows": ", ".join(f"{count:,} {part}" for part, count in history.rows.items()),
-        "epochs": f"{len(history.training_losses)}, the weights of epoch {history.best_epoch} kept",
-        "losses": ", ".join(f"{loss:.4f} {part}" for part, loss in losses.items() if loss is not None),
+        **_told_of_training(history),
         "network": f"{len(artifact.features)} features, {artifact.shape.hidden} units, code {artifact.shape.code}, {artifact.shape.layers} layer(s)",
         "models": f"1 for all, {len(artifact.own):,} for {'entities' if per == 'entity' else 'groups'} of their own"
         if per != "fleet"

@@ -25,7 +25,9 @@ from torch import Tensor
 from anomaly_daemon.domain.errors import ArtifactError
 from anomaly_daemon.model.autoencoder import Autoencoder, Shape
 from anomaly_daemon.model.charts import ChartFit
-from anomaly_daemon.model.scaling import FleetScale
+from anomaly_daemon.model.linear import LinearFit
+from anomaly_daemon.model.scaling import FleetScale, Tails
+from anomaly_daemon.model.surprise import SurpriseFit
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -48,8 +50,8 @@ class Calibration(NamedTuple):
 class History:
     """How the model came to be, for people: it shapes no result and is not part of the fingerprint.
 
-    settings: the training section. source: what was read, as asked for. rows: by part. One loss an epoch; best_epoch
-    counts from 1. test_loss: None where no part was held out for it.
+    settings: the training section. source: what was read, as asked for. rows: by part. One loss an epoch; best_epoch counts
+    from 1, and is 0 where the network was not trained. test_loss: None then too, and where no part was held out for it.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -67,10 +69,10 @@ class History:
 class Artifact:
     """All that judging needs of training.
 
-    features: names, in the order of the columns. scale_kind: `entity` or `fleet`, as trained.
+    features: names, in the order of the columns. scale_kind: `entity` or `fleet`, tails: `clip` or `asinh`, as trained.
     prediction_level: float32 [F], reconstruction_level: float32 [K, F]: root mean squared error on the validation part, scaled.
-    level, residual: how averages of the values stray, and of what the network did not foresee.
-    calibration: by evidence channel.
+    level, residual, linear_chart: how averages stray, of values and of what the network and `linear` did not foresee. surprise: how far values go.
+    calibration: by evidence channel; without those of the network where it was not trained.
     model: in eval mode.
     own: (shell-style pattern over the entity, the artifact that serves those that fit), the first that fits wins; all others this one serves.
     """
@@ -85,9 +87,13 @@ class Artifact:
     reconstruction_level: Tensor
     level: ChartFit
     residual: ChartFit
+    linear: LinearFit
+    linear_chart: ChartFit
+    surprise: SurpriseFit
     calibration: Mapping[str, Calibration]
     history: History = field(default_factory=History)
     own: tuple[tuple[str, Artifact], ...] = ()
+    tails: Tails = "clip"
 
     @property
     def all(self) -> tuple[Artifact, ...]:
@@ -102,7 +108,7 @@ class Artifact:
     @property
     def fingerprint(self) -> str:
         """Names the model by what shapes its results: 64 hex digits."""
-        return _fingerprint(_tensors(self), self.shape, self.features, self.scale_kind, _calibrations(self))
+        return _fingerprint(_tensors(self), self.shape, self.features, (self.scale_kind, self.tails), _calibrations(self))
 
     @property
     def version(self) -> str:
@@ -129,6 +135,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     features: tuple[str, ...]
     shape: Shape
     scale: str
+    tails: Tails
     calibration: dict[str, Calibration]
     history: History
     own: tuple[_Own, ...] = ()
@@ -156,6 +163,7 @@ def save(artifact: Artifact, folder: Path) -> None:
         features=artifact.features,
         shape=artifact.shape,
         scale=artifact.scale_kind,
+        tails=artifact.tails,
         calibration=dict(artifact.calibration),
         history=artifact.history,
         own=tuple(_Own(match, dict(own.calibration), own.history) for match, own in artifact.own),
@@ -194,7 +202,7 @@ def load(folder: Path) -> Artifact:
         tensors,
         manifest.shape,
         manifest.features,
-        manifest.scale,
+        (manifest.scale, manifest.tails),
         [("", manifest.calibration), *((own.match, own.calibration) for own in manifest.own)],
     ):
         raise ArtifactError(f"{path}: does not match the fingerprint in {MANIFEST}: one of them is damaged or was edited; {_REMEDY}")
@@ -236,10 +244,14 @@ def _tensors(artifact: Artifact) -> Tensors:
     tensors["scale.gap"] = np.array([artifact.scale.gap_mean, artifact.scale.gap_deviation])
     tensors["usual.prediction"] = artifact.prediction_level.cpu().numpy()
     tensors["usual.reconstruction"] = artifact.reconstruction_level.cpu().numpy()
-    for name, chart in (("level", artifact.level), ("residual", artifact.residual)):
+    for name, chart in (("level", artifact.level), ("residual", artifact.residual), ("linear_chart", artifact.linear_chart)):
         tensors[f"{name}.spans"] = np.array(chart.spans, np.int64)
         tensors[f"{name}.whitening"] = chart.whitening.cpu().numpy()
         tensors[f"{name}.ordinary"] = chart.ordinary.cpu().numpy()
+    tensors["linear.weights"] = artifact.linear.weights.cpu().numpy()
+    tensors["linear.level"] = artifact.linear.level.cpu().numpy()
+    tensors["surprise.half_lives"] = np.array(artifact.surprise.half_lives_s)
+    tensors |= {f"surprise.{name}": tensor.cpu().numpy() for name, tensor in artifact.surprise.tensors().items()}
     return tensors | own
 
 
@@ -256,11 +268,15 @@ def _assemble(manifest: _Manifest, every: Tensors, one: _Manifest | _Own, prefix
         features=manifest.features,
         scale=FleetScale(tensors["scale.center"], tensors["scale.deviation"], gap_mean, gap_deviation),
         scale_kind=manifest.scale,
+        tails=manifest.tails,
         model=model.eval().requires_grad_(False),
         prediction_level=torch.from_numpy(tensors["usual.prediction"]),
         reconstruction_level=torch.from_numpy(tensors["usual.reconstruction"]),
         level=_chart(tensors, "level"),
         residual=_chart(tensors, "residual"),
+        linear=LinearFit(torch.from_numpy(tensors["linear.weights"]), torch.from_numpy(tensors["linear.level"])),
+        linear_chart=_chart(tensors, "linear_chart"),
+        surprise=_surprise(tensors),
         calibration=one.calibration,
         history=one.history,
     )
@@ -271,8 +287,13 @@ def _chart(tensors: Tensors, name: str) -> ChartFit:
     return ChartFit(tuple(tensors[f"{name}.spans"].tolist()), whitening, ordinary)
 
 
+def _surprise(tensors: Tensors) -> SurpriseFit:
+    parts = {name: torch.from_numpy(tensors[f"surprise.{name}"]) for name in ("knots", "surprise", "reach", "discount", "ordinary")}
+    return SurpriseFit(tuple(tensors["surprise.half_lives"].tolist()), **parts)
+
+
 def _fingerprint(
-    tensors: Tensors, shape: Shape, features: Sequence[str], scale: str, calibrations: Sequence[tuple[str, Mapping[str, Calibration]]]
+    tensors: Tensors, shape: Shape, features: Sequence[str], scale: tuple[str, str], calibrations: Sequence[tuple[str, Mapping[str, Calibration]]]
 ) -> str:
     ordered = [(match, sorted(calibration.items())) for match, calibration in calibrations]
     digest = hashlib.sha256(msgspec.json.encode((SCHEMA_VERSION, shape, tuple(features), scale, ordered)))

@@ -14,8 +14,11 @@ from anomaly_daemon.model.autoencoder import Autoencoder
 from anomaly_daemon.model.charts import ChartFit, fit_chart, residual_of
 from anomaly_daemon.model.corpus import Corpus, Pieces
 from anomaly_daemon.model.errors import prediction_error, reconstruction_error
+from anomaly_daemon.model.linear import LinearFit, fit_linear
 from anomaly_daemon.model.objective import foretold, held_out
-from anomaly_daemon.settings import Settings
+from anomaly_daemon.model.scaling import FleetScale
+from anomaly_daemon.model.surprise import SurpriseFit, directions, fit_surprise
+from anomaly_daemon.settings import NETWORK_CHANNELS, Settings
 
 LEVEL_MIN = 1e-3
 # Keeps the logarithm of a perfect error finite.
@@ -23,28 +26,36 @@ ERROR_MIN = 1e-6
 # Of a channel that the validation part never exercised: an ordinary error is about 1.
 _UNKNOWN = Calibration(0.0, 1.0, 10.0)
 QUANTILE = 0.99
+_SWITCH_VALUES = 2
+# Novelty is in decades of the entity's own range: no training tells it more. One in a hundred ordinary values is about one decade new.
+_NOVELTY = Calibration(-1.0, 0.18, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is usual of a trained network's errors and of averages, all on the CPU.
+    """What is usual of a trained network's errors, of averages and of rare values, all on the CPU.
 
-    prediction_level: float32 [F], reconstruction_level: float32 [K, F], root mean squared errors. calibration: of each channel's errors.
+    prediction_level: float32 [F], reconstruction_level: float32 [K, F], root mean squared errors.
+    calibration: of the errors of each channel, those of a network that was not trained left out.
     """
 
     prediction_level: Tensor
     reconstruction_level: Tensor
     level: ChartFit
     residual: ChartFit
+    linear: LinearFit
+    linear_chart: ChartFit
+    surprise: SurpriseFit
     calibration: dict[str, Calibration]
 
 
-def calibrate(model: Autoencoder, corpus: Corpus, validation: Pieces, settings: Settings, names: Sequence[str]) -> Usual:
+def calibrate(model: Autoencoder, corpus: Corpus, scale: FleetScale, validation: Pieces, settings: Settings, names: Sequence[str]) -> Usual:
     """Everything that judging starts from, under the trained weights.
 
-    A cyclic feature is context, not evidence: nobody is surprised by the hour. Its level is infinite, so its terms are 0.
+    Of a feature that is context, not evidence, the level is infinite, so its terms are 0.
     """
-    context = {column for feature in settings.record.features if feature.kind == "cyclic" for column in feature.columns}
+    features, evidence = settings.record.features, settings.evidence
+    context = {column for feature in features if feature.is_context for column in feature.columns}
     is_context = torch.tensor([name in context for name in names])
     expected, following, rebuilt, windows = [], [], [], []
     for chunk, expected_next, rebuilt_windows in held_out(model, corpus, validation, settings):
@@ -56,19 +67,36 @@ def calibrate(model: Autoencoder, corpus: Corpus, validation: Pieces, settings: 
         windows.append(chunk.windows[is_whole].cpu())
     predictions, observations = torch.cat(expected), torch.cat(following)  # [N, F]
     reconstructions, targets = torch.cat(rebuilt), torch.cat(windows)  # [M, K, F]
+    if not evidence.switches:
+        is_context = _with_switches(corpus, is_context)
     prediction_level = _level(predictions, observations).masked_fill(is_context, torch.inf)
     reconstruction_level = _level(reconstructions, targets).masked_fill(is_context, torch.inf)
     values = corpus.values.cpu()
     residuals = residual_of(foretold(model, corpus, settings).cpu(), values, prediction_level)
-    level, level_errors = fit_chart(values, corpus, settings.evidence.level, is_context)
-    residual, residual_errors = fit_chart(residuals, corpus, settings.evidence.residual, is_context)
+    level, level_errors = fit_chart(values, corpus, evidence.level, is_context)
+    residual, residual_errors = fit_chart(residuals, corpus, evidence.residual, is_context)
+    linear, linear_residuals = fit_linear(corpus, is_context)
+    linear_chart, linear_errors = fit_chart(linear_residuals, corpus, evidence.linear, is_context)
+    surprise, surprise_errors = fit_surprise(corpus, scale, evidence.surprise.half_lives, directions(features, names, is_context))
     errors = {
         "prediction": prediction_error(predictions, observations, prediction_level),
         "reconstruction": reconstruction_error(reconstructions, targets, reconstruction_level),
         "residual": residual_errors,
         "level": level_errors,
+        "linear": linear_errors,
+        "surprise": surprise_errors,
     }
-    return Usual(prediction_level, reconstruction_level, level, residual, {name: _calibration(found) for name, found in errors.items()})
+    calibration = {name: _calibration(found) for name, found in errors.items() if evidence.is_network_asked or name not in NETWORK_CHANNELS}
+    return Usual(prediction_level, reconstruction_level, level, residual, linear, linear_chart, surprise, calibration | {"novelty": _NOVELTY})
+
+
+def _with_switches(corpus: Corpus, is_context: Tensor) -> Tensor:
+    """Context and the features that took at most two values in the training parts; these alone are kept where nothing else would be left."""
+    starts = zip(corpus.first_rows, corpus.splits, strict=True)
+    trained = torch.cat([corpus.values[first : first + part.training] for first, part in starts]).cpu()
+    is_switch = torch.tensor([len(column[~column.isnan()].unique()) <= _SWITCH_VALUES for column in trained.T])
+    found = is_context | is_switch
+    return is_context if bool(found.all()) else found
 
 
 def _level(expected: Tensor, actual: Tensor) -> Tensor:

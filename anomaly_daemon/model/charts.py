@@ -6,18 +6,17 @@ A chart of a good forecaster's residuals sees what neither a single error nor an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model.corpus import Corpus
+from anomaly_daemon.model.sides import Side, sides
 from anomaly_daemon.settings import Chart as ChartSettings
-from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.statistics.mewma import Mewma, Spread, whitened, whitening_of
 
 # A feature's part in a distance: one wild feature must not drown what the others say.
@@ -28,7 +27,6 @@ _RESIDUAL_MAX = 30.0
 # An average says nothing before it spans what it should; of a short sequence a fifth must do.
 _LEAD_IN_SPANS = 2
 _LEAD_IN_SHARE = 0.2
-_ROWS_AT_ONCE = 2**18
 _QUANTILE = 0.99
 
 
@@ -83,63 +81,30 @@ def fit_chart(values: Tensor, corpus: Corpus, settings: ChartSettings, is_contex
 
     values: float32 [R, F] of the corpus's rows, NaN = missing. is_context: bool [F], features that are no evidence, such as the hour.
     """
-    features = values.shape[1]
+    values, features = values.cpu(), values.shape[1]
+    chart = Chart("chart", settings, settings.spans, features)
+    lead_in_rows = _LEAD_IN_SPANS * max(settings.spans)
     moments, counted = torch.zeros(len(settings.spans), features, features, dtype=torch.float64), 0
-    for side in _side_by_side(values.cpu(), corpus, settings):
-        trained = side.differences[side.is_training].double()
+    for side in sides(corpus):
+        trained = _differences(chart, side, values)[0][side.is_training(lead_in_rows, _LEAD_IN_SHARE)].double()
         moments += torch.stack([span.mT @ span for span in trained.unbind(1)])
         counted += len(trained)
     whitening = whitening_of(moments / max(counted, 1), settings.shrinkage).float()
     whitening[:, is_context, :] = 0.0
     whitening[:, :, is_context] = 0.0
-    squares, is_known, is_later = [], [], []
-    for side in _side_by_side(values.cpu(), corpus, settings):
-        squares.append(side.chart.squares(side.layout.widths.tolist(), side.rows, side.differences, whitening))
-        is_known.append(side.is_training | side.is_validation)
-        is_later.append(side.is_validation)
-    found, later = torch.cat(squares), torch.cat(is_later)
-    known = found[torch.cat(is_known)].double().sum(-1)
-    ordinary = np.quantile(known.numpy(), _QUANTILE, axis=0) if len(known) else np.ones(len(settings.spans))
+    known, later = [torch.zeros(0, len(settings.spans), features)], [torch.zeros(0, len(settings.spans), features)]
+    for side in sides(corpus):
+        differences, rows = _differences(chart, side, values)
+        squares = chart.squares(side.widths, rows, differences, whitening)
+        known.append(squares[side.is_training(lead_in_rows, _LEAD_IN_SHARE) | side.is_validation])
+        later.append(squares[side.is_validation])
+    distances = torch.cat(known).double().sum(-1)
+    ordinary = np.quantile(distances.numpy(), _QUANTILE, axis=0) if len(distances) else np.ones(len(settings.spans))
     fit = ChartFit(settings.spans, whitening, torch.from_numpy(np.maximum(ordinary, 1e-9)))
-    return fit, fit.error(found[later])
+    return fit, fit.error(torch.cat(later))
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """Some sequences gone through side by side, in layout order; N rows. is_training: without the lead-in."""
-
-    chart: Chart
-    layout: Layout
-    rows: Mapping[str, Tensor]
-    differences: Tensor
-    is_training: Tensor
-    is_validation: Tensor
-
-
-def _side_by_side(values: Tensor, corpus: Corpus, settings: ChartSettings) -> Iterator[_Side]:
-    lengths = [split.training + split.validation for split in corpus.splits]
-    for group in _groups(lengths):
-        entity = np.repeat(np.arange(len(group)), [lengths[one] for one in group])
-        place: NDArray[np.int64] = np.concatenate([np.arange(lengths[one]) for one in group])
-        first = np.array([corpus.first_rows[one] for one in group])
-        layout = lay_out(entity)
-        chart = Chart("chart", settings, settings.spans, values.shape[1])
-        rows = {column.name: torch.full((len(group), *column.shape), float(np.asarray(column.fill))) for column in chart.columns}
-        chosen = values[torch.from_numpy((first[entity] + place)[layout.order])]
-        differences = chart.differences(layout.widths.tolist(), rows, chosen, torch.ones(len(group), dtype=torch.bool))
-        trained, place = np.array([corpus.splits[one].training for one in group])[layout.rank], layout.step
-        lead_in = np.minimum(_LEAD_IN_SPANS * max(settings.spans), _LEAD_IN_SHARE * trained)
-        yield _Side(chart, layout, rows, differences, torch.from_numpy((place >= lead_in) & (place < trained)), torch.from_numpy(place >= trained))
-
-
-def _groups(lengths: list[int]) -> Iterator[list[int]]:
-    """Positions of sequences, longest first, so many at once that they hold no more rows than memory likes."""
-    group, rows = list[int](), 0
-    for position in sorted(range(len(lengths)), key=lambda one: -lengths[one]):
-        if group and rows + lengths[position] > _ROWS_AT_ONCE:
-            yield group
-            group, rows = [], 0
-        group.append(position)
-        rows += lengths[position]
-    if group:
-        yield group
+def _differences(chart: Chart, side: Side, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Averages less reference at each row of the side, and the columns that go with them."""
+    rows = side.start(chart.columns)
+    return chart.differences(side.widths, rows, values[side.rows], torch.ones(len(side.layout.slots), dtype=torch.bool)), rows

@@ -129,8 +129,8 @@ def build(sequences: Sequence[EntitySequence], settings: Settings) -> tuple[Corp
     scaled = []
     for sequence, rows in trained:
         fleet = torch.from_numpy(scale.transform(sequence.values))
-        own = entity_scale(fleet[: min(rows, settings.model.scale_observations)]) if settings.model.scale == "entity" else (0.0, 1.0)
-        scaled.append(scale_with(fleet, *own))
+        mean, deviation = entity_scale(fleet[: min(rows, settings.model.scale_observations)]) if settings.model.scale == "entity" else (0.0, 1.0)
+        scaled.append(scale_with(fleet, mean, deviation, settings.model.tails))
     gaps = torch.from_numpy(np.concatenate([scale.gap(sequence.gaps_s) for sequence in sequences]))
     first_rows = np.cumsum([0, *(len(sequence.values) for sequence in sequences)])[:-1]
     return Corpus(torch.cat(scaled), gaps, tuple(first_rows.tolist()), splits), scale

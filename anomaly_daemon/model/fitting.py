@@ -74,7 +74,7 @@ def _assembled(
     device = model.code.weight.device
     corpus = replace(corpus, values=corpus.values.to(device), gaps=corpus.gaps.to(device))
     validation, test = (held_out_pieces(corpus, part, settings.training.steps) for part in ("validation", "test"))
-    usual = calibrate(model, corpus, validation, settings, names)
+    usual = calibrate(model, corpus, scale, validation, settings, names)
     history = History(
         settings=settings.training.model_dump(mode="json"),
         source=dict(source),
@@ -83,7 +83,7 @@ def _assembled(
         training_losses=tuple(course.training),
         validation_losses=tuple(course.validation),
         best_epoch=course.best_epoch,
-        test_loss=held_out_loss(model, corpus, test, settings) if len(test) else None,
+        test_loss=held_out_loss(model, corpus, test, settings) if len(test) and course.best_epoch else None,
         torch_version=str(torch.__version__),
     )
     return Artifact(
@@ -92,11 +92,15 @@ def _assembled(
         features=tuple(names),
         scale=scale,
         scale_kind=settings.model.scale,
+        tails=settings.model.tails,
         model=model.cpu().eval().requires_grad_(False),
         prediction_level=usual.prediction_level,
         reconstruction_level=usual.reconstruction_level,
         level=usual.level,
         residual=usual.residual,
+        linear=usual.linear,
+        linear_chart=usual.linear_chart,
+        surprise=usual.surprise,
         calibration=usual.calibration,
         history=history,
     )

@@ -15,7 +15,13 @@ LOSS_PLOT = "loss.png"
 
 
 def plot_losses(history: History, path: Path) -> None:
-    """Draw training and validation loss by epoch, and the epoch whose weights were kept. Raises ArtifactError where it cannot be written."""
+    """Draw training and validation loss by epoch, and the epoch whose weights were kept. Raises ArtifactError where it cannot be written.
+
+    Where the network was not trained there is nothing to draw, and the picture of an earlier model goes.
+    """
+    if not history.best_epoch:
+        path.unlink(missing_ok=True)
+        return
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display and without pyplot's global state
     axes = figure.add_subplot()

@@ -7,7 +7,7 @@ entity's scale lives in fleet space and starts as (0, 1), the fleet's; the entit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Values = NDArray[np.float64]
+Tails = Literal["clip", "asinh"]
 
 # The start of an entity's own scale counts as this many observations.
 PRIOR_OBSERVATIONS = 16
@@ -91,6 +92,15 @@ def entity_scale(values: Tensor, prior_observations: float = PRIOR_OBSERVATIONS)
     return shrunk_scale(count, mean, variance, prior_observations)
 
 
-def scale_with(values: Tensor, mean: Tensor | float, deviation: Tensor | float) -> Tensor:
-    """What the network sees: (x − m) / s within ±10, elementwise, NaN kept; (0, 1) leaves the fleet's scale. Returns float32."""
-    return ((values - mean) / deviation).clamp(-CLIP, CLIP).float()
+def scale_with(values: Tensor, mean: Tensor | float, deviation: Tensor | float, tails: Tails = "clip") -> Tensor:
+    """What the network sees: (x − m) / s, with `asinh` its area sine, within ±10, elementwise, NaN kept; (0, 1) leaves the fleet's scale.
+
+    Returns float32.
+    """
+    scaled = (values - mean) / deviation
+    return (torch.asinh(scaled) if tails == "asinh" else scaled).clamp(-CLIP, CLIP).float()
+
+
+def unscaled(scaled: Tensor, mean: Tensor, deviation: Tensor, tails: Tails = "clip") -> Tensor:
+    """Back into fleet space, as far as the tails allow."""
+    return (torch.sinh(scaled) if tails == "asinh" else scaled) * deviation + mean

@@ -58,8 +58,9 @@ def shape_of(settings: Settings, features: int) -> Shape:
 
 
 def train_network(corpus: Corpus, settings: Settings, report: Report) -> tuple[Autoencoder, Course]:
-    """The weights of the best epoch, on the device trained on, and how they came about. On the CPU the same corpus, settings and seed give the same bytes.
+    """The weights of the best epoch, on the device trained on, and how they came about.
 
+    On the CPU the same corpus, settings and seed give the same bytes. Where no channel asks the network it stays as drawn, without an epoch.
     Leaves torch with one thread. Raises InputError when training diverges.
     """
     torch.set_num_threads(1)  # more are slower on networks this small, and their sums are not ordered
@@ -68,6 +69,8 @@ def train_network(corpus: Corpus, settings: Settings, report: Report) -> tuple[A
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.training.seed)
         model = Autoencoder(shape_of(settings, corpus.values.shape[1]), settings.training.dropout).to(device)
+        if not settings.evidence.is_network_asked:
+            return model, Course()
         course = _train(model, corpus, settings, report)
     model.load_state_dict(course.best_weights)
     return model, course

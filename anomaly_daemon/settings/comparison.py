@@ -19,6 +19,7 @@ DECIDING: Final = (
     "record",
     "model.scale",
     "model.scale_observations",
+    "model.tails",
     "engine.decode_every",
     "engine.decode_steps",
     "engine.ring",

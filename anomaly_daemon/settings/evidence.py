@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from anomaly_daemon.settings.record_schema import Section
+from anomaly_daemon.settings.values import Duration, spelled
 
-ChannelName = Literal["prediction", "reconstruction", "residual", "level"]
+ChannelName = Literal["prediction", "reconstruction", "residual", "linear", "level", "surprise", "novelty"]
+NETWORK_CHANNELS: Final[tuple[ChannelName, ...]] = ("prediction", "reconstruction", "residual")
 SPAN_MAX = 10_000
+HALF_LIVES_MAX = 8
 
 
 class Chart(Section):
@@ -31,15 +34,67 @@ class Chart(Section):
         return self
 
 
+class Surprise(Section):
+    """Features that go farther than they usually do, added up over the features and over the recent past."""
+
+    half_lives: tuple[Duration, ...] = spelled(("10m", "1h"), "Beside the record itself: times after which a surprise counts half; rising. Trained.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.half_lives) != sorted(set(self.half_lives)) or not 1 <= len(self.half_lives) <= HALF_LIVES_MAX or self.half_lives[0] <= 0:
+            raise ValueError(f"half_lives must rise, each longer than 0, {HALF_LIVES_MAX} at most, such as [10m, 1h]")
+        return self
+
+
+class Novelty(Section):
+    """Values unlike any that the entity showed before."""
+
+    remembered: int = Field(
+        256, ge=16, le=4096, description="Values remembered at most, of each of four signals of each feature: 8 kB a feature at 256."
+    )
+    refractory: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        description="Observations for which what was new keeps back whatever is not newer still: a lasting change is news once.",
+    )
+
+
+class ResidualChart(Chart):
+    """The same with other defaults: a forecaster's errors are nearly unrelated to each other, and their size drifts."""
+
+    spans: tuple[int, ...] = Field((1, 10, 30), min_length=1, max_length=8, description="Observations that each average spans; rising. Trained.")
+    shrinkage: float = Field(1.0, ge=0, le=1, description="How far correlations of the features are drawn towards none. Trained.")
+    reference_half_life: float | None = Field(
+        1440, ge=10, description="Observations after which half of a lasting shift counts as usual; none: what training saw stays the reference."
+    )
+    spread_half_life: float | None = Field(
+        1440, ge=10, description="Observations after which half of a lasting change of an average's spread counts as usual; none: as in training."
+    )
+
+
+class LinearChart(ResidualChart):
+    """The same, held against what training saw: where a network's errors drift with its surroundings, a line's tell that they did."""
+
+    reference_half_life: float | None = Field(
+        None, ge=10, description="Observations after which half of a lasting shift counts as usual; none: what training saw stays the reference."
+    )
+    spread_half_life: float | None = Field(
+        None, ge=10, description="Observations after which half of a lasting change of an average's spread counts as usual; none: as in training."
+    )
+
+
 class Evidence(Section):
     """Evidence channels, fused to one score."""
 
     channels: tuple[ChannelName, ...] = Field(
-        ("prediction", "reconstruction", "residual", "level"),
+        ("prediction", "reconstruction", "residual", "linear", "level"),
         min_length=1,
         description=(
             "prediction: the network's error on the next observation; reconstruction: its error on the last ones; residual: averages of its signed "
-            "errors that leave their place; level: averages of the values that do. With level alone the network rests."
+            "errors that leave their place; linear: the same of a linear forecast's errors; level: averages of the values that leave theirs; "
+            "surprise: rare values, added up over the features and the recent past; novelty: values unlike any remembered, for up to 16 features. "
+            "Without the first three the network rests, in training too."
         ),
     )
     calibration: Literal["entity", "trained"] = Field(
@@ -49,11 +104,19 @@ class Evidence(Section):
     half_life: float | None = Field(
         None, ge=2, description="calibration: entity: observations after which an error counts half; none: as `threshold.half_life`."
     )
-    residual: Chart = Field(
-        Chart(spans=(10,), shrinkage=1.0, reference_half_life=1440, spread_half_life=1440),
-        description="The chart of what the network did not foresee.",
+    switches: bool = Field(
+        True, description="Whether a feature that took at most two values in training is evidence; if not, it is context, unless all are. Trained."
     )
+    residual: ResidualChart = Field(ResidualChart(), description="The chart of what the network did not foresee.")
+    linear: LinearChart = Field(LinearChart(), description="The chart of what a linear forecast did not foresee.")
     level: Chart = Field(Chart(), description="The chart of the values.")
+    surprise: Surprise = Field(Surprise(), description="The sums of what is rare.")
+    novelty: Novelty = Field(Novelty(), description="The memory of values.")
+
+    @property
+    def is_network_asked(self) -> bool:
+        """Whether a channel at work is the network's."""
+        return any(name in NETWORK_CHANNELS for name in self.channels)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

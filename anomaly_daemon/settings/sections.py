@@ -84,6 +84,10 @@ class Model(Section):
         "entity",
         description="entity: each entity's own mean and deviation, shrunk from the fleet's; fleet: the artifact's for all.",
     )
+    tails: Literal["clip", "asinh"] = Field(
+        "clip",
+        description="What becomes of values far out on their scale: clip: cut at ten deviations; asinh: drawn in, as a logarithm would. Trained.",
+    )
     per: Literal["fleet", "group", "entity"] = Field(
         "fleet",
         description=(

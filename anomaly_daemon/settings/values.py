@@ -55,7 +55,7 @@ def _instant(text: str) -> str:
     return text
 
 
-def spelled(text: str, description: str) -> Any:
+def spelled(text: str | tuple[str, ...], description: str) -> Any:
     """A field whose default is spelled as in a file and parsed with it; typed Any because the text is not the value's type."""
     return Field(text, description=description)
 

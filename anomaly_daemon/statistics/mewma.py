@@ -23,40 +23,34 @@ _BLOCK_ROWS = 256
 
 
 class Mewma:
-    """The averages of every entity, float32 [S', F] for the S' spans beyond 1, and the reference, float32 [F], which starts at 0."""
+    """The averages of every entity, float32 [S, F], and the reference, float32 [F], which starts at 0."""
 
     def __init__(self, name: str, spans: Sequence[int], features: int, reference_half_life: float | None) -> None:
         """reference_half_life: observations after which the reference has gone half the way to a new level; None: it stays at 0."""
         self._averages, self._reference = f"{name}.averages", f"{name}.reference"
-        self._rates = torch.tensor([2 / (span + 1) for span in spans if span > 1])[:, None]
-        self._has_raw = 1 in spans
+        self._rates = torch.tensor([2 / (span + 1) for span in spans])[:, None]
         self._rate = None if reference_half_life is None else _rate_of(reference_half_life)
         reference = () if self._rate is None else (Column(self._reference, "float32", (features,)),)
-        self.columns = (Column(self._averages, "float32", (len(self._rates), features)), *reference)
+        self.columns = (Column(self._averages, "float32", (len(spans), features)), *reference)
 
     def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor, is_first: Tensor) -> Tensor:
-        """Averages less reference at each row, the shortest span first: float32 [N, S, F]; the columns are advanced in place.
+        """Averages less reference at each row: float32 [N, S, F]; the columns are advanced in place.
 
         widths: [T] rows of each step, those of the same entities first. values: float32 [N, F], step after step; a missing one
         (NaN) leaves its averages as they were. is_first: bool [B], entities never seen: their averages begin with what is there.
         """
-        averages, rates, raw = rows[self._averages], self._rates.to(values.device), int(self._has_raw)
-        found = values.new_empty(len(values), len(rates) + raw, values.shape[1])
+        averages, rates = rows[self._averages], self._rates.to(values.device)
+        found = values.new_empty(len(values), len(rates), values.shape[1])
         steps = zip(*(torch.split(column, list(widths)) for column in (found, values, ~values.isnan())), strict=True)
         for step, (told, value, there) in enumerate(steps):
             average = averages[: len(value)]
             difference = torch.where(there[:, None], value[:, None] - average, 0.0)
-            rate = torch.where(is_first[: len(value), None, None], 1.0, rates) if step == 0 else rates
-            average += rate * difference
-            told[:, raw:] = average
-            if raw:
-                told[:, 0] = value.nan_to_num(nan=0.0)
+            average += (torch.where(is_first[: len(value), None, None], 1.0, rates) if step == 0 else rates) * difference
+            told.copy_(average)
             if self._rate is not None:
                 reference = rows[self._reference][: len(value)]
                 told -= reference[:, None]
                 from_reference = torch.where(there, value - reference, 0.0)
-                if raw:
-                    told[:, 0] = from_reference
                 reference += self._rate * from_reference.clamp(-_REFERENCE_STEP_MAX, _REFERENCE_STEP_MAX)
         return found
 
@@ -66,7 +60,7 @@ class Spread:
 
     _GATE = 4.0  # a number so many deviations off counts as this one, and teaches a tenth
     _GATED = 0.1
-    _FLOOR = 0.1  # of a variance: what hardly moves any more is still not measured better
+    _FLOOR = 0.3  # what hardly moves any more is still not measured better
 
     def __init__(self, name: str, shape: tuple[int, ...], half_life: float) -> None:
         """half_life: observations after which half of a lasting change counts as usual."""

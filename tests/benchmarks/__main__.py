@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from anomaly_daemon.telemetry import logging
-from tests.benchmarks import checkpoint, embedded_log, export, history, lstm_memory, on_kafka, pipeline, replay, skab, tune
+from tests.benchmarks import checkpoint, embedded_log, export, history, lstm_memory, on_kafka, pipeline, replay, skab, transactions, tune
 from tests.benchmarks.measure import Measure
 from tests.kafka.broker import ToolsMissingError
 
@@ -40,6 +40,7 @@ def main() -> int:
         ("through Kafka", kafka),
         ("what an LSTM and a vanilla RNN remember", remembered),
         ("SKAB through the embedded log", skab.measure),
+        ("frauds on simulated cards", transactions.measure),
     ):
         print(f"{title}:", flush=True)
         for measure in collect():

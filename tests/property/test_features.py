@@ -28,8 +28,13 @@ FEATURES = (
     Feature(name="weekday", kind="cyclic", period="day_of_week"),
     Feature(name="merchant", kind="category", values_max=2),
     Feature(name="country", kind="category", values_max=4),
+    Feature(name="amount", kind="relative"),
+    Feature(name="amount_there", kind="relative", within="merchant"),
+    Feature(name="lately", kind="count", half_life="1h"),
+    Feature(name="night", kind="unusual_time", period="hour_of_day"),
+    Feature(name="weekend", kind="unusual_time", period="day_of_week"),
 )
-NUMBERS = 6
+NUMBERS = 8
 
 
 @dataclass(frozen=True)

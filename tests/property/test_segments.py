@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_daemon.state.segments import lay_out
+from anomaly_daemon.state.segments import lay_out, part_of
 
 slots = st.lists(st.integers(0, 6), min_size=1, max_size=60).map(lambda found: np.array(found, np.int64))
 
@@ -41,3 +41,17 @@ def test_segments_cover_the_rows_without_gap_or_overlap(found: np.ndarray) -> No
 
     rows = [row for segment in segments for row in range(segment.start, segment.start + segment.steps * segment.width)]
     assert rows == list(range(len(found)))
+
+
+@given(slots, st.sets(st.integers(0, 6)))
+def test_a_part_is_laid_out_as_if_it_were_alone(found: np.ndarray, chosen: set[int]) -> None:
+    whole = lay_out(found)
+    ranks = np.flatnonzero(np.isin(whole.slots, list(chosen)))
+    alone_at = np.flatnonzero(np.isin(found, list(chosen)))
+    alone = lay_out(found[alone_at])
+
+    part, places = part_of(whole, ranks)
+
+    for name in ("slots", "widths", "starts", "rank", "step", "previous"):
+        assert getattr(part, name).tolist() == getattr(alone, name).tolist(), name
+    assert part.order.tolist() == alone_at[alone.order].tolist() == whole.order[places].tolist()

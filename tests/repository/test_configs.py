@@ -67,7 +67,7 @@ def test_the_files_for_simulated_streams_name_what_the_simulators_send() -> None
     for name in ("demo.yaml", "sensors.yaml"):
         assert [feature.name for feature in settings_of(name).record.features if feature.kind in ("number", "asinh")] == list(CHANNELS)
     fields = {"amount", "merchant", "category", "country"}
-    named = {feature.path or feature.name for feature in settings_of("transactions.yaml").record.features if feature.kind in ("log", "category")}
+    named = {feature.path or feature.name for feature in settings_of("transactions.yaml").record.features if feature.kind in ("relative", "category")}
     assert named == fields
 
 

@@ -3,36 +3,52 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from anomaly_daemon import settings as settings_of
 from anomaly_daemon.domain.errors import ArtifactError
-from anomaly_daemon.model.artifact import MANIFEST, Artifact, Calibration, History, check_features, check_writable, load, save
-from anomaly_daemon.model.autoencoder import Autoencoder, Shape
-from anomaly_daemon.model.scaling import FleetScale
+from anomaly_daemon.model.artifact import MANIFEST, Artifact, History, check_features, check_writable, load, save
+from anomaly_daemon.model.corpus import EntitySequence
+from anomaly_daemon.model.fitting import fit
 
 NAMES = ("flow", "pressure", "current")
 
 
+@cache
 def artifact(seed: int = 0) -> Artifact:
-    torch.manual_seed(seed)
-    shape = Shape(3, 8, 4, 2)
-    return Artifact(
-        name="lstm-autoencoder",
-        shape=shape,
-        features=NAMES,
-        scale=FleetScale(np.array([1.0, 1 / 3, -2e9]), np.array([0.1, 2.0, 7.7]), 1 / 7, 0.3),
-        scale_kind="entity",
-        model=Autoencoder(shape).eval().requires_grad_(False),
-        prediction_level=torch.rand(3),
-        reconstruction_level=torch.rand(5, 3),
-        calibration={"prediction": Calibration(-0.1, 1 / 3), "reconstruction": Calibration(0.2, 0.7)},
-        history=History({"epochs": 2}, {"from": None}, 4, {"training": 9}, (1.5, 1 / 3), (1.25, 0.1), 2, None, "2"),
-    )
+    """Trained in a moment on noise, with a history that has every kind of value."""
+    generator = np.random.default_rng(seed)
+    sequence = EntitySequence("pump", generator.normal(size=(60, 3)).astype(np.float32), np.full(60, 60.0))
+    small = ("model.hidden=8", "model.code=4", "model.layers=2", "model.tails=asinh", "training.epochs=1", "engine.decode_steps=5")
+    found = fit([sequence], settings_of.load((), (*small, f"training.seed={seed}"), {}), NAMES)
+    return replace(found, history=History({"epochs": 2}, {"from": None}, 4, {"training": 9}, (1.5, 1 / 3), (1.25, 0.1), 2, None, "2"))
+
+
+def with_own() -> Artifact:
+    """A fleet's model, and two that serve some pumps."""
+    return replace(artifact(), own=(("pump-1*", artifact(seed=1)), ("pump-[2]", artifact(seed=2))))
+
+
+def bits(part: object) -> object:
+    """Whatever an artifact holds, comparable to the bit."""
+    match part:
+        case torch.Tensor():
+            return str(part.dtype), tuple(part.shape), part.numpy().tobytes()
+        case np.ndarray():
+            return str(part.dtype), part.shape, part.tobytes()
+        case torch.nn.Module():
+            return part.training, {name: bits(tensor) for name, tensor in part.state_dict().items()}
+        case tuple():
+            return tuple(bits(one) for one in part)
+        case _ if is_dataclass(part):
+            return {one.name: bits(getattr(part, one.name)) for one in fields(part)}
+    return part
 
 
 def weights(folder: Path) -> Path:
@@ -46,18 +62,41 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(tmp_path: Path) -> None:
     found = load(tmp_path / "new" / "folder")
 
     assert found.fingerprint == saved.fingerprint
-    assert (
-        replace(found, model=saved.model, scale=saved.scale, prediction_level=saved.prediction_level, reconstruction_level=saved.reconstruction_level)
-        == saved
-    )
-    assert all(torch.equal(one, other) for one, other in zip(found.model.state_dict().values(), saved.model.state_dict().values(), strict=True))
-    assert np.array_equal(found.scale.center, saved.scale.center)
-    assert np.array_equal(found.scale.deviation, saved.scale.deviation)
-    assert (found.scale.gap_mean, found.scale.gap_deviation) == (saved.scale.gap_mean, saved.scale.gap_deviation)
-    assert torch.equal(found.prediction_level, saved.prediction_level)
-    assert torch.equal(found.reconstruction_level, saved.reconstruction_level)
-    assert not found.model.training
+    assert bits(found) == bits(saved)
     assert found.decode_steps == 5
+
+
+def test_models_of_some_entities_own_are_loaded_with_the_one_for_all_others(tmp_path: Path) -> None:
+    saved = with_own()
+    save(saved, tmp_path)
+    found = load(tmp_path)
+
+    assert [match for match, _ in found.own] == ["pump-1*", "pump-[2]"]
+    assert bits(found) == bits(saved)
+    assert found.fingerprint == saved.fingerprint != artifact().fingerprint
+
+
+def test_an_own_model_is_known_by_its_pattern_and_its_place() -> None:
+    saved = with_own()
+    (match, first), (_, second) = saved.own
+    others = [
+        replace(saved, own=((match, first),)),
+        replace(saved, own=(("pump-9", first), saved.own[1])),
+        replace(saved, own=saved.own[::-1]),
+        replace(saved, own=((match, second), saved.own[1])),
+        replace(saved, own=((match, replace(first, calibration={})), saved.own[1])),
+    ]
+    assert len({saved.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
+
+
+def test_a_pattern_edited_in_the_manifest_is_refused(tmp_path: Path) -> None:
+    save(with_own(), tmp_path)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    manifest["own"][0]["match"] = "*"
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+
+    with pytest.raises(ArtifactError, match="damaged or was edited"):
+        load(tmp_path)
 
 
 def test_loading_draws_nothing_from_the_random_generator(tmp_path: Path) -> None:
@@ -68,8 +107,8 @@ def test_loading_draws_nothing_from_the_random_generator(tmp_path: Path) -> None
 
 
 def test_the_same_model_is_written_in_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        save(artifact(), tmp_path / name)
+    save(with_own(), tmp_path / "one")
+    save(load(tmp_path / "one"), tmp_path / "other")
     for name in (MANIFEST, weights(tmp_path / "one").name):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
@@ -80,7 +119,10 @@ def test_the_fingerprint_follows_what_shapes_results_and_nothing_else() -> None:
     others = [
         replace(one, features=("pressure", "flow", "current")),
         replace(one, scale_kind="fleet"),
-        replace(one, calibration=one.calibration | {"prediction": Calibration(0.0, 1.0)}),
+        replace(one, tails="clip"),
+        replace(one, calibration=one.calibration | {"prediction": one.calibration["prediction"]._replace(quantile=3.0)}),
+        replace(one, level=replace(one.level, spans=(1, 11))),
+        replace(one, residual=replace(one.residual, ordinary=one.residual.ordinary + 1e-12)),
         replace(one, prediction_level=one.prediction_level + 1e-6),
         replace(one, scale=replace(one.scale, gap_mean=0.0)),
         artifact(seed=1),
@@ -149,7 +191,7 @@ def written(name: str, content: bytes) -> Callable[[Path], None]:
         (written(MANIFEST, b'{"name": "foreign"}'), "not the manifest"),
         (edited(surprise=1), "not the manifest"),
         (edited(features="flow"), "not the manifest"),
-        (edited(schema_version=2), "schema version 2"),
+        (edited(schema_version=99), "schema version 99"),
         (edited(features=["flow", "pressure", "voltage"]), "damaged or was edited"),
         (edited(weights="../weights.safetensors"), "outside its folder"),
         (edited(weights=""), "outside its folder"),

@@ -19,24 +19,29 @@ from anomaly_daemon.cli import main
 from anomaly_daemon.domain.records import Batch, BatchOutput, Partition, Record
 from anomaly_daemon.evaluation.comparison.causes import differences_between
 from anomaly_daemon.evaluation.comparison.exports import read_export
-from anomaly_daemon.model.engine import CHANNELS
-from anomaly_daemon.settings import digest
+from anomaly_daemon.settings import Settings, digest
+from tests import small
 from tests.end_to_end.harness import Site, make_site
-from tests.small import artifact, processor, settings, stream
+from tests.small import artifact, stream
 
 LENGTH = 600
+CHANNELS = "evidence.channels=[prediction, reconstruction]"  # the incidents counted here are theirs
 RECORDS = stream(3, 4, LENGTH)
+
+
+def settings(*assignments: str) -> Settings:
+    return small.settings(CHANNELS, *assignments)
 
 
 def replayed(
     folder: Path, name: str, *assignments: str, records: Sequence[Record] = RECORDS, batch: int = 50, first: int = 0, noted: bool = True
 ) -> tuple[str, str]:
     """An export and the alerts of a replay from nothing, reported from offset `first` on."""
-    built, _ = processor(*assignments)
+    built, _ = small.processor(CHANNELS, *assignments)
     partitions = sorted({record.partition for record in records})
     spans = {one: Span(0, 0, first, max(record.offset for record in records if record.partition == one) + 1) for one in partitions}
     metadata = wiring.describe(settings(*assignments), artifact(), mode="replay", started_from="nothing", spans=spans)
-    export = ParquetExport(folder / f"{name}.parquet", CHANNELS, metadata if noted else {}, is_forced=False)
+    export = ParquetExport(folder / f"{name}.parquet", built.channels, metadata if noted else {}, is_forced=False)
     outputs: list[BatchOutput] = []
     for partition in partitions:
         built.begin(partition)
@@ -326,7 +331,7 @@ def test_page_tells_what_the_table_does(folder: Path, base: tuple[str, str], cap
 
 @pytest.fixture(scope="module")
 def site(folder: Path) -> Site:
-    made = make_site(folder / "site", f"sqlite:///{folder / 'site' / 'topics.db'}", RECORDS, partitions=1)
+    made = make_site(folder / "site", f"sqlite:///{folder / 'site' / 'topics.db'}", RECORDS, partitions=1, assignments=(CHANNELS,))
     made.run_to_end(120, "--export", str(folder / "live.parquet"))
     return made
 

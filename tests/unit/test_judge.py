@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.domain.records import Phase
 from anomaly_daemon.settings import Threshold as ThresholdSettings
-from anomaly_daemon.thresholds.judge import Judge
+from anomaly_daemon.thresholds.judge import MODEL, Judge
 from tests.slab_rows import CHANNELS, Stream
 
 PRIORS = {"prediction": (-0.2, 0.5), "reconstruction": (0.3, 0.25)}
@@ -183,6 +183,48 @@ def test_columns_start_at_the_priors_of_the_channels() -> None:
 
     assert columns["calibration.mean"].fill.tolist() == [PRIORS[channel][0] for channel in CHANNELS]
     assert columns["calibration.variance"].shape == (2,)
+
+
+def test_an_entity_starts_from_the_priors_of_its_model_and_goes_on_as_if_there_were_no_other() -> None:
+    quiet = {"prediction": (-3.0, 0.1), "reconstruction": (-4.0, 0.2)}
+    settings = ThresholdSettings(warmup_observations=WARMUP)
+    slots, evidence = np.tile([0, 1], 100), usual(200)
+    both = Stream(Judge(settings, [PRIORS, quiet], 1440), entities=2)
+    both.state[MODEL] = torch.tensor([0, 1])
+
+    found = both.feed(slots, evidence, cuts=(1, 2, 90))
+
+    for number, priors in enumerate((PRIORS, quiet)):
+        own = slots == number
+        alone = Stream(Judge(settings, [priors], 1440))
+        expected = alone.feed(one_entity(100), evidence[own])
+        assert {name: column[own].tobytes() for name, column in found.items()} == {name: column.tobytes() for name, column in expected.items()}
+        assert torch.equal(both.state["calibration.mean"][number], alone.state["calibration.mean"][0])
+
+
+def test_without_a_half_life_the_priors_stay() -> None:
+    stream = Stream(Judge(ThresholdSettings(warmup_observations=WARMUP), [PRIORS], None))
+
+    stream.feed(one_entity(300), usual(300) * 50)
+
+    assert stream.state["calibration.mean"][0].tolist() == [mean for mean, _ in PRIORS.values()]
+    assert stream.state["calibration.variance"][0].tolist() == [variance for _, variance in PRIORS.values()]
+
+
+def test_what_each_channel_added_sums_to_the_score() -> None:
+    evidence = usual(200)
+    evidence[5, 0] = evidence[7, 1] = np.nan
+    evidence[9] = np.nan
+
+    found = Stream(judge()).feed(one_entity(200), evidence)
+
+    score = found["parts"].sum(1)
+    assert found["parts"].shape == (200, 2)
+    assert (found["parts"] >= 0).all()
+    assert found["parts"][5, 0] == found["parts"][7, 1] == 0
+    is_judged = ~np.isnan(found["anomaly_score"])
+    assert is_judged.tolist() == [row != 9 for row in range(200)]
+    assert found["anomaly_score"][is_judged] == pytest.approx((score / (1 + score))[is_judged])
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from anomaly_daemon.adapters.score_export import ROW_GROUP_ROWS, ParquetExport
 from anomaly_daemon.domain.errors import InputError, StopAtOnce
 from anomaly_daemon.domain.records import Batch, BatchOutput, Observations, Partition, Phase, Record, ScoredBatch, Scores
-from anomaly_daemon.model.engine import CHANNELS
 from tests.small import P, processor, stream
+from tests.small import settings as small_settings
 
+CHANNELS = tuple(sorted(small_settings().evidence.channels))
 OTHER = Partition("more readings", 3)
 REPOSITORY = Path(__file__).parents[2]
 

@@ -237,6 +237,16 @@ def test_no_fault_shows_a_secret(tmp_path: Path) -> None:
         ("threshold: {level: 2}", "must be below 1"),
         ("{threshold: {method: static}, overrides: [{match: 'a*', threshold: {level: 2}}]}", "override 'a*': threshold: level (2) must be below 1"),
         ("incidents: {trigger: {count: 9}}", "count (9) cannot exceed of (5)"),
+        ("evidence: {channels: [level, prediction, level]}", "channels: level stands twice"),
+        ("evidence: {channels: [levels]}", "evidence.channels"),
+        ("evidence: {channels: []}", "at least 1 item"),
+        ("evidence: {level: {spans: [10, 1]}}", "spans must rise, each from 1 to 10000, such as [1, 10, 30]"),
+        ("evidence: {level: {spans: [5, 5]}}", "spans must rise"),
+        ("evidence: {residual: {spans: [0, 5]}}", "spans must rise"),
+        ("evidence: {residual: {spans: [20000]}}", "spans must rise"),
+        ("evidence: {residual: {reference_half_life: 1}}", "greater than or equal to 10"),
+        ("model: {per: group}", "groups go with `per: group`, and only with it"),
+        ("model: {groups: ['pump-*']}", "groups go with `per: group`, and only with it"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path, text: str, told: str) -> None:

@@ -50,6 +50,14 @@ def test_train_writes_artifact_and_plot_and_tells_what_it_did(folder: Path, caps
     assert f"fingerprint  {artifact.version}\n" in said
 
 
+def test_where_no_channel_asks_the_network_it_is_not_trained_and_no_picture_is_left(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train() == train("--set", "evidence.channels=[surprise]") == 0
+
+    assert load(folder / "model").history.validation_losses == ()
+    assert not (folder / "model" / "loss.png").exists()
+    assert "epochs       0, no channel of evidence.channels asks the network\n" in capsys.readouterr().out
+
+
 def test_train_takes_the_range_the_entities_and_the_rows_asked_for(folder: Path) -> None:
     assert train("--from", "2026-01-01T00:10:00Z", "--to", "2026-01-01T00:50:00Z", "--entities", "pump-*", "--rows", "30", "--output", "other") == 0
 

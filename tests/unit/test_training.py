@@ -225,9 +225,10 @@ def test_levels_and_calibration_speak_of_ordinary_errors() -> None:
     assert artifact.prediction_level.shape == (3,)
     assert artifact.reconstruction_level.shape == (8, 3)
     for channel in ("prediction", "reconstruction"):
-        mean, variance = artifact.calibration[channel]
+        mean, variance, quantile = artifact.calibration[channel]
         assert -2 < mean < 0.1  # errors in units of their own level average to 1, so their logarithms to a little below 0
         assert 0 < variance < 5
+        assert 1 < quantile < 100
 
 
 @pytest.mark.parametrize("sequences", [[], sinusoids(11, 3), sinusoids(0, 2)], ids=["none", "short", "empty"])

@@ -47,7 +47,8 @@ def test_another_method_says_of_exported_evidence_what_it_says_in_a_replay(
 
 
 def test_a_method_chosen_brings_exactly_the_incidents_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assignments = (*COMMON, "threshold.method=static")  # of which few records stand out
+    # Of which few records stand out.
+    assignments = (*COMMON, "threshold.method=static", "evidence.channels=[prediction, reconstruction]")
     config = tuning_cases.settings_file(tmp_path, *assignments)
     scores = tuning_cases.export(tmp_path / "scores.parquet", RECORDS, small.settings(*assignments))
 
