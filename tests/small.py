@@ -41,6 +41,9 @@ ASSIGNMENTS = (
     "incidents.window_points=4",
 )
 
+# What the small artifact is trained anew for.
+TRAINED = ("model.layers", "model.scale", "model.tails", "model.per", "model.network", "evidence.level", "evidence.residual")
+
 
 def settings(*assignments: str) -> settings_of.Settings:
     return settings_of.load((), (*ASSIGNMENTS, *assignments), {})
@@ -93,7 +96,7 @@ class Outcome:
 
 def processor(*assignments: str) -> tuple[Processor, str]:
     """A fresh one with the small artifact, and the fingerprint of its state."""
-    trained = [assignment for assignment in assignments if assignment.startswith(("model.", "training.", "evidence.level", "evidence.residual"))]
+    trained = [assignment for assignment in assignments if assignment.split("=")[0] in TRAINED]
     built, fingerprint, _ = wiring.build_processor(settings(*assignments), artifact(*trained))
     return built, fingerprint
 

@@ -10,6 +10,7 @@ from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model.charts import Chart, ChartFit
 from anomaly_daemon.model.linear import LinearFit, bank, before
 from anomaly_daemon.settings import Chart as ChartSettings
+from anomaly_daemon.statistics.mewma import without_zeros
 
 LEVEL, RESIDUAL, LINEAR = "level", "residual", "linear"
 
@@ -19,7 +20,7 @@ class ChartChannel:
 
     def __init__(self, name: str, fit: ChartFit, settings: ChartSettings, device: str) -> None:
         self._name = name
-        self._fit = ChartFit(fit.spans, fit.whitening.to(device), fit.ordinary.to(device))
+        self._fit = ChartFit(fit.spans, without_zeros(fit.whitening).to(device), fit.ordinary.to(device))
         self._chart = Chart(name, settings, fit.spans, fit.whitening.shape[-1])
 
     @property
@@ -30,7 +31,7 @@ class ChartChannel:
     def observe(self, seen: Seen, values: Tensor) -> dict[str, Evidence]:
         """Evidence of each row's values, float32 [N, F]; then learn."""
         widths = seen.layout.widths.tolist()
-        differences = self._chart.differences(widths, seen.rows, values, seen.index.seen == 0)
+        differences = self._chart.differences(widths, seen.rows, values)
         squares = self._chart.squares(widths, seen.rows, differences, self._fit.whitening)
         error = self._fit.error(squares)
         return {self._name: Evidence(error, ~error.isnan(), lambda row: (squares[row].double() / self._fit.ordinary[:, None]).sum(0))}

@@ -44,6 +44,13 @@ def run(options: argparse.Namespace) -> int:
     names = FeatureTransforms(features_of(settings)).names
     with _training_progress(settings.training.epochs, settings.model.per) as report:
         artifact = fit(sequences, settings, names, report, _source(settings, options))
+    left = [match for match in settings.model.groups if match not in dict(artifact.own)]
+    if left:
+        log.warning(
+            "groups_left_to_fleet",
+            groups=left,
+            remedy="no entity in the range fits them first, or too little of it: widen the range, or mend model.groups",
+        )
     save(artifact, folder)
     plot_losses(artifact.history, folder / LOSS_PLOT)
     _print_summary(artifact, folder, settings.model.per)

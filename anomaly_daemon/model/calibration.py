@@ -26,6 +26,8 @@ ERROR_MIN = 1e-6
 # Of a channel that the validation part never exercised: an ordinary error is about 1.
 _UNKNOWN = Calibration(0.0, 1.0, 10.0)
 QUANTILE = 0.99
+# Of a channel that had nothing to err on, such as a stream that stood still throughout.
+QUANTILE_MIN = 0.1
 _SWITCH_VALUES = 2
 # Novelty is in decades of the entity's own range: no training tells it more. One in a hundred ordinary values is about one decade new.
 _NOVELTY = Calibration(-1.0, 0.18, 1.0)
@@ -113,4 +115,4 @@ def _calibration(errors: Tensor) -> Calibration:
     if len(known) < 2:
         return _UNKNOWN
     logs = torch.log(known + ERROR_MIN)
-    return Calibration(float(logs.mean()), float(logs.var(correction=0)), float(np.quantile(known.numpy(), QUANTILE)))
+    return Calibration(float(logs.mean()), float(logs.var(correction=0)), max(QUANTILE_MIN, float(np.quantile(known.numpy(), QUANTILE))))

@@ -28,6 +28,8 @@ _RESIDUAL_MAX = 30.0
 _LEAD_IN_SPANS = 2
 _LEAD_IN_SHARE = 0.2
 _QUANTILE = 0.99
+# What never varied in training strays by a deviation before it is told.
+_ORDINARY_MIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Chart:
         self._spread = None if half_life is None else Spread(name, (len(spans), features), half_life)
         self.columns: tuple[Column, ...] = (*self._bank.columns, *(self._spread.columns if self._spread is not None else ()))
 
-    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor, is_first: Tensor) -> Tensor:
+    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor) -> Tensor:
         """See Mewma."""
-        return self._bank.differences(widths, rows, values, is_first)
+        return self._bank.differences(widths, rows, values)
 
     def squares(self, widths: Sequence[int], rows: Mapping[str, Tensor], differences: Tensor, whitening: Tensor) -> Tensor:
         """Each feature's part in the distance of each span's average from its place: float32 [N, S, F], at most SQUARE_MAX."""
@@ -100,11 +102,11 @@ def fit_chart(values: Tensor, corpus: Corpus, settings: ChartSettings, is_contex
         later.append(squares[side.is_validation])
     distances = torch.cat(known).double().sum(-1)
     ordinary = np.quantile(distances.numpy(), _QUANTILE, axis=0) if len(distances) else np.ones(len(settings.spans))
-    fit = ChartFit(settings.spans, whitening, torch.from_numpy(np.maximum(ordinary, 1e-9)))
+    fit = ChartFit(settings.spans, whitening, torch.from_numpy(np.maximum(ordinary, _ORDINARY_MIN)))
     return fit, fit.error(torch.cat(later))
 
 
 def _differences(chart: Chart, side: Side, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Averages less reference at each row of the side, and the columns that go with them."""
     rows = side.start(chart.columns)
-    return chart.differences(side.widths, rows, values[side.rows], torch.ones(len(side.layout.slots), dtype=torch.bool)), rows
+    return chart.differences(side.widths, rows, values[side.rows]), rows

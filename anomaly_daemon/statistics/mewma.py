@@ -33,11 +33,12 @@ class Mewma:
         reference = () if self._rate is None else (Column(self._reference, "float32", (features,)),)
         self.columns = (Column(self._averages, "float32", (len(spans), features)), *reference)
 
-    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor, is_first: Tensor) -> Tensor:
+    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor, is_first: Tensor | None = None) -> Tensor:
         """Averages less reference at each row: float32 [N, S, F]; the columns are advanced in place.
 
         widths: [T] rows of each step, those of the same entities first. values: float32 [N, F], step after step; a missing one
-        (NaN) leaves its averages as they were. is_first: bool [B], entities never seen: their averages begin with what is there.
+        (NaN) leaves its averages as they were. is_first: bool [B], entities never seen, whose averages begin with what is there; None: all
+        begin at the reference, so that they never stray farther than they do in the long run.
         """
         averages, rates = rows[self._averages], self._rates.to(values.device)
         found = values.new_empty(len(values), len(rates), values.shape[1])
@@ -45,7 +46,7 @@ class Mewma:
         for step, (told, value, there) in enumerate(steps):
             average = averages[: len(value)]
             difference = torch.where(there[:, None], value[:, None] - average, 0.0)
-            average += (torch.where(is_first[: len(value), None, None], 1.0, rates) if step == 0 else rates) * difference
+            average += (torch.where(is_first[: len(value), None, None], 1.0, rates) if is_first is not None and step == 0 else rates) * difference
             told.copy_(average)
             if self._rate is not None:
                 reference = rows[self._reference][: len(value)]
@@ -95,9 +96,20 @@ def whitening_of(moments: Tensor, shrinkage: float) -> Tensor:
 
 
 def whitened(differences: Tensor, whitening: Tensor) -> Tensor:
-    """[N, S, F] by [S, F, F] float32 → [N, S, F]; a row's squares sum to its distance. A row's bits depend on that row only."""
+    """[N, S, F] by [S, F, F] float32, or [S, F] where it is diagonal → [N, S, F]; a row's squares sum to its distance.
+
+    A row's bits depend on that row only.
+    """
+    if whitening.dim() == differences.dim() - 1:
+        return differences * whitening
     blocks = [(block[:, :, None, :] * whitening).sum(-1) for block in torch.split(differences, _BLOCK_ROWS)]  # [n, S, 1, F] · [S, F, F]
     return torch.cat(blocks)
+
+
+def without_zeros(whitening: Tensor) -> Tensor:
+    """[S, F, F] → its diagonal [S, F] where nothing stands beside it: F times less to multiply."""
+    diagonal = whitening.diagonal(dim1=1, dim2=2)
+    return diagonal.contiguous() if torch.equal(torch.diag_embed(diagonal), whitening) else whitening
 
 
 def _rate_of(half_life: float) -> float:

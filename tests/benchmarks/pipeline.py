@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -27,10 +27,12 @@ from tests.benchmarks.measure import Measure
 
 FEATURES, HIDDEN, WINDOW, BATCH = 8, 64, 32, 4096
 PARTITION = Partition("readings", 0)
+ALL = settings_of.Evidence().channels
+NETWORK = ("prediction", "reconstruction")
 NAMES = tuple(f"channel_{number}" for number in range(FEATURES))
 
 
-def settings(entity: str = "key", **engine: int) -> settings_of.Settings:
+def settings(entity: str = "key", channels: Sequence[str] = ALL, **engine: int) -> settings_of.Settings:
     """F=8, H=64, S8K8, a ring of 32."""
     features = ", ".join(f"{{name: {name}}}" for name in NAMES)
     assignments = [
@@ -40,6 +42,7 @@ def settings(entity: str = "key", **engine: int) -> settings_of.Settings:
         f"model.hidden={HIDDEN}",
         "model.code=16",
         "training.epochs=3",
+        f"evidence.channels=[{', '.join(channels)}]",
     ]
     return settings_of.load((), assignments + [f"engine.{key}={value}" for key, value in engine.items()], {})
 
@@ -82,16 +85,16 @@ def batches(found: list[Record]) -> Iterator[Batch]:
         yield Batch(found[first : first + BATCH])
 
 
-def processor(entity: str = "key", **engine: int) -> Processor:
+def processor(entity: str = "key", channels: Sequence[str] = ALL, **engine: int) -> Processor:
     """The product's own state machine, from the product's own wiring."""
-    built, _, _ = wiring.build_processor(settings(entity, **engine), artifact())
+    built, _, _ = wiring.build_processor(settings(entity, channels, **engine), artifact())
     built.begin(PARTITION)
     return built
 
 
-def rate(found: list[Record], warm: list[Record], **engine: int) -> float:
+def rate(found: list[Record], warm: list[Record], channels: Sequence[str] = ALL, **engine: int) -> float:
     """Records a second from bytes to alerts, the entities already known."""
-    built = processor(**engine)
+    built = processor("key", channels, **engine)
     for batch in batches(warm):
         built.process(batch, {})
     started = time.perf_counter()
@@ -100,6 +103,14 @@ def rate(found: list[Record], warm: list[Record], **engine: int) -> float:
     seconds = time.perf_counter() - started
     built.close()
     return len(found) / seconds
+
+
+def state_bytes(channels: Sequence[str]) -> int:
+    """What an entity takes in memory."""
+    built = processor("key", channels)
+    found = built.table.bytes_per_entity
+    built.close()
+    return found
 
 
 @torch.inference_mode()
@@ -144,20 +155,23 @@ def measure(rounds: int = 3) -> list[Measure]:
     torch.set_num_threads(1)
     artifact()
     few, many = records(1_000, 120_000), records(100_000, 320_000)
-    speedups, scalings = [], []
+    speedups, scalings, shares = [], [], []
     for _ in range(rounds):
         slow = naive_rate(few[:2_000])
         fast = rate(few[40_000:], few[:40_000])
+        alone = rate(few[40_000:], few[:40_000], ("reconstruction",))
         wide = rate(many[200_000:], many[:200_000], resident_max=200_000)
         speedups.append(fast / slow)
         scalings.append(wide / fast)
-        print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, 100 k entities {wide:,.0f}/s")
-    built = processor()
-    entity_bytes = built.table.bytes_per_entity
-    built.close()
+        shares.append(fast / alone)
+        print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, with reconstruction alone {alone:,.0f}/s, 100 k entities {wide:,.0f}/s")
+    for name in ALL:
+        print(f"  {name} alone {rate(few[40_000:], few[:40_000], (name,)):,.0f}/s, {state_bytes((name,))} bytes an entity")
     return [
         Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),
         Measure("rate_100k_entities_over_1k", float(np.median(scalings)), 0.8, "ratio", "higher"),
-        Measure("state_bytes_per_entity", float(entity_bytes), 1700, "bytes", "lower"),
+        Measure("all_channels_rate_over_reconstruction", float(np.median(shares)), 0.5, "ratio", "higher"),
+        Measure("state_bytes_per_entity", float(state_bytes(NETWORK)), 1700, "bytes", "lower"),
+        Measure("state_bytes_per_entity_all_channels", float(state_bytes(ALL)), 2400, "bytes", "lower"),
         Measure("resident_growth_over_1m_records_mib", growth_mib(few[:100_000], 10), 16, "MiB", "lower"),
     ]

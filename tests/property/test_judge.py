@@ -45,7 +45,9 @@ def state_bits(stream: Stream) -> dict[str, bytes]:
 
 
 def new_stream(method: str) -> Stream:
-    return Stream(Judge(ThresholdSettings(method=method, warmup_observations=8, half_life=50, **METHODS[method]), [PRIORS], 50), ENTITIES, z=2.0, level=0.8)
+    return Stream(
+        Judge(ThresholdSettings(method=method, warmup_observations=8, half_life=50, **METHODS[method]), [PRIORS], 50), ENTITIES, z=2.0, level=0.8
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

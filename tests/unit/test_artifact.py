@@ -120,7 +120,7 @@ def test_the_fingerprint_follows_what_shapes_results_and_nothing_else() -> None:
         replace(one, features=("pressure", "flow", "current")),
         replace(one, scale_kind="fleet"),
         replace(one, tails="clip"),
-        replace(one, calibration=one.calibration | {"prediction": one.calibration["prediction"]._replace(quantile=3.0)}),
+        replace(one, calibration=dict(one.calibration) | {"prediction": one.calibration["prediction"]._replace(quantile=3.0)}),
         replace(one, level=replace(one.level, spans=(1, 11))),
         replace(one, residual=replace(one.residual, ordinary=one.residual.ordinary + 1e-12)),
         replace(one, prediction_level=one.prediction_level + 1e-6),

@@ -32,7 +32,7 @@ def served(fit: ChartFit, settings: ChartSettings, values: Tensor) -> tuple[Tens
     """Errors [T] and squares [T, S, F] of one entity's values, [T, F]."""
     chart = charts.Chart("chart", settings, fit.spans, values.shape[1])
     rows, widths = fresh_rows(chart.columns), [1] * len(values)
-    differences = chart.differences(widths, rows, values, rows["observations"] == 0)
+    differences = chart.differences(widths, rows, values)
     squares = chart.squares(widths, rows, differences, fit.whitening)
     return fit.error(squares), squares
 
@@ -154,7 +154,7 @@ def test_the_bits_of_an_error_do_not_depend_on_the_batch(spans: tuple[int, ...])
     whole = fit.error(squares)
 
     for size in (1, 2, 7, 64):
-        assert torch.equal(torch.cat([fit.error(part) for part in squares.split(size)]), whole)
+        assert torch.equal(torch.cat([fit.error(part) for part in torch.split(squares, size)]), whole)
 
 
 def test_what_was_not_foreseen_is_told_in_deviations_of_the_networks_own_error() -> None:

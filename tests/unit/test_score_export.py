@@ -27,7 +27,7 @@ from anomaly_daemon.domain.records import Batch, BatchOutput, Observations, Part
 from tests.small import P, processor, stream
 from tests.small import settings as small_settings
 
-CHANNELS = tuple(sorted(small_settings().evidence.channels))
+CHANNELS: tuple[str, ...] = tuple(sorted(small_settings().evidence.channels))
 OTHER = Partition("more readings", 3)
 REPOSITORY = Path(__file__).parents[2]
 

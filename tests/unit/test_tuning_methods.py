@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from anomaly_daemon import wiring
 from anomaly_daemon.cli import main
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Partition
-from anomaly_daemon.evaluation.notes import notes_of
+from anomaly_daemon.evaluation.notes import ExportNotes, notes_of
 from anomaly_daemon.evaluation.scores import ScoreFile
 from anomaly_daemon.evaluation.tuning import methods as tuning_methods
 from anomaly_daemon.evaluation.tuning.choice import followers, lowest, sensitivity_of
@@ -22,7 +23,8 @@ COMMON = ("threshold.window=100", "threshold.tail=0.02", "engine.entity_ttl=25m"
 
 
 def settings(method: str) -> Settings:
-    return small.settings(*COMMON, f"threshold.method={method}", "threshold.level=0.6", "overrides=[{match: pump-1, threshold: {level: 0.5, z: 1}}]")
+    overrides = "overrides=[{match: pump-1, threshold: {level: 0.5, z: 1}}]"
+    return small.settings(*COMMON, small.EVERY_CHANNEL, f"threshold.method={method}", "threshold.level=0.6", overrides)
 
 
 @pytest.mark.parametrize("batch_rows", [16_384, 97])
@@ -70,3 +72,11 @@ def test_evidence_after_a_checkpoint_tells_nothing_of_another_method(tmp_path: P
     assert "had taught the detector already" in capsys.readouterr().err
     with ScoreFile(scores) as file, pytest.raises(InputError, match="without --warm-up"):
         tuning_methods.check_rejudgeable(file, notes_of(file))
+
+
+def test_evidence_of_models_of_some_entities_own_tells_nothing_of_another_method(tmp_path: Path) -> None:
+    (noted,) = wiring.describe(small.settings(), small.artifact("model.per=entity"), mode="replay", started_from="nothing", spans={}).values()
+    scores = tuning_cases.export(tmp_path / "scores.parquet", RECORDS[:60], small.settings())
+
+    with ScoreFile(scores) as file, pytest.raises(InputError, match="models of their own served some entities; leave --method out"):
+        tuning_methods.check_rejudgeable(file, msgspec.json.decode(noted, type=ExportNotes))

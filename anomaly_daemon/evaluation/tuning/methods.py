@@ -34,6 +34,8 @@ _NOTHING: Final = np.zeros((0, 0))
 
 def check_rejudgeable(file: ScoreFile, notes: ExportNotes) -> None:
     """Raises InputError where the evidence does not tell what another method would have learned."""
+    if notes.priors is None and notes.decode_every is not None:
+        raise InputError(f"{file.path}: another --method cannot be judged from it: models of their own served some entities; leave --method out")
     why = None
     if not isinstance(notes.priors, dict) or set(file.channels) != set(notes.priors) or notes.decode_every is None:
         why = "it does not note the evidence channels and their priors as this version does"
