@@ -57,7 +57,8 @@ class FleetScale:
 def fit_fleet(values: NDArray[Any], gaps_s: Values) -> FleetScale:
     """The scale of all training rows together.
 
-    values: [R, F], NaN = missing; a feature missing throughout gets (0, 1). gaps_s: [R], NaN where unknown.
+    values: [R, F], NaN = missing; a feature missing throughout gets (0, 1), and one that never varied is taken in its own unit.
+    gaps_s: [R], NaN where unknown.
     """
     present = np.isfinite(values)
     count = np.maximum(present.sum(0), 1)
@@ -66,7 +67,7 @@ def fit_fleet(values: NDArray[Any], gaps_s: Values) -> FleetScale:
     spread = np.sqrt(np.where(present, (rows - center) ** 2, 0.0).sum(0) / count)
     extent = np.where(present, rows, -np.inf).max(0, initial=-np.inf) - np.where(present, rows, np.inf).min(0, initial=np.inf)
     floor = np.maximum(np.maximum(RANGE_SHARE_MIN * np.maximum(extent, 0.0), LEVEL_SHARE_MIN * np.abs(center)), DEVIATION_MIN)
-    deviation = np.where(present.any(0), np.maximum(spread, floor), 1.0)
+    deviation = np.where(extent > 0, np.maximum(spread, floor), 1.0)
     logs = np.log1p(np.maximum(gaps_s[np.isfinite(gaps_s)], 0.0))
     gap_mean, gap_deviation = (float(logs.mean()), float(logs.std())) if len(logs) else (0.0, 1.0)
     return FleetScale(center, deviation, gap_mean, max(gap_deviation, RANGE_SHARE_MIN))

@@ -16,6 +16,7 @@ from anomaly_daemon.channels.base import Seen
 from anomaly_daemon.channels.novelty import NOVELTY, NoveltyChannel
 from anomaly_daemon.channels.ring import Index
 from anomaly_daemon.domain.columns import OBSERVATIONS
+from anomaly_daemon.settings import Novelty as NoveltySettings
 from anomaly_daemon.state.segments import lay_out
 from anomaly_daemon.state.table import Table
 from anomaly_daemon.statistics.novelty import Novelty
@@ -164,7 +165,7 @@ def test_extremes_and_constants_stay_finite(values: list[float]) -> None:
 
 
 def test_a_row_is_as_new_as_its_newest_feature_and_context_is_none(tmp_path: Path) -> None:
-    channel = NoveltyChannel([0, 2])
+    channel = NoveltyChannel([0, 2], NoveltySettings(refractory=0))
     values = torch.sin(torch.arange(300.0))[:, None].repeat(1, 3)
     values[200] = torch.tensor([1.5, 50.0, 9.0])
     values[250] = torch.tensor([torch.nan, 50.0, torch.nan])
