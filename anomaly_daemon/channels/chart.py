@@ -12,7 +12,7 @@ from anomaly_daemon.model.linear import LinearFit, bank, before
 from anomaly_daemon.settings import Chart as ChartSettings
 from anomaly_daemon.statistics.mewma import without_zeros
 
-LEVEL, RESIDUAL, LINEAR = "level", "residual", "linear"
+LEVEL, LINEAR = "level", "linear"
 
 
 class ChartChannel:
@@ -37,6 +37,22 @@ class ChartChannel:
         return {self._name: Evidence(error, ~error.isnan(), lambda row: (squares[row].double() / self._fit.ordinary[:, None]).sum(0))}
 
 
+class LevelChannel:
+    """The chart of the values."""
+
+    def __init__(self, chart: ChartFit, settings: ChartSettings, device: str) -> None:
+        self._chart = ChartChannel(LEVEL, chart, settings, device)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """See Channel."""
+        return self._chart.columns
+
+    def observe(self, seen: Seen) -> dict[str, Evidence]:
+        """See Channel."""
+        return self._chart.observe(seen, seen.scaled)
+
+
 class LinearChannel:
     """The chart of what a linear forecast from the entity's averages did not foresee."""
 
@@ -47,11 +63,11 @@ class LinearChannel:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What it keeps per entity."""
+        """See Channel."""
         return (*self._bank.columns, *self._chart.columns)
 
     def observe(self, seen: Seen) -> dict[str, Evidence]:
-        """Evidence of each row; then learn."""
+        """See Channel."""
         first = seen.rows[self._bank.columns[0].name].clone()
         after = self._bank.differences(seen.layout.widths.tolist(), seen.rows, seen.scaled, seen.index.seen == 0)
         previous = torch.from_numpy(seen.layout.previous[len(first) :]).to(after.device)

@@ -5,7 +5,7 @@ Observations come laid out time-major. No bit of what comes out depends on where
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anomaly_daemon.channels.base import Evidence, Seen
-from anomaly_daemon.channels.chart import LEVEL, LINEAR, RESIDUAL, ChartChannel, LinearChannel
+from anomaly_daemon.channels.base import Channel, Evidence, Seen
+from anomaly_daemon.channels.chart import LEVEL, LINEAR, LevelChannel, LinearChannel
 from anomaly_daemon.channels.novelty import NOVELTY, NoveltyChannel
 from anomaly_daemon.channels.own_scale import OwnScale
 from anomaly_daemon.channels.recurrent import Memory, Recurrent, in_fleet_space, shares_of
@@ -56,6 +56,19 @@ class Work:
     memory: Memory | None
 
 
+def _others(artifact: Artifact, settings: Settings, device: str) -> dict[str, Callable[[], Channel]]:
+    """How the channels that need no network are made."""
+    evidence = settings.evidence
+    columns = [feature.is_context for feature in settings.record.features for _ in feature.columns]
+    watched = [place for place, is_context in enumerate(columns) if not is_context]
+    return {
+        LEVEL: lambda: LevelChannel(artifact.level, evidence.level, device),
+        LINEAR: lambda: LinearChannel(artifact.linear, artifact.linear_chart, evidence.linear, device),
+        SURPRISE: lambda: SurpriseChannel(artifact.surprise, artifact.scale, device),
+        NOVELTY: lambda: NoveltyChannel(watched, evidence.novelty),
+    }
+
+
 class Engine:
     """The channels of one model in a row. Reads and writes the rows it is handed and, of the table, only its ring."""
 
@@ -76,16 +89,9 @@ class Engine:
         self._scale, self._settings, self._device, self._wanted, self._tails = artifact.scale, engine, device, wanted, model.tails
         self._own_scale = OwnScale(artifact.shape.features, model.scale_observations) if model.scale == "entity" else None
         self._ring = Ring(engine.ring, artifact.shape.features)
-        evidence = settings.evidence
-        self._recurrent = Recurrent(artifact, settings, self._ring, device) if evidence.is_network_asked else None
-        self._level = ChartChannel(LEVEL, artifact.level, evidence.level, device) if LEVEL in wanted else None
-        self._residual = ChartChannel(RESIDUAL, artifact.residual, evidence.residual, device) if RESIDUAL in wanted else None
-        self._linear = LinearChannel(artifact.linear, artifact.linear_chart, evidence.linear, device) if LINEAR in wanted else None
-        self._surprise = SurpriseChannel(artifact.surprise, artifact.scale, device) if SURPRISE in wanted else None
-        columns = [(column, feature.is_context) for feature in settings.record.features for column in feature.columns]
-        watched = [place for place, (_, is_context) in enumerate(columns) if not is_context]
-        self._novelty = NoveltyChannel(watched, evidence.novelty) if NOVELTY in wanted else None
-        parts = (self._recurrent, self._own_scale, self._level, self._residual, self._linear, self._surprise, self._novelty)
+        self._recurrent = Recurrent(artifact, settings, self._ring, device) if settings.evidence.is_network_asked else None
+        self._others = [make() for name, make in _others(artifact, settings, device).items() if name in wanted]
+        parts = (self._recurrent, self._own_scale, *self._others)
         self._gathered: tuple[Column, ...] = tuple(column for part in parts if part is not None for column in part.columns)
 
     @property
@@ -120,16 +126,8 @@ class Engine:
             gaps=torch.from_numpy(np.ascontiguousarray(self._scale.gap(gaps_s))).to(self._device),
         )
         evidence, memory = self._recurrent.observe(seen) if self._recurrent is not None else ({}, None)
-        if self._level is not None:
-            evidence |= self._level.observe(seen, seen.scaled)
-        if self._residual is not None and memory is not None:
-            evidence |= self._residual.observe(seen, memory.residual)
-        if self._linear is not None:
-            evidence |= self._linear.observe(seen)
-        if self._surprise is not None:
-            evidence |= self._surprise.observe(seen)
-        if self._novelty is not None:
-            evidence |= self._novelty.observe(seen)
+        for channel in self._others:
+            evidence |= channel.observe(seen)
         return Work(seen, {name: evidence[name] for name in self._wanted}, memory)
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Prediction and reconstruction: what the composite LSTM autoencoder, its state carried per entity, did not expect.
+"""Prediction, reconstruction, residual: what the composite LSTM autoencoder, its state carried per entity, did not expect.
 
 Each dense segment is one `nn.LSTM` call from the carried state; an entity's newest `decode_steps` observations are rebuilt
 every `decode_every` of its own observations. On the CPU no bit of any result depends on where the stream was cut into
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from anomaly_daemon.channels.base import Evidence, Seen
+from anomaly_daemon.channels.chart import ChartChannel
 from anomaly_daemon.channels.ring import Ring
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model import errors
@@ -22,18 +23,14 @@ from anomaly_daemon.model.charts import residual_of
 from anomaly_daemon.model.scaling import FleetScale, scale_with
 from anomaly_daemon.settings import Settings
 
-PREDICTION, RECONSTRUCTION = "prediction", "reconstruction"
+PREDICTION, RECONSTRUCTION, RESIDUAL = "prediction", "reconstruction", "residual"
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the network made of a micro-batch. tops: [N, H], its output after each row.
-
-    expected: float32 [N, F], scaled, foretold before each row. residual: float32 [N, F], what it missed by, in deviations; NaN = nothing to say.
-    """
+    """What the network made of a micro-batch. expected: float32 [N, F], scaled, foretold before each row. tops: [N, H] after it."""
 
     expected: Tensor
-    residual: Tensor
     tops: Tensor
 
 
@@ -48,23 +45,27 @@ class Recurrent:
         self._reconstruction_level = artifact.reconstruction_level.to(device)[: engine.decode_steps]
         self._every, self._steps, self._ring, self._tails = engine.decode_every, engine.decode_steps, ring, settings.model.tails
         width = self._shape.layers * self._shape.hidden
-        held = Column("reconstruction", "float32", fill=float("nan"))
-        self.columns = (Column("hidden", "float32", (width,)), Column("cell", "float32", (width,)), held)
+        held = Column(RECONSTRUCTION, "float32", fill=float("nan"))
+        chart = ChartChannel(RESIDUAL, artifact.residual, settings.evidence.residual, device)
+        self._chart = chart if RESIDUAL in settings.evidence.channels else None
+        charted = chart.columns if self._chart is not None else ()
+        self.columns = (Column("hidden", "float32", (width,)), Column("cell", "float32", (width,)), held, *charted)
 
     def observe(self, seen: Seen) -> tuple[dict[str, Evidence], Memory]:
         """See Channel."""
         tops, first = self._encode(seen)
         expected = self._predict(seen, tops, first)
+        memory = Memory(expected, tops)
         is_foretold = seen.index.count > 1
-        residual = torch.where(is_foretold[:, None], residual_of(expected, seen.scaled, self.prediction_level), torch.nan)
-        memory = Memory(expected, residual, tops)
-        prediction = errors.prediction_error(expected, seen.scaled, self.prediction_level)
-        prediction = torch.where(is_foretold, prediction, torch.nan)
+        prediction = torch.where(is_foretold, errors.prediction_error(expected, seen.scaled, self.prediction_level), torch.nan)
         reconstruction, is_due = self._reconstruct(seen, tops)
         evidence = {
             PREDICTION: Evidence(prediction, ~prediction.isnan(), lambda row: self._prediction_terms(seen, memory, row)),
             RECONSTRUCTION: Evidence(reconstruction, is_due, lambda row: self._reconstruction_terms(seen, memory, row)),
         }
+        if self._chart is not None:
+            residual = residual_of(expected, seen.scaled, self.prediction_level)
+            evidence |= self._chart.observe(seen, torch.where(is_foretold[:, None], residual, torch.nan))
         return evidence, memory
 
     def rebuilt(self, memory: Memory, row: int) -> Tensor:
