@@ -17,7 +17,7 @@ from anomaly_daemon.channels.base import Channel, Evidence, Seen
 from anomaly_daemon.channels.chart import LEVEL, LINEAR, LevelChannel, LinearChannel
 from anomaly_daemon.channels.novelty import NOVELTY, NoveltyChannel
 from anomaly_daemon.channels.own_scale import OwnScale
-from anomaly_daemon.channels.recurrent import Memory, Recurrent, in_fleet_space, shares_of
+from anomaly_daemon.channels.recurrent import Memory, Recurrent, in_fleet_space
 from anomaly_daemon.channels.ring import Index, Ring
 from anomaly_daemon.channels.surprise import SURPRISE, SurpriseChannel
 from anomaly_daemon.domain.columns import OBSERVATIONS, Column
@@ -158,5 +158,17 @@ class Engine:
             expected=told(expected),
             lower=told(expected - band),
             upper=told(expected + band),
-            contribution=shares_of(work.evidence, weights, row, recent.shape[1]).numpy(),
+            contribution=_shares_of(work.evidence, weights, row, recent.shape[1]).numpy(),
         )
+
+
+def _shares_of(evidence: Mapping[str, Evidence], weights: Mapping[str, float], row: int, features: int) -> Tensor:
+    """Each feature's share of what all channels say of one row, float64 [F], summing to 1: within a channel by its terms, over channels by weight."""
+    total = torch.zeros(features, dtype=torch.float64)
+    for name, weight in weights.items():
+        terms = evidence[name].terms(row).cpu().double()
+        amount = float(terms.sum())
+        if weight > 0 and amount > 0:
+            total += terms * (weight / amount)
+    amount = float(total.sum())
+    return total / amount if amount > 0 else torch.full_like(total, 1 / features)

@@ -7,7 +7,6 @@ micro-batches: recurrent layers run in oneDNN, all else is row-wise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,12 +43,12 @@ class Recurrent:
         self.prediction_level = artifact.prediction_level.to(device)
         self._reconstruction_level = artifact.reconstruction_level.to(device)[: engine.decode_steps]
         self._every, self._steps, self._ring, self._tails = engine.decode_every, engine.decode_steps, ring, settings.model.tails
-        width = self._shape.layers * self._shape.hidden
-        held = Column(RECONSTRUCTION, "float32", fill=float("nan"))
-        chart = ChartChannel(RESIDUAL, artifact.residual, settings.evidence.residual, device)
-        self._chart = chart if RESIDUAL in settings.evidence.channels else None
-        charted = chart.columns if self._chart is not None else ()
-        self.columns = (Column("hidden", "float32", (width,)), Column("cell", "float32", (width,)), held, *charted)
+        wanted, width = settings.evidence.channels, self._shape.layers * self._shape.hidden
+        self._chart = ChartChannel(RESIDUAL, artifact.residual, settings.evidence.residual, device) if RESIDUAL in wanted else None
+        self._is_rebuilding = RECONSTRUCTION in wanted
+        held = (Column(RECONSTRUCTION, "float32", fill=float("nan")),) if self._is_rebuilding else ()
+        charted = self._chart.columns if self._chart is not None else ()
+        self.columns = (Column("hidden", "float32", (width,)), Column("cell", "float32", (width,)), *held, *charted)
 
     def observe(self, seen: Seen) -> tuple[dict[str, Evidence], Memory]:
         """See Channel."""
@@ -58,11 +57,10 @@ class Recurrent:
         memory = Memory(expected, tops)
         is_foretold = seen.index.count > 1
         prediction = torch.where(is_foretold, errors.prediction_error(expected, seen.scaled, self.prediction_level), torch.nan)
-        reconstruction, is_due = self._reconstruct(seen, tops)
-        evidence = {
-            PREDICTION: Evidence(prediction, ~prediction.isnan(), lambda row: self._prediction_terms(seen, memory, row)),
-            RECONSTRUCTION: Evidence(reconstruction, is_due, lambda row: self._reconstruction_terms(seen, memory, row)),
-        }
+        evidence = {PREDICTION: Evidence(prediction, ~prediction.isnan(), lambda row: self._prediction_terms(seen, memory, row))}
+        if self._is_rebuilding:
+            reconstruction, is_due = self._reconstruct(seen, tops)
+            evidence[RECONSTRUCTION] = Evidence(reconstruction, is_due, lambda row: self._reconstruction_terms(seen, memory, row))
         if self._chart is not None:
             residual = residual_of(expected, seen.scaled, self.prediction_level)
             evidence |= self._chart.observe(seen, torch.where(is_foretold[:, None], residual, torch.nan))
@@ -130,15 +128,3 @@ def in_fleet_space(scale: FleetScale, values: Tensor) -> Tensor:
     """Values [..., F] in the features' unit → float32 in fleet space, same shape and device."""
     flat = values.reshape(-1, values.shape[-1]).cpu().numpy()
     return torch.from_numpy(scale.transform(flat)).to(values.device).reshape(values.shape)
-
-
-def shares_of(evidence: Mapping[str, Evidence], weights: Mapping[str, float], row: int, features: int) -> Tensor:
-    """Each feature's share of what all channels say of one row, float64 [F], summing to 1: within a channel by its terms, over channels by weight."""
-    total = torch.zeros(features, dtype=torch.float64)
-    for name, weight in weights.items():
-        terms = evidence[name].terms(row).cpu().double()
-        amount = float(terms.sum())
-        if weight > 0 and amount > 0:
-            total += terms * (weight / amount)
-    amount = float(total.sum())
-    return total / amount if amount > 0 else torch.full_like(total, 1 / features)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from anomaly_daemon.channels.base import Evidence, Seen
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model.scaling import FleetScale
-from anomaly_daemon.model.surprise import SurpriseFit, gaps_s, summed
+from anomaly_daemon.model.surprise import SurpriseFit, gaps_s
+from anomaly_daemon.statistics.ordered import summed
 from anomaly_daemon.statistics.recent import RecentSums
 
 SURPRISE = "surprise"

@@ -18,6 +18,7 @@ from anomaly_daemon.model.corpus import Corpus
 from anomaly_daemon.model.sides import Side, sides
 from anomaly_daemon.settings import Chart as ChartSettings
 from anomaly_daemon.statistics.mewma import Mewma, Spread, whitened, whitening_of
+from anomaly_daemon.statistics.ordered import summed
 
 # A feature's part in a distance: one wild feature must not drown what the others say.
 SQUARE_MAX = 1000.0
@@ -36,7 +37,8 @@ _ORDINARY_MIN = 1.0
 class ChartFit:
     """What a chart looks like while nothing is wrong: S spans, F features.
 
-    whitening: float32 [S, F, F], the symmetric inverse root of the covariance of each span's averages, 0 for features that are context.
+    whitening: float32 [S, F, F], the symmetric inverse root of the covariance of each span's averages, 0 for features that are context;
+               at work its diagonal alone, [S, F], where that is all.
     ordinary:  float64 [S], the .99 quantile of their squared distances.
     """
 
@@ -46,10 +48,7 @@ class ChartFit:
 
     def error(self, squares: Tensor) -> Tensor:
         """[N, S, F] float32 → float64 [N]: log(1 + error) is the sum over the spans of log(1 + distance / ordinary)."""
-        total, *others = torch.log1p(squares.double().sum(-1) / self.ordinary).unbind(1)
-        for part in others:  # one by one: the order of a reduction may depend on N
-            total = total + part
-        return torch.expm1(total)
+        return torch.expm1(summed(torch.log1p(squares.double().sum(-1) / self.ordinary)))
 
 
 class Chart:

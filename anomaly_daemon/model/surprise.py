@@ -19,6 +19,7 @@ from anomaly_daemon.model.corpus import Corpus
 from anomaly_daemon.model.scaling import FleetScale
 from anomaly_daemon.settings import Feature
 from anomaly_daemon.state.segments import lay_out
+from anomaly_daemon.statistics.ordered import summed
 from anomaly_daemon.statistics.recent import RecentSums
 
 Reals = NDArray[np.float64]
@@ -133,14 +134,6 @@ def fit_surprise(corpus: Corpus, scale: FleetScale, half_lives_s: tuple[float, .
 def gaps_s(gaps: Tensor, scale: FleetScale) -> Tensor:
     """Seconds since the record before, float64, from what the network is told of them; an unknown gap is an ordinary one."""
     return torch.expm1(gaps.double() * scale.gap_deviation + scale.gap_mean).clamp(min=0.0)
-
-
-def summed(parts: Tensor) -> Tensor:
-    """[N, P] → [N], one by one: the order of a reduction may depend on N."""
-    total, *others = parts.unbind(1)
-    for part in others:
-        total = total + part
-    return total
 
 
 def _parts(corpus: Corpus) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -14,6 +14,7 @@ from anomaly_daemon.domain.records import Phase
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.statistics.ewma import Ewma
+from anomaly_daemon.statistics.ordered import summed
 from anomaly_daemon.thresholds.base import GIVEN, Judgement, Rows
 from anomaly_daemon.thresholds.registry import build
 
@@ -118,7 +119,7 @@ class Judge:
             if n != n_active:
                 active, n_active = {name: rows[name][:n] for name in self._names}, n
             part, log_level = self._weigh(active, error)
-            score = _fused(part)
+            score = summed(part)
             judgement = self._threshold.judge(active, score)
             is_anomaly = judgement.is_anomaly & may_alarm
             weight = torch.where(judgement.is_suspect & may_alarm, suspect, judged)
@@ -165,14 +166,6 @@ class Judge:
         taught = torch.where(weight < 1, log_error.minimum(log_level), log_error)
         self._calibration.learn(rows, taught, weight, learned.double())
         learned.add_(weight)
-
-
-def _fused(parts: Tensor) -> Tensor:
-    """The score [n]: the sum of what the channels say, [n, C]."""
-    score, *others = parts.unbind(1)
-    for channel in others:  # one by one: the order of a reduction may depend on n
-        score = score + channel
-    return score
 
 
 def _verdicts(

@@ -13,9 +13,10 @@ from anomaly_daemon.model.artifact import load, save
 from anomaly_daemon.model.corpus import Corpus, EntitySequence, build
 from anomaly_daemon.model.fitting import fit
 from anomaly_daemon.model.scaling import FleetScale
-from anomaly_daemon.model.surprise import EVERYDAY, SURPRISE_MAX, SurpriseFit, directions, fit_surprise, gaps_s, summed
+from anomaly_daemon.model.surprise import EVERYDAY, SURPRISE_MAX, SurpriseFit, directions, fit_surprise, gaps_s
 from anomaly_daemon.settings import Feature, Settings
 from anomaly_daemon.state.segments import lay_out
+from anomaly_daemon.statistics.ordered import summed
 from anomaly_daemon.statistics.recent import RecentSums
 from tests import small
 from tests.slab_rows import fresh_rows

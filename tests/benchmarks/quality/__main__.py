@@ -14,10 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from anomaly_daemon.settings import NETWORK_CHANNELS, load
 from tests.benchmarks.quality.streams import CONFIGS, copy_streams, judge, measured, train
-
-# Which channels stay, by what is left out; the network's own three go together.
-_NETWORK = ("prediction", "reconstruction", "residual")
 
 
 def main() -> None:
@@ -51,18 +49,16 @@ def main() -> None:
 
 
 def _ablation(config: Path, folder: Path, data: Path, assignments: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    from anomaly_daemon.settings import load
-
     channels = load([config], assignments).evidence.channels
     kept = {f"without {name}": [one for one in channels if one != name] for name in channels}
     kept |= {f"{name} alone": [name] for name in channels}
-    kept["without the network"] = [one for one in channels if one not in _NETWORK]
+    kept["without the network"] = [one for one in channels if one not in NETWORK_CHANNELS]
     found = {}
     for tag, left in kept.items():
         if left:
             judge(config, folder, folder / "ablation.parquet", [*assignments, f"evidence.channels=[{', '.join(left)}]"])
             found[tag] = measured(folder / "ablation.parquet", data)["detector"]
-    if any(one in _NETWORK for one in channels):
+    if any(one in NETWORK_CHANNELS for one in channels):
         untrained = [*assignments, "training.epochs=1", "training.learning_rate=1e-9"]
         train(config, folder, untrained)
         judge(config, folder, folder / "ablation.parquet", untrained)
