@@ -3,7 +3,8 @@
     python -m tests.benchmarks.quality SET --data DIR --export FILE [--seed N] [--ablation] [-c FILE] [--set key=value]
 
 DIR: streams as CSV beside a dataset.json that says how many rows of each are for training. One setting serves the whole set:
-configs/benchmarks/SET.yaml. No label comes near the detector: it reads copies of the streams without them.
+configs/benchmarks/SET.yaml. No label comes near the detector: it reads copies of the streams without them. Beside it stand three controls: every
+record flagged, chance, and MEWMA, the `level` channel alone under the same threshold.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from anomaly_daemon.settings import NETWORK_CHANNELS, load
 from tests.benchmarks.quality.streams import CONFIGS, copy_streams, judge, measured, train
+
+Rows = dict[str, dict[str, float | None]]
 
 
 def main() -> None:
@@ -37,36 +40,44 @@ def main() -> None:
         folder = Path(name)
         began_s = time.perf_counter()
         copy_streams(options.data, folder)
-        train(config, folder, assignments)
+        channels = load([config], assignments).evidence.channels
+        train(config, folder, [*assignments, _fused(dict.fromkeys((*channels, "level")))])
         trained_s = time.perf_counter()
         records = judge(config, folder, options.export, assignments)
         judged_s = time.perf_counter()
         print(f"{options.set}: trained in {trained_s - began_s:.0f} s, {records:,} records judged in {judged_s - trained_s:.0f} s")
-        rows = measured(options.export, options.data)
+        rows = measured(options.export, options.data) | _only({"MEWMA": ["level"]}, config, folder, options.data, assignments)
         if options.ablation:
-            rows |= _ablation(config, folder, options.data, assignments)
+            rows |= _ablation(channels, config, folder, options.data, assignments)
     _print(rows)
 
 
-def _ablation(config: Path, folder: Path, data: Path, assignments: Sequence[str]) -> dict[str, dict[str, float | None]]:
-    channels = load([config], assignments).evidence.channels
-    kept = {f"without {name}": [one for one in channels if one != name] for name in channels}
-    kept |= {f"{name} alone": [name] for name in channels}
-    kept["without the network"] = [one for one in channels if one not in NETWORK_CHANNELS]
+def _fused(channels: Iterable[str]) -> str:
+    return f"evidence.channels=[{', '.join(channels)}]"
+
+
+def _only(kept: Mapping[str, Sequence[str]], config: Path, folder: Path, data: Path, assignments: Sequence[str]) -> Rows:
+    """What the same artifact gives with some of its channels, by tag."""
     found = {}
-    for tag, left in kept.items():
-        if left:
-            judge(config, folder, folder / "ablation.parquet", [*assignments, f"evidence.channels=[{', '.join(left)}]"])
-            found[tag] = measured(folder / "ablation.parquet", data)["detector"]
-    if any(one in NETWORK_CHANNELS for one in channels):
-        untrained = [*assignments, "training.epochs=1", "training.learning_rate=1e-9"]
-        train(config, folder, untrained)
-        judge(config, folder, folder / "ablation.parquet", untrained)
-        found["untrained network"] = measured(folder / "ablation.parquet", data)["detector"]
+    for tag, channels in kept.items():
+        judge(config, folder, folder / "part.parquet", [*assignments, _fused(channels)])
+        found[tag] = measured(folder / "part.parquet", data)["detector"]
     return found
 
 
-def _print(rows: dict[str, dict[str, float | None]]) -> None:
+def _ablation(channels: Sequence[str], config: Path, folder: Path, data: Path, assignments: Sequence[str]) -> Rows:
+    kept = {f"without {name}": [one for one in channels if one != name] for name in channels}
+    kept |= {f"{name} alone": [name] for name in channels}
+    kept["without the network"] = [one for one in channels if one not in NETWORK_CHANNELS]
+    found = _only({tag: left for tag, left in kept.items() if left and left != list(channels)}, config, folder, data, assignments)
+    if any(one in NETWORK_CHANNELS for one in channels):
+        untrained = [*assignments, "training.epochs=1", "training.learning_rate=1e-9"]
+        train(config, folder, untrained)
+        found |= _only({"untrained network": channels}, config, folder, data, untrained)
+    return found
+
+
+def _print(rows: Rows) -> None:
     names = list(rows["detector"])
     width = max(map(len, names))
     print(" " * width + "".join(f"  {tag:>12}" for tag in rows))
