@@ -17,7 +17,7 @@ class ConditionalChannel:
 
     def __init__(self, fit: ConditionalFit, device: str) -> None:
         self._fit = ConditionalFit(fit.spans, fit.head.to(device), fit.ordinary.to(device))
-        self._bank = bank(CONDITIONAL, fit.spans, fit.ordinary.shape[1])
+        self._bank = bank(fit.spans, fit.ordinary.shape[1])
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -28,6 +28,7 @@ class ConditionalChannel:
         """Evidence of each row under the state before it, float32 [N, H]; then learn. Nothing is said of an entity's first."""
         residual = self._fit.head.residual(before, seen.scaled, seen.gaps)
         residual = torch.where((seen.index.count > 1)[:, None], residual, torch.nan)
-        squares = self._fit.squares(self._bank.differences(seen.layout.widths.tolist(), seen.rows, residual))
+        averages = self._bank.differences(seen.layout.widths.tolist(), seen.rows, self._fit.limited(residual))
+        squares = self._fit.squares(residual, averages)
         error = self._fit.error(squares, ~residual.isnan().all(1))
         return {CONDITIONAL: Evidence(error, ~error.isnan(), lambda row: squares[row].amax(0))}

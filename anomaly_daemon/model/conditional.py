@@ -24,7 +24,7 @@ from torch.nn import functional
 from anomaly_daemon.model.autoencoder import Autoencoder
 from anomaly_daemon.model.corpus import Corpus
 from anomaly_daemon.model.objective import states_before
-from anomaly_daemon.model.sides import sides
+from anomaly_daemon.model.sides import Side, sides
 from anomaly_daemon.model.training import UPDATES_PER_EPOCH_MIN, cosine_decayed, refuse_divergence
 from anomaly_daemon.settings import Settings
 from anomaly_daemon.statistics.mewma import Mewma
@@ -80,24 +80,34 @@ class ConditionalHead(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class ConditionalFit:
-    """The head, in eval mode, and how far averages of its residuals usually stray. ordinary: float32 [S, F]; infinite for context."""
+    """The head, in eval mode, and how far its residuals and their averages usually stray. ordinary: float32 [1 + S, F]; infinite for context."""
 
     spans: tuple[int, ...]
     head: ConditionalHead
     ordinary: Tensor
 
-    def squares(self, averages: Tensor) -> Tensor:
-        """Averages [N, S, F] over their ordinary, squared: float64 [N, S, F]."""
-        return (averages / self.ordinary).double().square()
+    def limited(self, residual: Tensor) -> Tensor:
+        """[N, F] as averages take it: one record that is far off is strange by itself, and must not make those after it strange too."""
+        return limited(residual, self.ordinary[0])
+
+    def squares(self, residual: Tensor, averages: Tensor) -> Tensor:
+        """Residuals [N, F] and their averages [N, S, F] over their ordinary, squared: float64 [N, 1 + S, F], 0 where missing."""
+        both = torch.cat([residual.nan_to_num(nan=0.0)[:, None], averages], 1)
+        return (both / self.ordinary).double().square()
 
     def error(self, squares: Tensor, is_told: Tensor) -> Tensor:
         """The largest over spans and features, float64 [N]: a sum would drown the one feature that knows. NaN where nothing was told, bool [N]."""
         return squares.flatten(1).amax(1).where(is_told, torch.nan)
 
 
-def bank(name: str, spans: Sequence[int], features: int) -> Mewma:
-    """The averages of residuals."""
-    return Mewma(name, spans, features, None)
+def bank(spans: Sequence[int], features: int) -> Mewma:
+    """The averages of limited residuals."""
+    return Mewma("conditional", spans, features, None)
+
+
+def limited(residual: Tensor, ordinary: Tensor) -> Tensor:
+    """[N, F] within the ordinary ones, [F]."""
+    return residual.clamp(-ordinary, ordinary)
 
 
 def inputs(before: Tensor, scaled: Tensor, gaps: Tensor) -> Tensor:
@@ -134,17 +144,33 @@ def fit_conditional(model: Autoencoder, corpus: Corpus, is_context: Tensor, sett
     head.eval().requires_grad_(False)
     residual = head.residual(before, corpus.values, corpus.gaps).cpu()
     residual[list(corpus.first_rows)] = torch.nan  # there is no state before it
-    known, later, told = [], [], []
-    averages = bank("conditional", spans, features)
+    alone = _ordinary([residual[side.rows[_is_known(side, spans)]] for side in sides(corpus)], 1)
+    averages, known, later, told = bank(spans, features), [], [], []
     for side in sides(corpus):
-        found = averages.differences(side.widths, side.start(averages.columns), residual[side.rows])
-        known.append(found[side.is_training(_LEAD_IN_SPANS * max(spans), _LEAD_IN_SHARE) | side.is_validation])
+        own = residual[side.rows]
+        found = averages.differences(side.widths, side.start(averages.columns), limited(own, alone))
+        known.append(found[_is_known(side, spans)])
         later.append(found[side.is_validation])
-        told.append(~residual[side.rows][side.is_validation].isnan().all(1))
-    ordinary = torch.from_numpy(np.quantile(torch.cat(known).abs().numpy(), _QUANTILE, axis=0)).float()
-    least = torch.tensor([1 / math.sqrt(span) for span in spans])[:, None]  # what averages of unrelated errors have for a deviation
-    fit = ConditionalFit(spans, head.cpu(), ordinary.maximum(least).masked_fill(is_context.cpu(), torch.inf))
-    return fit, fit.error(fit.squares(torch.cat(later)), torch.cat(told))
+        told.append(own[side.is_validation])
+    ordinary = [alone, *(_ordinary([part[:, place] for part in known], span) for place, span in enumerate(spans))]
+    fit = ConditionalFit(spans, head.cpu(), torch.stack(ordinary).masked_fill(is_context.cpu(), torch.inf))
+    validated = torch.cat(told)
+    return fit, fit.error(fit.squares(validated, torch.cat(later)), ~validated.isnan().all(1))
+
+
+def _is_known(side: Side, spans: Sequence[int]) -> Tensor:
+    """The rows that tell what is ordinary: bool [N]."""
+    return side.is_training(_LEAD_IN_SPANS * max(spans), _LEAD_IN_SHARE) | side.is_validation
+
+
+def _ordinary(parts: Sequence[Tensor], span: int) -> Tensor:
+    """How far residuals [n, F], or their averages over a span, stray at most in all but one of a thousand rows: float32 [F].
+
+    Never less than one deviation of an average of unrelated errors: what never erred in training may err so much.
+    """
+    strayed = torch.cat(list(parts)).abs()
+    found = [np.quantile(column[~column.isnan()].numpy(), _QUANTILE) if (~column.isnan()).any() else 0.0 for column in strayed.T]
+    return torch.tensor(found, dtype=torch.float32).clamp(min=1 / math.sqrt(span))
 
 
 def _train(head: ConditionalHead, before: Tensor, corpus: Corpus, settings: Settings) -> None:

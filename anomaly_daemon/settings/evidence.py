@@ -66,9 +66,9 @@ class Novelty(Section):
 
 
 class Conditional(Averages):
-    """Averages of how far features are from what the network, the clock and the features ahead of them in their record say they should be."""
+    """How far features are from what the network, the clock and the features ahead of them in their record say: at the record, and on average."""
 
-    spans: tuple[int, ...] = Field((1, 4, 8), min_length=1, max_length=8, description="Observations that each average spans; rising. Trained.")
+    spans: tuple[int, ...] = Field((4, 8), min_length=1, max_length=8, description="Observations that each average spans; rising. Trained.")
     units: int = Field(128, ge=8, le=1024, description="Hidden units for all features together. Trained.")
 
 

@@ -40,11 +40,11 @@ def head() -> ConditionalHead:
 
 
 def served(readings: Tensor) -> tuple[Tensor, Tensor]:
-    """Errors [T] and squares [T, S, F] of one entity's readings, [T, F]."""
+    """Errors [T] and squares [T, 1 + S, F] of one entity's readings, [T, F]."""
     fit = fitted()[0]
-    averages = bank("conditional", fit.spans, FEATURES)
+    averages = bank(fit.spans, FEATURES)
     residual = fit.head.residual(torch.zeros(len(readings), HIDDEN), readings, torch.zeros(len(readings)))
-    squares = fit.squares(averages.differences([1] * len(readings), fresh_rows(averages.columns), residual))
+    squares = fit.squares(residual, averages.differences([1] * len(readings), fresh_rows(averages.columns), fit.limited(residual)))
     return fit.error(squares, ~residual.isnan().all(1)), squares
 
 
@@ -94,9 +94,19 @@ def test_errors_that_last_add_up() -> None:
 
     _, squares = served(readings)
 
-    shortest, longest = squares[:, 0, 3], squares[:, -1, 3]
+    alone, longest = squares[:, 0, 3], squares[:, -1, 3]
     assert longest[309] > 1.5 * longest[100:300].max()
-    assert shortest[300:310].max() < 1.5 * shortest[100:300].max()
+    assert alone[300:310].max() < 1.5 * alone[100:300].max()
+
+
+def test_a_record_that_is_far_off_does_not_make_those_after_it_strange() -> None:
+    readings = values(400, seed=1)
+    readings[300, 3] = 9.0
+
+    errors, _ = served(readings)
+
+    assert errors[300] > 4
+    assert errors[301:].max() < 1.5
 
 
 def test_context_is_no_evidence() -> None:
@@ -116,7 +126,8 @@ def test_what_is_missing_says_nothing() -> None:
     errors, squares = served(readings)
 
     assert errors.isnan().tolist() == [row == 20 for row in range(50)]
-    assert squares[30, 0, 2] == squares[29, 0, 2]
+    assert squares[30, 0, 2] == 0
+    assert squares[30, 1, 2] == squares[29, 1, 2]
 
 
 def test_one_in_a_thousand_ordinary_rows_has_an_average_beyond_the_ordinary() -> None:
