@@ -54,7 +54,7 @@ def artifact(*assignments: str) -> Artifact:
     """Trained with these settings over the small ones, on pump-0 to pump-3."""
     generator = np.random.default_rng(0)
     sequences = [EntitySequence(f"pump-{number}", signal(generator, 240, number), np.full(240, 60.0)) for number in range(4)]
-    return fit(sequences, settings(*assignments), NAMES)
+    return fit(sequences, settings(EVERY_CHANNEL, *assignments), NAMES)
 
 
 def signal(generator: np.random.Generator, steps: int, entity: int) -> np.ndarray:

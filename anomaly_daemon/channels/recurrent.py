@@ -1,4 +1,4 @@
-"""Prediction, reconstruction, residual: what the composite LSTM autoencoder, its state carried per entity, did not expect.
+"""Prediction, reconstruction, residual, conditional: what the composite LSTM autoencoder, its state carried per entity, did not expect.
 
 Each dense segment is one `nn.LSTM` call from the carried state; an entity's newest `decode_steps` observations are rebuilt
 every `decode_every` of its own observations. On the CPU no bit of any result depends on where the stream was cut into
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from anomaly_daemon.channels.base import Evidence, Seen
 from anomaly_daemon.channels.chart import ChartChannel
+from anomaly_daemon.channels.conditional import CONDITIONAL, ConditionalChannel
 from anomaly_daemon.channels.ring import Ring
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model import errors
@@ -45,15 +46,18 @@ class Recurrent:
         self._every, self._steps, self._ring, self._tails = engine.decode_every, engine.decode_steps, ring, settings.model.tails
         wanted, width = settings.evidence.channels, self._shape.layers * self._shape.hidden
         self._chart = ChartChannel(RESIDUAL, artifact.residual, settings.evidence.residual, device) if RESIDUAL in wanted else None
+        self._conditional = ConditionalChannel(artifact.conditional, device) if CONDITIONAL in wanted and artifact.conditional is not None else None
         self._is_rebuilding = RECONSTRUCTION in wanted
         held = (Column(RECONSTRUCTION, "float32", fill=float("nan")),) if self._is_rebuilding else ()
-        charted = self._chart.columns if self._chart is not None else ()
+        charted = tuple(column for part in (self._chart, self._conditional) if part is not None for column in part.columns)
         self.columns = (Column("hidden", "float32", (width,)), Column("cell", "float32", (width,)), *held, *charted)
 
     def observe(self, seen: Seen) -> tuple[dict[str, Evidence], Memory]:
         """See Channel."""
         tops, first = self._encode(seen)
-        expected = self._predict(seen, tops, first)
+        previous = torch.from_numpy(seen.layout.previous[len(first) :]).to(self._device)
+        before = torch.cat([first, tops.index_select(0, previous)])
+        expected = self._network.predict(before)
         memory = Memory(expected, tops)
         is_foretold = seen.index.count > 1
         prediction = torch.where(is_foretold, errors.prediction_error(expected, seen.scaled, self.prediction_level), torch.nan)
@@ -64,6 +68,8 @@ class Recurrent:
         if self._chart is not None:
             residual = residual_of(expected, seen.scaled, self.prediction_level)
             evidence |= self._chart.observe(seen, torch.where(is_foretold[:, None], residual, torch.nan))
+        if self._conditional is not None:
+            evidence |= self._conditional.observe(seen, before)
         return evidence, memory
 
     def rebuilt(self, memory: Memory, row: int) -> Tensor:
@@ -93,11 +99,6 @@ class Recurrent:
         rows["hidden"].copy_(hidden.transpose(0, 1).reshape(len(first), -1))
         rows["cell"].copy_(cell.transpose(0, 1).reshape(len(first), -1))
         return tops, first
-
-    def _predict(self, seen: Seen, tops: Tensor, first: Tensor) -> Tensor:
-        """What the network expected of each row before it saw it, [N, F]."""
-        previous = torch.from_numpy(seen.layout.previous[len(first) :]).to(self._device)
-        return self._network.predict(torch.cat([first, tops.index_select(0, previous)]))
 
     def _reconstruct(self, seen: Seen, tops: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstruction error known at each row, float64 [N]: that of the entity's last rebuilt window; and whether it is new there."""

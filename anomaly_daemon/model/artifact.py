@@ -25,6 +25,7 @@ from torch import Tensor
 from anomaly_daemon.domain.errors import ArtifactError
 from anomaly_daemon.model.autoencoder import Autoencoder, Shape
 from anomaly_daemon.model.charts import ChartFit
+from anomaly_daemon.model.conditional import ConditionalFit, ConditionalHead
 from anomaly_daemon.model.linear import LinearFit
 from anomaly_daemon.model.scaling import FleetScale, Tails
 from anomaly_daemon.model.surprise import SurpriseFit
@@ -73,6 +74,7 @@ class Artifact:
     prediction_level: float32 [F], reconstruction_level: float32 [K, F]: root mean squared error on the validation part, scaled.
     level, residual, linear_chart: how averages stray, of values and of what the network and `linear` did not foresee. surprise: how far values go.
     calibration: by evidence channel; without those of the network where it was not trained.
+    conditional: None where training was not asked for it.
     model: in eval mode.
     own: (shell-style pattern over the entity, the artifact that serves those that fit), the first that fits wins; all others this one serves.
     """
@@ -94,6 +96,7 @@ class Artifact:
     history: History = field(default_factory=History)
     own: tuple[tuple[str, Artifact], ...] = ()
     tails: Tails = "clip"
+    conditional: ConditionalFit | None = None
 
     @property
     def all(self) -> tuple[Artifact, ...]:
@@ -252,7 +255,14 @@ def _tensors(artifact: Artifact) -> Tensors:
     tensors["linear.level"] = artifact.linear.level.cpu().numpy()
     tensors["surprise.half_lives"] = np.array(artifact.surprise.half_lives_s)
     tensors |= {f"surprise.{name}": tensor.cpu().numpy() for name, tensor in artifact.surprise.tensors().items()}
-    return tensors | own
+    return tensors | _conditional_tensors(artifact.conditional) | own
+
+
+def _conditional_tensors(fit: ConditionalFit | None) -> Tensors:
+    if fit is None:
+        return {}
+    tensors: dict[str, NDArray[Any]] = {f"conditional.head.{name}": tensor.detach().cpu().numpy() for name, tensor in fit.head.state_dict().items()}
+    return tensors | {"conditional.spans": np.array(fit.spans, np.int64), "conditional.ordinary": fit.ordinary.cpu().numpy()}
 
 
 def _assemble(manifest: _Manifest, every: Tensors, one: _Manifest | _Own, prefix: str = "") -> Artifact:
@@ -279,6 +289,19 @@ def _assemble(manifest: _Manifest, every: Tensors, one: _Manifest | _Own, prefix
         surprise=_surprise(tensors),
         calibration=one.calibration,
         history=one.history,
+        conditional=_conditional(tensors, manifest.shape) if "conditional.spans" in tensors else None,
+    )
+
+
+def _conditional(tensors: Tensors, shape: Shape) -> ConditionalFit:
+    weights = {
+        name.removeprefix("conditional.head."): torch.from_numpy(values) for name, values in tensors.items() if name.startswith("conditional.head.")
+    }
+    with torch.random.fork_rng(devices=[]):
+        head = ConditionalHead(shape.hidden, len(weights["first.weight"]), weights["is_context"])
+    head.load_state_dict(weights)
+    return ConditionalFit(
+        tuple(tensors["conditional.spans"].tolist()), head.eval().requires_grad_(False), torch.from_numpy(tensors["conditional.ordinary"])
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from anomaly_daemon.model.artifact import Calibration
 from anomaly_daemon.model.autoencoder import Autoencoder
 from anomaly_daemon.model.charts import ChartFit, fit_chart, residual_of
+from anomaly_daemon.model.conditional import ConditionalFit, fit_conditional
 from anomaly_daemon.model.corpus import Corpus, Pieces
 from anomaly_daemon.model.errors import prediction_error, reconstruction_error
 from anomaly_daemon.model.linear import LinearFit, fit_linear
@@ -38,7 +39,7 @@ class Usual:
     """What is usual of a trained network's errors, of averages and of rare values, all on the CPU.
 
     prediction_level: float32 [F], reconstruction_level: float32 [K, F], root mean squared errors.
-    calibration: of the errors of each channel, those of a network that was not trained left out.
+    calibration: of the errors of each channel, those of a network that was not trained left out. conditional: None where it is not asked for.
     """
 
     prediction_level: Tensor
@@ -49,6 +50,7 @@ class Usual:
     linear_chart: ChartFit
     surprise: SurpriseFit
     calibration: dict[str, Calibration]
+    conditional: ConditionalFit | None
 
 
 def calibrate(model: Autoencoder, corpus: Corpus, scale: FleetScale, validation: Pieces, settings: Settings, names: Sequence[str]) -> Usual:
@@ -88,8 +90,12 @@ def calibrate(model: Autoencoder, corpus: Corpus, scale: FleetScale, validation:
         "linear": linear_errors,
         "surprise": surprise_errors,
     }
+    conditional = None
+    if "conditional" in evidence.channels:
+        conditional, errors["conditional"] = fit_conditional(model, corpus, is_context, settings)
     calibration = {name: _calibration(found) for name, found in errors.items() if evidence.is_network_asked or name not in NETWORK_CHANNELS}
-    return Usual(prediction_level, reconstruction_level, level, residual, linear, linear_chart, surprise, calibration | {"novelty": _NOVELTY})
+    calibration["novelty"] = _NOVELTY
+    return Usual(prediction_level, reconstruction_level, level, residual, linear, linear_chart, surprise, calibration, conditional)
 
 
 def _with_switches(corpus: Corpus, is_context: Tensor) -> Tensor:

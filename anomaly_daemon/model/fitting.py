@@ -103,4 +103,5 @@ def _assembled(
         surprise=usual.surprise,
         calibration=usual.calibration,
         history=history,
+        conditional=usual.conditional,
     )

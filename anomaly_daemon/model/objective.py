@@ -96,8 +96,24 @@ def held_out_loss(model: Autoencoder, corpus: Corpus, pieces: Pieces, settings: 
 @torch.no_grad()
 def foretold(model: Autoencoder, corpus: Corpus, settings: Settings) -> Tensor:
     """What was expected of every row of the corpus, the state carried from the first of its sequence: float32 [R, F], NaN for each first row."""
-    model.eval()
     expected = torch.full_like(corpus.values, torch.nan)
+    for after, top in _carried(model, corpus, settings):
+        expected[after] = model.predict(top)
+    return expected
+
+
+@torch.no_grad()
+def states_before(model: Autoencoder, corpus: Corpus, settings: Settings) -> Tensor:
+    """The top layer's output before every row of the corpus, carried likewise: float32 [R, H], zeros for each first row."""
+    before = corpus.values.new_zeros(len(corpus.values), model.shape.hidden)
+    for after, top in _carried(model, corpus, settings):
+        before[after] = top
+    return before
+
+
+def _carried(model: Autoencoder, corpus: Corpus, settings: Settings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some rows at a time, int64 [n], each with the top layer's output before it, [n, H]; in eval mode, over whole sequences."""
+    model.eval()
     steps = settings.training.steps
     for group in whole_pieces(corpus).groups(settings.training.batch):
         hidden = model.initial(len(group))
@@ -109,8 +125,7 @@ def foretold(model: Autoencoder, corpus: Corpus, settings: Settings) -> Tensor:
             state = (hidden[0][:, :width].contiguous(), hidden[1][:, :width].contiguous())
             top, hidden = model.step(model.inputs(corpus.values[place], corpus.gaps[place]), state)
             is_told = row + 1 < stop
-            expected[row[is_told] + 1] = model.predict(top[is_told])
-    return expected
+            yield row[is_told] + 1, top[is_told]
 
 
 def _huber(expected: Tensor, actual: Tensor, delta: float) -> tuple[Tensor, Tensor]:

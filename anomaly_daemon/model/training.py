@@ -112,7 +112,7 @@ def _epoch(model: Autoencoder, optimizer: torch.optim.Optimizer, corpus: Corpus,
     for position in torch.randperm(len(groups)).tolist():
         hidden = model.initial(len(groups[position]))
         for chunk in chunks(corpus, groups[position], training.steps, engine.decode_every, engine.decode_steps):
-            _set_learning_rate(optimizer, training.learning_rate, (epoch - 1 + done / count) / training.epochs)
+            optimizer.param_groups[0]["lr"] = cosine_decayed(training.learning_rate, (epoch - 1 + done / count) / training.epochs)
             loss, (top, cell) = chunk_loss(model, chunk, hidden, training.huber_delta, training.noise)
             hidden = (top.detach(), cell.detach())
             optimizer.zero_grad()
@@ -126,10 +126,9 @@ def _epoch(model: Autoencoder, optimizer: torch.optim.Optimizer, corpus: Corpus,
     return progress
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, initial: float, share_done: float) -> None:
-    """Cosine decay (Loshchilov & Hutter 2017) from `initial` to a twentieth of it."""
-    for group in optimizer.param_groups:
-        group["lr"] = initial * (LEARNING_RATE_LAST + (1 - LEARNING_RATE_LAST) * (1 + math.cos(math.pi * share_done)) / 2)
+def cosine_decayed(initial: float, share_done: float) -> float:
+    """The learning rate after that share of training (Loshchilov & Hutter 2017): from `initial` to a twentieth of it."""
+    return initial * (LEARNING_RATE_LAST + (1 - LEARNING_RATE_LAST) * (1 + math.cos(math.pi * share_done)) / 2)
 
 
 def refuse_divergence(loss: float, epoch: int, settings: Settings) -> None:

@@ -92,11 +92,11 @@ class FeatureTransforms:
             elif feature.period is not None:
                 self._unusual.append(UnusualTime(feature.period, value))
             else:
-                self._categories.append(Category(feature.name, len(self._categories), value, feature.values_max))
+                self._categories.append(Category(feature.name, len(self._categories), value, feature.values_max, feature.bits))
         named = {category.name: category for category in self._categories}
         self._relative = [Relative(reading, value, named.get(feature.within or "")) for feature, reading, value in compared]
         self.names: tuple[str, ...] = tuple(names)
-        """Of the columns of the values; cyclic and category features have two."""
+        """Of the columns of the values; cyclic and category features have several."""
         self._rates = [position for position, change in enumerate(self._changes) if change.kind == "rate"]
 
     def columns(self) -> tuple[Column, ...]:
@@ -142,6 +142,7 @@ class FeatureTransforms:
         for category in self._categories:
             judged, places[category] = category.judge(layout, categories[:, category.column], rows)
             values[:, category.value : category.value + 2] = judged
+            values[:, category.value + 2 : category.value + 2 + category.bits] = category.told(categories[:, category.column])
         for relative in self._relative:
             logs = _signed_log1p(np.ascontiguousarray(readings[:, relative.reading]))
             within = relative.within

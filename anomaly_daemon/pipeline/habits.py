@@ -46,12 +46,13 @@ class Habit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A category field: its column in the categories, and rarity's in the values; new's is the next."""
+    """A category field: its column in the categories, and rarity's in the values; new's is the next, then those of `bits` bits."""
 
     name: str
     column: int
     value: int
     values_max: int
+    bits: int
 
     def columns(self) -> tuple[Column, ...]:
         """The hashes that the entity is known by, free where the count is 0, and how often each was seen since it entered the table."""
@@ -95,6 +96,15 @@ class Category:
             table[active, place] = seen
             counts[active, place] = count + 1
         return judged, places
+
+    def told(self, hashes: Integers) -> Reals:
+        """The lowest bits of each hash as 1 and -1, [N, bits], NaN = missing: so many random signs that a line through them tells some values apart.
+
+        Source: Weinberger et al. 2009, arXiv:0902.2206, "Feature hashing for large scale multitask learning".
+        """
+        signs = np.where(hashes[:, None] >> np.arange(self.bits) & 1, 1.0, -1.0)
+        signs[hashes == 0] = np.nan
+        return signs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,27 @@ from pydantic import Field, model_validator
 from anomaly_daemon.settings.record_schema import Section
 from anomaly_daemon.settings.values import Duration, spelled
 
-ChannelName = Literal["prediction", "reconstruction", "residual", "linear", "level", "surprise", "novelty"]
-NETWORK_CHANNELS: Final[tuple[ChannelName, ...]] = ("prediction", "reconstruction", "residual")
+ChannelName = Literal["prediction", "reconstruction", "residual", "conditional", "linear", "level", "surprise", "novelty"]
+NETWORK_CHANNELS: Final[tuple[ChannelName, ...]] = ("prediction", "reconstruction", "residual", "conditional")
 SPAN_MAX = 10_000
 HALF_LIVES_MAX = 8
 
 
-class Chart(Section):
-    """A control chart: exponentially weighted averages of every feature, held against where they usually are."""
+class Averages(Section):
+    """Exponentially weighted averages."""
 
     spans: tuple[int, ...] = Field((1, 10, 30), min_length=1, max_length=8, description="Observations that each average spans; rising. Trained.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if list(self.spans) != sorted(set(self.spans)) or not 1 <= self.spans[0] <= self.spans[-1] <= SPAN_MAX:
+            raise ValueError(f"spans must rise, each from 1 to {SPAN_MAX}, such as [1, 10, 30]")
+        return self
+
+
+class Chart(Averages):
+    """A control chart: exponentially weighted averages of every feature, held against where they usually are."""
+
     shrinkage: float = Field(0.1, ge=0, le=1, description="How far correlations of the features are drawn towards none. Trained.")
     reference_half_life: float | None = Field(
         None, ge=10, description="Observations after which half of a lasting shift counts as usual; none: what training saw stays the reference."
@@ -26,12 +37,6 @@ class Chart(Section):
     spread_half_life: float | None = Field(
         None, ge=10, description="Observations after which half of a lasting change of an average's spread counts as usual; none: as in training."
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if list(self.spans) != sorted(set(self.spans)) or not 1 <= self.spans[0] <= self.spans[-1] <= SPAN_MAX:
-            raise ValueError(f"spans must rise, each from 1 to {SPAN_MAX}, such as [1, 10, 30]")
-        return self
 
 
 class Surprise(Section):
@@ -58,6 +63,13 @@ class Novelty(Section):
         le=1_000_000,
         description="Observations for which what was new keeps back whatever is not newer still: a lasting change is news once.",
     )
+
+
+class Conditional(Averages):
+    """How far features are from what the network, the clock and the features ahead of them in their record say: at the record, and on average."""
+
+    spans: tuple[int, ...] = Field((4, 8), min_length=1, max_length=8, description="Observations that each average spans; rising. Trained.")
+    units: int = Field(128, ge=8, le=1024, description="Hidden units for all features together. Trained.")
 
 
 class ResidualChart(Chart):
@@ -92,9 +104,10 @@ class Evidence(Section):
         min_length=1,
         description=(
             "prediction: the network's error on the next observation; reconstruction: its error on the last ones; residual: averages of its signed "
-            "errors that leave their place; linear: the same of a linear forecast's errors; level: averages of the values that leave theirs; "
+            "errors that leave their place; conditional: features unlike what the network, the clock and the rest of their record say; "
+            "linear: averages of a linear forecast's errors; level: averages of the values; both where these leave their place; "
             "surprise: rare values, added up over the features and the recent past; novelty: values unlike any remembered, for up to 16 features. "
-            "Without the first three the network rests, in training too."
+            "Without the first four the network rests, in training too."
         ),
     )
     calibration: Literal["entity", "trained"] = Field(
@@ -108,6 +121,7 @@ class Evidence(Section):
         True, description="Whether a feature that took at most two values in training is evidence; if not, it is context, unless all are. Trained."
     )
     residual: ResidualChart = Field(ResidualChart(), description="The chart of what the network did not foresee.")
+    conditional: Conditional = Field(Conditional(), description="What each feature should be, given the others.")
     linear: LinearChart = Field(LinearChart(), description="The chart of what a linear forecast did not foresee.")
     level: Chart = Field(Chart(), description="The chart of the values.")
     surprise: Surprise = Field(Surprise(), description="The sums of what is rare.")

@@ -41,7 +41,7 @@ class Feature(Section):
             "number, asinh, log (of 1 + |x|, with the sign of x), difference, rate (per second, of a counter), relative (the log in deviations from "
             "the entity's own mean of it), elapsed (log of seconds since the entity's previous record), count (log of how many records of the entity "
             "there were lately, this one included), cyclic (sine and cosine), unusual_time (minus log of how often the entity is seen at this time "
-            "of the period, against an even spread), category (rarity and first-seen)."
+            "of the period, against an even spread), category (rarity and first-seen; with `bits` which one it is)."
         ),
     )
     period: Literal["hour_of_day", "day_of_week"] | None = Field(None, description="cyclic, unusual_time: of the event time, UTC.")
@@ -51,6 +51,14 @@ class Feature(Section):
     )
     context: bool = Field(False, description="The network knows it, but it is no evidence: nobody is surprised by it. A cyclic feature always is.")
     values_max: int = Field(32, ge=2, le=1024, description="category only: values remembered per entity; the rarest is dropped when full.")
+    bits: int = Field(
+        0,
+        ge=0,
+        le=48,
+        description=(
+            "category only: columns of 1 and -1 that tell values apart, so that the network knows which one it was; 16 for some ten values; 0: none."
+        ),
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -61,6 +69,8 @@ class Feature(Section):
             raise ValueError(f"feature {self.name!r}: half_life must be longer than 0")
         if self.kind != "relative" and self.within is not None:
             raise ValueError(f"feature {self.name!r}: `within` goes with kind relative only")
+        if self.kind != "category" and self.bits:
+            raise ValueError(f"feature {self.name!r}: `bits` goes with kind category only")
         if self.kind in _TIME_KINDS and self.path is not None:
             raise ValueError(f"feature {self.name!r}: kind {self.kind} is derived from the event time and takes no path")
         return self
@@ -72,8 +82,9 @@ class Feature(Section):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The names of what it is turned into: cyclic and category features are two columns."""
-        suffixes = {"cyclic": ("_sin", "_cos"), "category": ("_rarity", "_new")}.get(self.kind, ("",))
+        """The names of what it is turned into: cyclic features are two columns, category features two and their bits."""
+        bits = tuple(f"_bit_{number}" for number in range(1, self.bits + 1))
+        suffixes = {"cyclic": ("_sin", "_cos"), "category": ("_rarity", "_new", *bits)}.get(self.kind, ("",))
         return tuple(self.name + suffix for suffix in suffixes)
 
 

@@ -25,7 +25,15 @@ def artifact(seed: int = 0) -> Artifact:
     """Trained in a moment on noise, with a history that has every kind of value."""
     generator = np.random.default_rng(seed)
     sequence = EntitySequence("pump", generator.normal(size=(60, 3)).astype(np.float32), np.full(60, 60.0))
-    small = ("model.hidden=8", "model.code=4", "model.layers=2", "model.tails=asinh", "training.epochs=1", "engine.decode_steps=5")
+    small = (
+        "model.hidden=8",
+        "model.code=4",
+        "model.layers=2",
+        "model.tails=asinh",
+        "training.epochs=1",
+        "engine.decode_steps=5",
+        "evidence.channels=[prediction, conditional]",
+    )
     found = fit([sequence], settings_of.load((), (*small, f"training.seed={seed}"), {}), NAMES)
     return replace(found, history=History({"epochs": 2}, {"from": None}, 4, {"training": 9}, (1.5, 1 / 3), (1.25, 0.1), 2, None, "2"))
 

@@ -117,6 +117,12 @@ def test_a_new_value_is_no_surprise_of_an_entity_that_always_shows_new_ones() ->
     assert settled > 3
 
 
+def test_bits_tell_values_apart() -> None:
+    told = of_one_entity(Feature(name="merchant", kind="category", bits=3), categories=[5, 3, 0, 5])
+
+    assert told[:, 2:] == pytest.approx(np.array([[1, -1, 1], [1, 1, -1], [NAN, NAN, NAN], [1, -1, 1]]), nan_ok=True)
+
+
 def test_relative_is_in_deviations_from_the_entity_s_own_mean_of_the_log() -> None:
     amounts = [math.e - 1, math.e**3 - 1, math.e**2 - 1, NAN, math.e**6 - 1]
 

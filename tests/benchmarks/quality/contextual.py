@@ -124,10 +124,11 @@ def by_product(streams: Sequence[Stream], assignments: Sequence[str]) -> list[Ju
         return _read(streams, folder / "scores.parquet")
 
 
-def _features(stream: Stream) -> list[dict[str, str]]:
+def _features(stream: Stream) -> list[dict[str, object]]:
     if stream.events is None:
-        return [{"name": channel} for channel in stream.channels] + _CONTEXT
-    return [{"name": "amount", "kind": "log"}, {"name": "event", "kind": "category"}, {"name": "pace", "kind": "elapsed"}, *_CONTEXT]
+        return [*({"name": channel} for channel in stream.channels), *_CONTEXT]
+    event = {"name": "event", "kind": "category", "bits": 16}
+    return [{"name": "amount", "kind": "log"}, event, {"name": "pace", "kind": "elapsed"}, *_CONTEXT]
 
 
 def _write(stream: Stream, path: Path) -> None:
