@@ -222,7 +222,7 @@ def build_processor(
     device = pick_device(settings)
     transforms = FeatureTransforms(features_of(settings))
     models = Models(artifact, settings, device)
-    judge = Judge(settings.threshold, priors_of(settings, artifact), settings.calibration_half_life)
+    judge = Judge(settings.threshold, priors_of(settings, artifact), settings.calibration_half_life, artifact.score_prior)
     columns = pipeline_columns(transforms, models, judge)
     is_checkpointed = judge.is_checkpointable
     resident_max = settings.engine.resident_max if is_checkpointed else settings.engine.entities_max
@@ -270,6 +270,7 @@ def describe(settings: Settings, artifact: Artifact, *, mode: str, started_from:
         log=settings.log,
         channels=tuple(sorted(settings.evidence.channels)),
         priors=priors_of(settings, artifact)[0] if len(artifact.all) == 1 else None,
+        score_prior=artifact.score_prior,
         decode_every=settings.engine.decode_every,
         started_from=started_from,
         partitions={str(partition): PartitionNote(span.warm_up, span.start, span.end) for partition, span in spans.items()},

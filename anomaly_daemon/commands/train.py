@@ -31,8 +31,10 @@ def run(options: argparse.Namespace) -> int:
     from anomaly_daemon.model.fitting import fit
     from anomaly_daemon.model.plot import LOSS_PLOT, plot_losses
     from anomaly_daemon.pipeline.features import FeatureTransforms
+    from anomaly_daemon.pipeline.rehearsal import rehearse
     from anomaly_daemon.settings import features_of, load
     from anomaly_daemon.telemetry import logging
+    from anomaly_daemon.wiring import pick_device, priors_of
 
     settings = load(options.config, options.assignments)
     logging.configure(settings.logging.level, options.log_format or settings.logging.format)
@@ -51,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
             groups=left,
             remedy="no entity in the range fits them first, or too little of it: widen the range, or mend model.groups",
         )
+    artifact = replace(artifact, score_prior=rehearse(artifact, sequences, settings, priors_of(settings, artifact), pick_device(settings)))
     save(artifact, folder)
     plot_losses(artifact.history, folder / LOSS_PLOT)
     _print_summary(artifact, folder, settings.model.per)

@@ -9,6 +9,7 @@ import yaml
 
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.evaluation.scores import ScoreFile
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 
 _KEY: Final = "anomaly_daemon"
 _FORMAT: Final = 1
@@ -43,6 +44,7 @@ class ExportNotes(msgspec.Struct, frozen=True):
     log: str = ""
     channels: tuple[str, ...] = ()
     priors: object = None
+    score_prior: ScorePrior = UNKNOWN
     decode_every: int | None = None
     started_from: object = None
     partitions: dict[str, PartitionNote] = {}
@@ -55,6 +57,13 @@ class ExportNotes(msgspec.Struct, frozen=True):
         """The threshold's method; empty where not noted."""
         threshold = self.settings.get("threshold")
         return str(threshold.get("method", "")) if isinstance(threshold, dict) else ""
+
+    @property
+    def judges_in_warmup(self) -> bool:
+        """Whether a record in warm-up could be anomalous; not where nothing is noted."""
+        threshold = self.settings.get("threshold")
+        is_judging = isinstance(threshold, dict) and threshold.get("warmup") == "judge"
+        return is_judging and not self.method().startswith("river:")
 
     def in_force(self, parameter: str) -> tuple[float, ...]:
         """The values of a threshold parameter, of the defaults first, then of the overrides; each once."""

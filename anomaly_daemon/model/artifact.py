@@ -29,8 +29,9 @@ from anomaly_daemon.model.conditional import ConditionalFit, ConditionalHead
 from anomaly_daemon.model.linear import LinearFit
 from anomaly_daemon.model.scaling import FleetScale, Tails
 from anomaly_daemon.model.surprise import SurpriseFit
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 _REMEDY = "run `anomaly-daemon train`, or name another folder in model.artifact"
 _VERSION_DIGITS = 12
@@ -76,6 +77,7 @@ class Artifact:
     calibration: by evidence channel; without those of the network where it was not trained.
     conditional: None where training was not asked for it.
     model: in eval mode.
+    score_prior: of the fused score, over all models; the folder's own ones have none to themselves.
     own: (shell-style pattern over the entity, the artifact that serves those that fit), the first that fits wins; all others this one serves.
     """
 
@@ -97,6 +99,7 @@ class Artifact:
     own: tuple[tuple[str, Artifact], ...] = ()
     tails: Tails = "clip"
     conditional: ConditionalFit | None = None
+    score_prior: ScorePrior = UNKNOWN
 
     @property
     def all(self) -> tuple[Artifact, ...]:
@@ -111,7 +114,7 @@ class Artifact:
     @property
     def fingerprint(self) -> str:
         """Names the model by what shapes its results: 64 hex digits."""
-        return _fingerprint(_tensors(self), self.shape, self.features, (self.scale_kind, self.tails), _calibrations(self))
+        return _fingerprint(_tensors(self), self.shape, self.features, (self.scale_kind, self.tails), self.score_prior, _calibrations(self))
 
     @property
     def version(self) -> str:
@@ -140,6 +143,7 @@ class _Manifest(msgspec.Struct, forbid_unknown_fields=True):
     scale: str
     tails: Tails
     calibration: dict[str, Calibration]
+    score_prior: ScorePrior
     history: History
     own: tuple[_Own, ...] = ()
 
@@ -168,6 +172,7 @@ def save(artifact: Artifact, folder: Path) -> None:
         scale=artifact.scale_kind,
         tails=artifact.tails,
         calibration=dict(artifact.calibration),
+        score_prior=artifact.score_prior,
         history=artifact.history,
         own=tuple(_Own(match, dict(own.calibration), own.history) for match, own in artifact.own),
     )
@@ -206,12 +211,13 @@ def load(folder: Path) -> Artifact:
         manifest.shape,
         manifest.features,
         (manifest.scale, manifest.tails),
+        manifest.score_prior,
         [("", manifest.calibration), *((own.match, own.calibration) for own in manifest.own)],
     ):
         raise ArtifactError(f"{path}: does not match the fingerprint in {MANIFEST}: one of them is damaged or was edited; {_REMEDY}")
     try:
         own = tuple((one.match, _assemble(manifest, tensors, one, f"own.{number}.")) for number, one in enumerate(manifest.own))
-        return replace(_assemble(manifest, tensors, manifest), own=own)
+        return replace(_assemble(manifest, tensors, manifest), own=own, score_prior=manifest.score_prior)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"{path}: does not fit the shape in {MANIFEST}: {' '.join(str(error).split())}; {_REMEDY}") from None
 
@@ -316,10 +322,15 @@ def _surprise(tensors: Tensors) -> SurpriseFit:
 
 
 def _fingerprint(
-    tensors: Tensors, shape: Shape, features: Sequence[str], scale: tuple[str, str], calibrations: Sequence[tuple[str, Mapping[str, Calibration]]]
+    tensors: Tensors,
+    shape: Shape,
+    features: Sequence[str],
+    scale: tuple[str, str],
+    score_prior: ScorePrior,
+    calibrations: Sequence[tuple[str, Mapping[str, Calibration]]],
 ) -> str:
     ordered = [(match, sorted(calibration.items())) for match, calibration in calibrations]
-    digest = hashlib.sha256(msgspec.json.encode((SCHEMA_VERSION, shape, tuple(features), scale, ordered)))
+    digest = hashlib.sha256(msgspec.json.encode((SCHEMA_VERSION, shape, tuple(features), scale, score_prior, ordered)))
     for name in sorted(tensors):
         values = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())

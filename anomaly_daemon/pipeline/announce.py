@@ -44,6 +44,7 @@ class Announcer:
     channels: tuple[str, ...]
     context: AlertContext
     window_points: int
+    judges_in_warmup: bool
 
     def announce(self, micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> tuple[list[Alert], list[str | None]]:
         """The alerts, by partition and offset, and the incident each observation belongs to, in log order."""
@@ -51,7 +52,7 @@ class Announcer:
         incident_ids: list[str | None] = [None] * len(records)
         hot = _hot(micro, machines)
         alerts: list[Alert] = []
-        judged = _Judgements(micro) if len(hot) else None
+        judged = _Judgements(micro, self.judges_in_warmup) if len(hot) else None
         for rank in hot.tolist():
             assert judged is not None
             places = (layout.starts[: np.count_nonzero(layout.widths > rank)] + rank).tolist()
@@ -84,8 +85,8 @@ class Announcer:
 class _Judgements:
     """Verdicts on the host, for the few rows that an incident looks at."""
 
-    def __init__(self, micro: MicroBatch) -> None:
-        verdicts = micro.verdicts
+    def __init__(self, micro: MicroBatch, judges_in_warmup: bool) -> None:
+        verdicts, self._judges_in_warmup = micro.verdicts, judges_in_warmup
         self._order, self._observations = micro.layout.order, micro.observations
         self._score, self._tail = verdicts.anomaly_score.cpu().numpy(), verdicts.tail_probability.cpu().numpy()
         self._threshold, self._grade = verdicts.threshold.cpu().numpy(), verdicts.grade.cpu().numpy()
@@ -100,7 +101,7 @@ class _Judgements:
             offset=record.offset,
             time_us=int(self._observations.times_us[position]),
             is_anomaly=bool(self._is_anomaly[row]),
-            is_judged=self.phase(row) is Phase.LIVE and not np.isnan(score),
+            is_judged=(self._judges_in_warmup or self.phase(row) is Phase.LIVE) and not np.isnan(score),
             anomaly_score=score,
             tail_probability=float(self._tail[row]),
             threshold=float(self._threshold[row]),

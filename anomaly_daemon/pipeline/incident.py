@@ -22,7 +22,7 @@ SEVERITIES: tuple[tuple[float, Severity, int], ...] = ((0.75, "critical", 21), (
 class Judged:
     """What was decided of one observation, in Python's own numbers, all finite where it is judged.
 
-    is_judged: False in warm-up; such an observation neither opens, feeds nor closes anything.
+    is_judged: False in a silent warm-up; such an observation neither opens, feeds nor closes anything.
     """
 
     offset: Offset

@@ -182,7 +182,13 @@ class Threshold(Section):
         64,
         ge=1,
         le=100_000,
-        description="Until an entity was seen this often nothing of it is announced (phase: warmup).",
+        description=(
+            "Until an entity was seen this often (phase: warmup) it is held against what training saw, the less the more it showed itself, with a "
+            "margin; alerts say half the confidence."
+        ),
+    )
+    warmup: Literal["judge", "silent"] = Field(
+        "judge", description="silent: nothing is announced in warm-up, as where a stream begins in a part known to be normal. River: always."
     )
     suspect_z: float = Field(
         4.0,
@@ -191,6 +197,11 @@ class Threshold(Section):
         description="ewma, static: deviations from which a score is suspect. Apart from z, so that another z never changes what is learned.",
     )
     suspect_learning: float = Field(0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one.")
+
+    @property
+    def judges_in_warmup(self) -> bool:
+        """Whether a record in warm-up can be anomalous; river's estimators know no prior."""
+        return self.warmup == "judge" and not self.method.startswith("river:")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -16,6 +16,8 @@ Rows = Mapping[str, Tensor]
 PREFIX = "threshold"
 """Every threshold's columns begin with it: only one method is at work in a daemon."""
 
+WARMUP_MARGIN = 0.5
+"""By how much the prior's deviation is widened for an entity never seen: it may be unlike those that training saw."""
 
 GIVEN = ("slot", "parameter.z", "parameter.level")
 """What the pipeline puts beside the columns: the entity's place in the table, int64, and parameters that may differ by entity, float64."""

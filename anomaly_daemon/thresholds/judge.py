@@ -15,6 +15,7 @@ from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.statistics.ordered import summed
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.base import GIVEN, Judgement, Rows
 from anomaly_daemon.thresholds.registry import build
 
@@ -34,7 +35,7 @@ class Verdicts:
 
     anomaly_score, threshold: float64 in [0, 1], on one scale: s / (1 + s) of the fused score s and of its threshold.
     tail_probability: float64 in [1e-4, 1]. is_anomaly: bool. grade: float64 in [0, 1]. phase: int8 (`Phase`).
-    deviations: float64, see Judgement; NaN too where nothing could be anomalous, in warm-up or without evidence.
+    deviations: float64, see Judgement; NaN too where nothing could be anomalous, in a silent warm-up or without evidence.
     parts: float64 [N, C], what each channel added to the fused score, at least 0; in the order of `Judge.channels`.
     Where no channel had anything to say, anomaly_score and tail_probability are NaN and is_anomaly is False.
     """
@@ -54,8 +55,8 @@ class _Evidence:
     """The evidence of a micro-batch, made ready for its steps; N rows, C channels.
 
     error, log_error: float64 [N, C], 0 and log(1e-6) where the channel has nothing to say. calibrates: float64 [N, C],
-    1 where it is new. judged: float64 [N], 0 where no channel says anything. may_alarm: bool [N], judged and live.
-    is_live: bool [N].
+    1 where it is new. judged: float64 [N], 0 where no channel says anything. may_alarm: bool [N], judged and not in a silent warm-up.
+    is_live: bool [N], after warm-up.
     """
 
     error: Tensor
@@ -67,7 +68,7 @@ class _Evidence:
 
     def stepwise(self) -> tuple[Tensor, ...]:
         """The columns that a step reads, in the order it takes them."""
-        return self.error, self.log_error, self.calibrates, self.judged, self.may_alarm
+        return self.error, self.log_error, self.calibrates, self.judged, self.may_alarm, self.is_live
 
 
 class Judge:
@@ -75,11 +76,18 @@ class Judge:
 
     priors: of each model, per channel the mean and variance of log(error + 1e-6), from the artifact; a new entity starts from them.
     half_life: observations after which what a channel's errors taught counts half; None: they teach nothing, the priors stay.
+    score_prior: of the fused score, for every entity until it showed its own.
     """
 
-    def __init__(self, settings: ThresholdSettings, priors: Sequence[Mapping[str, tuple[float, float]]], half_life: float | None) -> None:
+    def __init__(
+        self,
+        settings: ThresholdSettings,
+        priors: Sequence[Mapping[str, tuple[float, float]]],
+        half_life: float | None,
+        score_prior: ScorePrior = UNKNOWN,
+    ) -> None:
         """Raises SettingsError when the threshold's method or parameters do not exist."""
-        self._threshold = build(settings)
+        self._threshold = build(settings, score_prior)
         self.channels = tuple(sorted(priors[0]))  # an artifact's order of keys must not decide what a column means
         self._priors = torch.tensor([[one[channel] for channel in self.channels] for one in priors], dtype=torch.float64)  # [models, C, 2]
         means, variances = self._priors[0].T.numpy()
@@ -88,6 +96,7 @@ class Judge:
         )
         self._is_calibrated = half_life is not None
         self._warmup_observations, self._suspect_learning = settings.warmup_observations, settings.suspect_learning
+        self.judges_in_warmup = settings.judges_in_warmup
         self._names = (OBSERVATIONS.name, *(column.name for column in self.columns()), *GIVEN)
 
     @property
@@ -115,14 +124,14 @@ class Judge:
         parts, scores, judgements, flags = [], [], [], []
         active: Rows = {}
         n_active = -1
-        for n, error, log_error, calibrates, judged, may_alarm in steps:
+        for n, error, log_error, calibrates, judged, may_alarm, is_live in steps:
             if n != n_active:
                 active, n_active = {name: rows[name][:n] for name in self._names}, n
             part, log_level = self._weigh(active, error)
             score = summed(part)
             judgement = self._threshold.judge(active, score)
             is_anomaly = judgement.is_anomaly & may_alarm
-            weight = torch.where(judgement.is_suspect & may_alarm, suspect, judged)
+            weight = torch.where(judgement.is_suspect & may_alarm & is_live, suspect, judged)
             self._threshold.learn(active, score, weight, judgement)
             if self._is_calibrated:
                 self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))
@@ -150,7 +159,8 @@ class Judge:
         observations = rows[OBSERVATIONS.name]
         rank, step = (torch.from_numpy(index).to(observations.device) for index in (layout.rank, layout.step))
         is_live = observations[rank] + step >= self._warmup_observations
-        return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), is_judged & is_live, is_live)
+        may_alarm = is_judged if self.judges_in_warmup else is_judged & is_live
+        return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), may_alarm, is_live)
 
     def _weigh(self, rows: Rows, error: Tensor) -> tuple[Tensor, Tensor]:
         """What each channel says, log1p(error / level), error and level [n, C], and the log of those levels.

@@ -11,7 +11,9 @@ from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.quantile import RollingQuantile
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
+from anomaly_daemon.thresholds.first import FirstThreshold
 
 
 class QuantileThreshold:
@@ -19,13 +21,14 @@ class QuantileThreshold:
 
     is_checkpointable = True
 
-    def __init__(self, settings: ThresholdSettings) -> None:
+    def __init__(self, settings: ThresholdSettings, prior: ScorePrior = UNKNOWN) -> None:
         if settings.tail * settings.window < 1:
             raise SettingsError(
                 f"threshold.tail: {settings.tail:g} is rarer than one score in a window of {settings.window}; "
                 f"set threshold.window to {math.ceil(1 / settings.tail)} or more, or threshold.method to spot"
             )
         self._quantile = RollingQuantile(PREFIX, settings.window, settings.tail)
+        self._first = FirstThreshold(settings, prior)
 
     def columns(self) -> tuple[Column, ...]:
         """The window of scores and its quantile."""
@@ -33,7 +36,7 @@ class QuantileThreshold:
 
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold."""
-        threshold = rows[self._quantile.quantile].clone()
+        threshold = self._first.until_known(rows, rows[self._quantile.quantile])
         is_anomaly = score > threshold
         return Judgement(threshold, is_anomaly, is_anomaly, self._quantile.tail_probability(rows, score), torch.full_like(score, torch.nan))
 

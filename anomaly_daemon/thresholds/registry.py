@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.base import Threshold
 from anomaly_daemon.thresholds.estimators import RIVER_PREFIX
 from anomaly_daemon.thresholds.ewma import EwmaThreshold
@@ -15,7 +16,7 @@ from anomaly_daemon.thresholds.river import RiverThreshold
 from anomaly_daemon.thresholds.spot import SpotThreshold
 from anomaly_daemon.thresholds.static import StaticThreshold
 
-METHODS: Mapping[str, Callable[[ThresholdSettings], Threshold]] = {
+METHODS: Mapping[str, Callable[[ThresholdSettings, ScorePrior], Threshold]] = {
     "ewma": EwmaThreshold,
     "spot": SpotThreshold,
     "quantile": QuantileThreshold,
@@ -23,8 +24,8 @@ METHODS: Mapping[str, Callable[[ThresholdSettings], Threshold]] = {
 }
 
 
-def build(settings: ThresholdSettings) -> Threshold:
-    """The threshold that the settings name. Raises SettingsError naming the nearest method, or the parameter that is wrong."""
+def build(settings: ThresholdSettings, prior: ScorePrior = UNKNOWN) -> Threshold:
+    """The threshold that the settings name, begun from this prior. Raises SettingsError naming the nearest method, or the parameter that is wrong."""
     if settings.method.startswith(RIVER_PREFIX):
         return RiverThreshold(settings)
     if settings.parameters:
@@ -33,4 +34,4 @@ def build(settings: ThresholdSettings) -> Threshold:
         near = difflib.get_close_matches(settings.method, METHODS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(METHODS)}, {RIVER_PREFIX}MODULE.CLASS"
         raise SettingsError(f"threshold.method: {settings.method!r} does not exist; {hint}")
-    return METHODS[settings.method](settings)
+    return METHODS[settings.method](settings, prior)

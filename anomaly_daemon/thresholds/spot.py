@@ -8,9 +8,11 @@ from torch import Tensor
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.statistics.spot import Spot
 from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
 from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
+from anomaly_daemon.thresholds.first import FirstThreshold
 
 
 class SpotThreshold:
@@ -18,12 +20,13 @@ class SpotThreshold:
 
     is_checkpointable = True
 
-    def __init__(self, settings: ThresholdSettings) -> None:
+    def __init__(self, settings: ThresholdSettings, prior: ScorePrior = UNKNOWN) -> None:
         if settings.tail < TAIL_PROBABILITY_MIN:
             raise SettingsError(
                 f"threshold.tail: {settings.tail:g} is rarer than a window of scores can bear out; set it to {TAIL_PROBABILITY_MIN:g} or more"
             )
         self._spot = Spot(PREFIX, settings.window, settings.tail)
+        self._first = FirstThreshold(settings, prior)
 
     def columns(self) -> tuple[Column, ...]:
         """The window of scores and the fitted tail."""
@@ -31,7 +34,7 @@ class SpotThreshold:
 
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold."""
-        threshold = rows[self._spot.quantile].clone()
+        threshold = self._first.until_known(rows, rows[self._spot.quantile])
         is_anomaly = score > threshold
         return Judgement(threshold, is_anomaly, is_anomaly, self._spot.tail_probability(rows, score), torch.full_like(score, torch.nan))
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.base import Judgement, Rows
 from anomaly_daemon.thresholds.ewma import EwmaThreshold
 
@@ -20,8 +21,8 @@ class StaticThreshold:
 
     is_checkpointable = True
 
-    def __init__(self, settings: ThresholdSettings) -> None:
-        self._usual = EwmaThreshold(settings)
+    def __init__(self, settings: ThresholdSettings, prior: ScorePrior = UNKNOWN) -> None:
+        self._usual = EwmaThreshold(settings, prior)
 
     def columns(self) -> tuple[Column, ...]:
         """Those that the tail probability needs."""

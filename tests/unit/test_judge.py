@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,15 +9,17 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.domain.records import Phase
 from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.judge import MODEL, Judge
 from tests.slab_rows import CHANNELS, Stream
 
 PRIORS = {"prediction": (-0.2, 0.5), "reconstruction": (0.3, 0.25)}
+SCORE_PRIOR = ScorePrior(-0.8, 0.12, UNKNOWN.quantiles)  # of `usual`
 WARMUP = 32
 
 
-def judge(method: str = "ewma", **given: float) -> Judge:
-    return Judge(ThresholdSettings(method=method, warmup_observations=WARMUP, **given), [PRIORS], given.get("half_life", 1440))
+def judge(method: str = "ewma", **given: Any) -> Judge:
+    return Judge(ThresholdSettings(method=method, warmup_observations=WARMUP, **given), [PRIORS], given.get("half_life", 1440), SCORE_PRIOR)
 
 
 def usual(n: int, seed: int = 0) -> NDArray[np.float64]:
@@ -59,14 +62,45 @@ def test_a_verdict_does_not_depend_on_what_its_own_record_teaches() -> None:
     assert not torch.equal(taught.state["threshold.mean"], not_taught.state["threshold.mean"])
 
 
-def test_nothing_is_anomalous_in_warmup_and_the_phase_turns_live_after_it() -> None:
+@pytest.mark.parametrize("method", ["ewma", "static", "spot", "quantile", "river:stats.Max"])
+def test_nothing_is_anomalous_in_a_silent_warmup_and_the_phase_turns_live_after_it(method: str) -> None:
     evidence = usual(WARMUP + 1)
     evidence[WARMUP - 1 :] = 1e6
 
-    verdicts = Stream(judge(suspect_learning=0.0, z=3.0)).feed(one_entity(len(evidence)), evidence)
+    verdicts = Stream(judge(method, warmup="silent", tail=0.01, suspect_learning=0.0, z=3.0)).feed(one_entity(len(evidence)), evidence)
 
     assert verdicts["phase"].tolist() == [Phase.WARMUP] * WARMUP + [Phase.LIVE]
     assert not verdicts["is_anomaly"][:WARMUP].any()
+
+
+@pytest.mark.parametrize("method", ["ewma", "static", "spot", "quantile"])
+@pytest.mark.parametrize("place", [0, 5, 20])
+def test_a_wild_record_of_a_new_entity_is_anomalous_and_its_usual_ones_are_not(method: str, place: int) -> None:
+    evidence = usual(WARMUP)
+    evidence[place] = 1e6
+
+    verdicts = Stream(judge(method, tail=0.01)).feed(one_entity(WARMUP), evidence)
+
+    assert np.flatnonzero(verdicts["is_anomaly"]).tolist() == [place]
+    assert set(verdicts["phase"].tolist()) == {Phase.WARMUP}
+
+
+def test_rivers_estimators_know_no_prior_and_are_silent_in_warmup() -> None:
+    evidence = usual(WARMUP)
+    evidence[20] = 1e6
+
+    assert not Stream(judge("river:stats.Max")).feed(one_entity(WARMUP), evidence)["is_anomaly"].any()
+
+
+def test_whether_warmup_is_judged_changes_nothing_after_it() -> None:
+    evidence = usual(3 * WARMUP)
+    evidence[10] = evidence[50] = 1e6
+
+    judged, silent = (Stream(judge(warmup=warmup)).feed(one_entity(len(evidence)), evidence) for warmup in ("judge", "silent"))
+
+    assert {name: column[WARMUP:].tobytes() for name, column in judged.items()} == {
+        name: column[WARMUP:].tobytes() for name, column in silent.items()
+    }
 
 
 def test_a_wild_record_is_anomalous_graded_and_improbable_and_the_next_usual_one_is_not() -> None:

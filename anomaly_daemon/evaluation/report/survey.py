@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.notes import ExportNotes
+from anomaly_daemon.evaluation.notes import ExportNotes, notes_of
 from anomaly_daemon.evaluation.report.tallies import Booleans, Calibration, Codes, Crossings, Envelope, Floats, Grown, Histogram, Integers
 from anomaly_daemon.evaluation.scores import DEVIATIONS, NO_CODE, NO_TIME, Column, ScoreFile
 
@@ -22,7 +22,7 @@ _SHORTEST_FOR_RATES_US: Final = DAY_US // 24
 class Roll:
     """Who is in the export and when.
 
-    names: entities by code. records, judged, anomalous: int64 [entities]; judged are those after warm-up, anomalous the judged beyond their
+    names: entities by code. records, judged, anomalous: int64 [entities]; judged are those not in a silent warm-up, anomalous the judged beyond their
     threshold. highest: float64 [entities], of the judged scores, −inf without one. rejected: rows without an entity.
     first_us, last_us: event time of the earliest and latest record. has_deviations: whether any judged record has them.
     """
@@ -88,7 +88,7 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The scored rows of a batch. is_judged: after warm-up."""
+    """The scored rows of a batch. is_judged: not in a silent warm-up."""
 
     entity: Codes
     is_judged: Booleans
@@ -184,11 +184,12 @@ def _tally(found: Survey, rows: _Rows) -> None:
 
 def _scored(file: ScoreFile, columns: Sequence[str]) -> Iterator[_Rows]:
     """Batches without the rejected records."""
+    judges_in_warmup = notes_of(file).judges_in_warmup
     for batch in file.batches(["entity", "phase", *columns]):
         is_scored = batch["entity"] != NO_CODE
         rows = {name: column[is_scored] for name, column in batch.items()}
         warm = file.words["phase"].index("warmup") if "warmup" in file.words["phase"] else NO_CODE
-        yield _Rows(rows["entity"], rows["phase"] != warm, rows)
+        yield _Rows(rows["entity"], judges_in_warmup | (rows["phase"] != warm), rows)
 
 
 def _scale(roll: Roll, notes: ExportNotes) -> Scale:

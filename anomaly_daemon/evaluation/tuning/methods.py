@@ -67,7 +67,10 @@ class _Judging:
         assert isinstance(notes.priors, dict)
         assert notes.decode_every is not None
         self._judge = Judge(
-            settings.threshold, [{channel: (prior[0], prior[1]) for channel, prior in notes.priors.items()}], settings.calibration_half_life
+            settings.threshold,
+            [{channel: (prior[0], prior[1]) for channel, prior in notes.priors.items()}],
+            settings.calibration_half_life,
+            notes.score_prior,
         )
         self._rules, self._ttl_us, self._decode_every = rules, ttl_us, notes.decode_every
         last_seen = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
@@ -122,16 +125,16 @@ class _Judging:
         self._table.scatter(layout.slots, rows, self._names)
         self._table.scatter_host(layout.slots, host)
         found = np.empty(len(slots))
-        found[layout.order] = _held(verdicts, sensitivity)
+        found[layout.order] = _held(verdicts, sensitivity, self._judge.judges_in_warmup)
         return found
 
 
-def _held(verdicts: Verdicts, sensitivity: Sensitivity) -> NDArray[np.float64]:
+def _held(verdicts: Verdicts, sensitivity: Sensitivity, judges_in_warmup: bool) -> NDArray[np.float64]:
     """[rows] of verdicts, in their order: what is held against the sensitivity, NaN where a record was not judged."""
     if sensitivity == "z":
         return np.asarray(verdicts.deviations.numpy())
     score = verdicts.anomaly_score.numpy()
-    is_judged = (verdicts.phase.numpy() == 1) & ~np.isnan(score)
+    is_judged = (judges_in_warmup | (verdicts.phase.numpy() == 1)) & ~np.isnan(score)
     return np.where(is_judged, score if sensitivity == "level" else verdicts.is_anomaly.numpy().astype(np.float64), np.nan)
 
 

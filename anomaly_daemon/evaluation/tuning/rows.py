@@ -60,8 +60,10 @@ class KeptRows:
     judged: int
 
 
-def keep_rows(file: ScoreFile, sensitivity: Sensitivity, floor: float, followers: int, ttl_us: int, rows_max: int = ROWS_MAX) -> KeptRows:
-    """Read the export once. followers: judged records after one above the floor that are kept too.
+def keep_rows(
+    file: ScoreFile, sensitivity: Sensitivity, floor: float, followers: int, ttl_us: int, rows_max: int = ROWS_MAX, *, judges_in_warmup: bool = False
+) -> KeptRows:
+    """Read the export once. followers: judged records after one above the floor that are kept too. judges_in_warmup: see ExportNotes.
 
     Raises InputError where the file is no export of this version, where nothing in it was judged, and where no floor makes it small enough.
     """
@@ -71,17 +73,17 @@ def keep_rows(file: ScoreFile, sensitivity: Sensitivity, floor: float, followers
         )
     keeper = RowKeeper(file, floor, followers, ttl_us, rows_max)
     for batch in file.batches(("topic", "partition", "offset", "entity", "timestamp", *_READ[sensitivity]), _BATCH_ROWS):
-        keeper.take(batch, _values(file, sensitivity, batch))
+        keeper.take(batch, _values(file, sensitivity, batch, judges_in_warmup))
     return keeper.finish()
 
 
-def _values(file: ScoreFile, sensitivity: Sensitivity, batch: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+def _values(file: ScoreFile, sensitivity: Sensitivity, batch: dict[str, NDArray[Any]], judges_in_warmup: bool) -> NDArray[np.float64]:
     """[rows] what is held against the sensitivity, NaN where a record was not judged."""
     if sensitivity == "z":
         return batch[DEVIATIONS]
     if sensitivity == "level":
         return np.where(np.isnan(batch[DEVIATIONS]), np.nan, batch["anomaly_score"])
-    is_live = np.array([word == "live" for word in file.words["phase"]] + [False])[batch["phase"]]
+    is_live = np.array([judges_in_warmup or word == "live" for word in file.words["phase"]] + [False])[batch["phase"]]
     return np.where(is_live & ~np.isnan(batch["anomaly_score"]), batch["is_anomaly"].astype(np.float64), np.nan)
 
 

@@ -19,16 +19,22 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "benchmarks"
 _TRUTH = ("label", "changepoint")
 
 
-def copy_streams(data: Path, folder: Path) -> None:
-    """`train/` and `all/` under the folder: each stream's training rows and all of its rows, labels left out, the entity as a column."""
+def copy_streams(data: Path, folder: Path, *, is_normal: bool = False) -> dict[str, int]:
+    """`train/` and `all/` under the folder: each stream's training rows and all of its rows, labels left out, the entity as a column.
+
+    is_normal: the first half of the training rows, and all of them, instead. Returns how many rows of each stream are trained on.
+    """
+    trained = {}
     for entity in json.loads((data / "dataset.json").read_text())["entities"]:
         stream = pd.read_csv(data / f"{entity['entity']}.csv.gz", dtype=str, keep_default_na=False)
         stream = stream.drop(columns=[name for name in _TRUTH if name in stream])
         stream.insert(0, "entity", entity["entity"])
-        for part, rows in (("train", entity["train_rows"]), ("all", len(stream))):
+        trained[entity["entity"]] = entity["train_rows"] // 2 if is_normal else entity["train_rows"]
+        for part, rows in (("train", trained[entity["entity"]]), ("all", entity["train_rows"] if is_normal else len(stream))):
             path = folder / part / f"{entity['entity'].replace('/', '--')}.csv"
             path.parent.mkdir(exist_ok=True)
             stream.iloc[:rows].to_csv(path, index=False)
+    return trained
 
 
 def train(config: Path, folder: Path, assignments: Sequence[str]) -> None:

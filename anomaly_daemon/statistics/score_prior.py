@@ -1,0 +1,55 @@
+"""What a fused score usually is before its entity showed so itself: what the tail and the first verdicts begin from. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEVELS: Final = (0.2, 0.05, 0.02, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+FIRST_MIN, GAP_MIN, GAP_MAX = -3.0, 0.02, 100.0
+_COUNTED_MIN = 5  # scores beyond a quantile from which it is read off a sample, not drawn on as an exponential tail
+_TAIL_SHARE = 50
+
+
+class ScorePrior(NamedTuple):
+    """What training showed of the fused score.
+
+    mean, variance: of log(score + 1e-6) while its entities were young. quantiles: of the deviations of later ones that were held out, by LEVELS,
+    rising by GAP_MIN or more.
+    """
+
+    mean: float
+    variance: float
+    quantiles: tuple[float, ...]
+
+    def quantile(self, tail: float) -> float:
+        """Deviations beyond which a share `tail` lies, at most LEVELS[0]; drawn on beyond the last level."""
+        steps = np.log(LEVELS[0]) - np.log(LEVELS)
+        slope = (self.quantiles[-1] - self.quantiles[-2]) / (steps[-1] - steps[-2])
+        wanted = math.log(LEVELS[0] / tail)
+        return float(np.interp(wanted, steps, self.quantiles)) + float(slope) * max(0.0, wanted - float(steps[-1]))
+
+
+UNKNOWN = ScorePrior(-1.0, 1.0, (0.842, 1.645, 2.054, 2.326, 2.748, 3.090, 3.432, 3.719))
+"""Of an artifact that was not rehearsed: scores below 1, and the normal distribution."""
+
+
+def prior_of(young: NDArray[np.float64], deviations: NDArray[np.float64]) -> ScorePrior:
+    """The prior from log scores of young entities and from later deviations, both finite; what is too short to tell is as in `UNKNOWN`."""
+    mean, variance = (float(young.mean()), float(young.var())) if len(young) > 1 else UNKNOWN[:2]
+    if len(deviations) < _TAIL_SHARE:
+        return ScorePrior(mean, variance, UNKNOWN.quantiles)
+    ordered = np.sort(deviations)
+    peaks = max(_COUNTED_MIN, len(ordered) // _TAIL_SHARE)
+    peak = ordered[-peaks - 1]
+    excess = float((ordered[-peaks:] - peak).mean())
+    found: list[float] = []
+    for level in LEVELS:
+        is_counted = len(ordered) * level >= _COUNTED_MIN
+        quantile = ordered[int(len(ordered) * (1 - level))] if is_counted else peak + excess * math.log(peaks / len(ordered) / level)
+        least = found[-1] + GAP_MIN if found else FIRST_MIN
+        found.append(min(max(float(quantile), least), found[-1] + GAP_MAX if found else GAP_MAX))
+    return ScorePrior(mean, variance, tuple(found))

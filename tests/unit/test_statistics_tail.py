@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from anomaly_daemon.statistics.score_prior import LEVELS, UNKNOWN, prior_of
+from anomaly_daemon.statistics.tail import Tail
+from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
+from tests.slab_rows import fresh_rows, vector
+
+HALF_LIFE = 1440
+
+
+def taught(
+    samples: NDArray[np.float64], weight: float = 1.0, half_life: float = HALF_LIFE
+) -> tuple[Tail, dict[str, torch.Tensor], NDArray[np.float64]]:
+    """samples: [steps, entities]; also the probability of each before it was learned."""
+    tail = Tail("tail", half_life, UNKNOWN.quantiles)
+    rows = fresh_rows(tail.columns(), samples.shape[1])
+    found = np.empty_like(samples)
+    for step, sample in enumerate(torch.from_numpy(samples)):
+        found[step] = tail.probability(rows, sample).numpy()
+        tail.learn(rows, sample, torch.full_like(sample, weight), torch.full_like(sample, step))
+    return tail, rows, found
+
+
+def quantiles(rows: dict[str, torch.Tensor]) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = rows["tail.gaps"].cumsum(1).numpy()
+    return found
+
+
+def test_of_normal_deviations_it_begins_with_their_probability() -> None:
+    tail = Tail("tail", HALF_LIFE, UNKNOWN.quantiles)
+    rows = fresh_rows(tail.columns(), 5)
+    deviations = vector(-1.0, 0.0, 1.0, 2.5, 3.3)
+
+    assert tail.probability(rows, deviations).numpy() == pytest.approx(norm.sf(deviations.numpy()), rel=0.06)
+
+
+@pytest.mark.parametrize("name", ["exponential", "light", "drifting"])
+def test_whatever_the_distribution_each_level_is_exceeded_as_often_as_it_says(name: str) -> None:
+    random = np.random.default_rng(3)
+    samples = random.standard_exponential((4000, 60)) * 1.5 if name == "exponential" else random.uniform(-2, 2, (4000, 60))
+    if name == "drifting":
+        samples = random.standard_normal((4000, 60)) * np.linspace(0.7, 1.6, 4000)[:, None]
+
+    _, _, found = taught(samples)
+
+    later = found[2000:]
+    for level in (1e-2, 1e-3):
+        assert 0.7 <= (later <= level).mean() / level <= 1.4
+
+
+def test_a_probability_never_rises_with_the_deviation_and_stays_within_what_is_claimed() -> None:
+    tail, rows, _ = taught(np.random.default_rng(0).standard_t(3, (500, 1)))
+    grid = torch.linspace(-50, 200, 400, dtype=torch.float64)
+
+    found = tail.probability({name: column.expand(400, *column.shape[1:]) for name, column in rows.items() if name.startswith("tail")}, grid)
+
+    assert (found.diff() <= 0).all()
+    assert (found[0].item(), found[-1].item()) == (1.0, TAIL_PROBABILITY_MIN)
+    assert LEVELS[-1] == TAIL_PROBABILITY_MIN
+
+
+def test_a_weight_of_zero_changes_no_bit() -> None:
+    _, rows, _ = taught(np.random.default_rng(0).standard_normal((50, 3)))
+    before = {name: column.clone() for name, column in rows.items()}
+
+    Tail("tail", HALF_LIFE, UNKNOWN.quantiles).learn(rows, vector(9.0, 0.0, -5.0), vector(0, 0, 0), vector(50, 50, 50))
+
+    assert all(torch.equal(rows[name], column) for name, column in before.items())
+
+
+def test_suspects_teach_fully_while_they_are_few_and_a_long_incident_little() -> None:
+    _, few, _ = taught(np.full((10, 1), 30.0), weight=0.1)
+    _, trusted, _ = taught(np.full((10, 1), 30.0))
+    _, many, _ = taught(np.full((60, 1), 30.0), weight=0.1)
+    _, unguarded, _ = taught(np.full((60, 1), 30.0))
+
+    assert quantiles(few).tolist() == quantiles(trusted).tolist()
+    assert (quantiles(many)[0, :4] < 0.75 * quantiles(unguarded)[0, :4]).all()
+
+
+def test_the_wildest_deviations_leave_finite_rising_quantiles() -> None:
+    for samples in (np.full((3000, 1), 1e6), np.full((3000, 1), -1e6), np.tile([[1e6], [-1e6]], (1500, 1))):
+        _, rows, _ = taught(samples)
+
+        assert np.isfinite(quantiles(rows)).all()
+        assert (np.diff(quantiles(rows)) > 0).all()
+
+
+def test_a_prior_is_read_off_where_there_are_enough_and_drawn_on_as_an_exponential_tail_beyond() -> None:
+    sample = np.random.default_rng(1).standard_exponential(20_000)
+
+    found = prior_of(np.array([0.0, 2.0]), sample)
+
+    assert (found.mean, found.variance) == (1.0, 1.0)
+    assert found.quantiles == pytest.approx(-np.log(LEVELS), rel=0.12)
+    assert found.quantile(1e-3) == pytest.approx(found.quantiles[5])
+    assert found.quantile(1e-5) > found.quantiles[-1]
+
+
+def test_a_prior_of_too_few_is_the_unknown_one() -> None:
+    assert prior_of(np.zeros(0), np.zeros(3)) == UNKNOWN
