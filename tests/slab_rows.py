@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anomaly_daemon.domain.columns import OBSERVATIONS, Column
 from anomaly_daemon.state.segments import lay_out
+from anomaly_daemon.thresholds.base import JUDGED
 from anomaly_daemon.thresholds.judge import Judge
 
 CHANNELS = ("prediction", "reconstruction")
@@ -24,6 +25,7 @@ def fresh_rows(columns: Iterable[Column], entities: int = 1, z: float = 4.0, lev
     }
     rows[OBSERVATIONS.name] = torch.zeros(entities, dtype=torch.int64)
     rows["slot"] = torch.arange(entities)
+    rows[JUDGED] = torch.ones(entities, dtype=torch.float64)
     rows["parameter.z"] = torch.full((entities,), z, dtype=torch.float64)
     rows["parameter.level"] = torch.full((entities,), level, dtype=torch.float64)
     return rows
@@ -62,7 +64,7 @@ class Stream:
         for name, column in rows.items():
             self.state[name][chosen] = column
         in_log_order = {}
-        for name in ("anomaly_score", "tail_probability", "threshold", "is_anomaly", "grade", "phase", "parts"):
+        for name in ("anomaly_score", "tail_probability", "threshold", "is_anomaly", "grade", "phase", "deviations", "parts"):
             column = getattr(verdicts, name).numpy()
             in_log_order[name] = np.empty_like(column)
             in_log_order[name][layout.order] = column

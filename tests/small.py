@@ -144,6 +144,6 @@ def is_sound(name: str, column: np.ndarray) -> bool:
 def _joined(outputs: Sequence[BatchOutput]) -> dict[str, bytes]:
     """Bytes of every score column over all batches, so that NaN equals NaN and a differing bit shows."""
     parts = [output.scored.scores for output in outputs if output.scored is not None]
-    names = ("anomaly_score", "tail_probability", "threshold", "is_anomaly", "grade", "phase")
+    names = ("anomaly_score", "tail_probability", "threshold", "is_anomaly", "grade", "phase", "deviations")
     columns = {name: np.concatenate([getattr(part, name) for part in parts]).tobytes() for name in names}
     return columns | {name: np.concatenate([part.evidence[name] for part in parts]).tobytes() for name in parts[0].evidence}

@@ -152,7 +152,8 @@ class Scores:
 
     anomaly_score [0, 1]; tail_probability (0, 1] of a normal record scoring as high; threshold on the scale of
     anomaly_score; is_anomaly bool; grade float64 0–1, how far beyond the threshold; phase int8 (`Phase`);
-    deviations of the log score above its mean, anomalous where above the entity's z; NaN in a silent warm-up, or where the method knows none;
+    deviations of the log score above its mean, anomalous where above the entity's z, −inf where it is held back at any; NaN in a silent
+    warm-up, or where the method knows none;
     evidence: one column per channel, raw (before calibration), NaN where the channel had nothing to say.
     """
 

@@ -22,6 +22,7 @@ from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.state.segments import lay_out
 from anomaly_daemon.state.table import Table
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior, prior_of
+from anomaly_daemon.thresholds.base import JUDGED
 from anomaly_daemon.thresholds.ewma import EwmaThreshold, log_of
 from anomaly_daemon.thresholds.judge import MODEL, Judge
 
@@ -39,7 +40,7 @@ def rehearse(
 
     Of many entities some, evenly, so that about ROWS_MAX rows are judged, the first whole whatever its length. priors: see Judge.
     """
-    threshold = settings.threshold.model_copy(update={"method": "ewma", "parameters": {}})
+    threshold = settings.threshold.model_copy(update={"method": "ewma", "parameters": {}, "reference_observations": None, "recovery": 0.0})
     rows = sum(len(one.values) for one in sequences)
     chosen = sorted((one for one in sequences[:: max(1, round(rows / ROWS_MAX))] if len(one.values)), key=lambda one: -len(one.values))
     if not chosen:
@@ -107,6 +108,7 @@ def _deviations(settings: ThresholdSettings, prior: ScorePrior, scores: Tensor) 
     for step, score in enumerate(scores.unbind(1)):
         is_judged = ~score.isnan()
         known = torch.where(is_judged, score, 0.0)
+        rows |= {JUDGED: is_judged.double(), OBSERVATIONS.name: torch.full((len(scores),), step)}
         judgement = threshold.judge(rows, known)
         is_suspect = judgement.is_suspect & (step >= settings.warmup_observations)
         weight = torch.where(is_suspect, settings.suspect_learning, 1.0).double() * is_judged

@@ -166,6 +166,33 @@ class Threshold(Section):
     )
     z: float = Field(4.0, gt=0, le=50, description="ewma: deviations of the log score above its mean.")
     half_life: float = Field(1440, ge=2, description="ewma: observations after which a score counts half.")
+    span: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description=(
+            "ewma, static: records that the log score is averaged over before it is held against its own mean, so that an anomaly must last; "
+            "1: each stands for itself. The level of static, and anomaly_score, are those of the single record."
+        ),
+    )
+    reference_observations: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description=(
+            "ewma, static: the mean and deviation of an entity's first so many observations stay, and nothing is an anomaly that is no higher than "
+            "the highest of them; so they should be normal ones. none: what is usual goes on being learned, by half_life."
+        ),
+    )
+    recovery: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description=(
+            "ewma, static: a score below this share of the highest since it was last at its mean is no anomaly: what is going back recovers. The "
+            "highest counts half after each half_life. 0: any score above the threshold is one."
+        ),
+    )
     tail: float = Field(1e-3, gt=0, lt=0.5, description="spot, quantile, river quantiles: probability of a normal score beyond the threshold.")
     window: int = Field(2000, ge=50, le=20_000, description="spot, quantile: scores remembered per entity.")
     level: float = Field(

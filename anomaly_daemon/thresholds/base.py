@@ -22,6 +22,12 @@ WARMUP_MARGIN = 0.5
 GIVEN = ("slot", "parameter.z", "parameter.level")
 """What the pipeline puts beside the columns: the entity's place in the table, int64, and parameters that may differ by entity, float64."""
 
+JUDGED = "judged"
+"""What the judge puts beside them at each step: float64 [n], 1 where any channel had something to say, else 0."""
+
+HELD_BACK = float("-inf")
+"""Deviations of a score that no sensitivity calls an anomaly."""
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -32,7 +38,8 @@ class Judgement:
     is_suspect:       bool [n], whether the score teaches little. It follows no parameter that may change while the daemon runs, so that
                       what is learned does not depend on how loud the detector is; a river estimator's alone does.
     tail_probability: float64 [n] in [1e-4, 1], of a normal score as high.
-    deviations:       float64 [n], of the log score above its mean: anomalous where above z; NaN where the method knows none.
+    deviations:       float64 [n], of the log score above its mean: anomalous where above z; HELD_BACK where it is no anomaly at any z or level;
+                      NaN where the method knows none.
     """
 
     threshold: Tensor
@@ -43,7 +50,7 @@ class Judgement:
 
 
 class Threshold(Protocol):
-    """A judging method. Its rows hold its columns, `GIVEN`, and `observations`, the count before the one at hand.
+    """A judging method. Its rows hold its columns, `GIVEN`, `JUDGED`, and `observations`, the count before the one at hand.
 
     is_checkpointable: all its state is in its columns; where it is not, an entity's state is rebuilt from the log.
     """

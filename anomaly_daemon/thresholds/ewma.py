@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.columns import OBSERVATIONS, Column
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.statistics.tail import Tail
-from anomaly_daemon.thresholds.base import PREFIX, WARMUP_MARGIN, Judgement, Rows
+from anomaly_daemon.thresholds.base import HELD_BACK, JUDGED, PREFIX, WARMUP_MARGIN, Judgement, Rows
+from anomaly_daemon.thresholds.holding import Holding, RecentAverage
 
 _OFFSET = 1e-6  # keeps the logarithm of a score of 0 finite
 _LOG_MIN, _LOG_MAX = math.log(_OFFSET) + 1e-9, 700.0  # thresholds stay above 0 and within float64
@@ -29,49 +30,66 @@ def log_of(score: Tensor) -> Tensor:
 
 
 class EwmaThreshold:
-    """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score.
+    """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score, averaged over `span` records.
 
     A suspect score, one at weight below 1, teaches as if it lay just `suspect_z`·σ above the mean, so that an incident hardly widens σ.
     Until the entity showed `warmup_observations` scores, mean and variance are those of a mixture with the prior, whose share falls in a
     straight line, and σ is the wider the larger that share. What an entity's own statistics learn does not depend on the prior.
-    The tail probability follows the entity's own far quantiles, see Tail.
+    The tail probability follows the entity's own far quantiles, see Tail. The threshold said is what this very score would have had to exceed.
     """
 
     is_checkpointable = True
 
     def __init__(self, settings: ThresholdSettings, prior: ScorePrior = UNKNOWN) -> None:
-        self._suspect_z, self._warmup_observations, self._prior = settings.suspect_z, settings.warmup_observations, prior
-        self._log_score = Ewma(PREFIX, settings.half_life, deviation_floor=_DEVIATION_FLOOR)
+        self._suspect_z, self._prior = settings.suspect_z, prior
+        self._reference_observations = settings.reference_observations
+        self._own_after = min(settings.warmup_observations, settings.reference_observations or settings.warmup_observations)
+        half_life = math.inf if settings.reference_observations else settings.half_life
+        self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR)
         self._tail = Tail(f"{PREFIX}.tail", settings.half_life, prior.quantiles)
+        self._recent = RecentAverage(settings.span, _LOG_MIN)
+        self._holding = Holding(settings, _LOG_MIN)
 
     def columns(self) -> tuple[Column, ...]:
-        """Mean and variance of the log score, the weight learned so far, and the far quantiles."""
-        return (*self._log_score.columns(), _LEARNED, *self._tail.columns())
+        """Mean and variance of the log score, the weight learned so far, the far quantiles, and what holds scores back."""
+        return (*self._log_score.columns(), _LEARNED, *self._tail.columns(), *self._recent.columns(), *self._holding.columns())
 
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold; reads rows["parameter.z"]."""
         mean, deviation = self._usual(rows)
-        limit = (deviation * rows["parameter.z"]).add_(mean)
-        threshold = limit.clamp_(_LOG_MIN, _LOG_MAX).exp_().sub_(_OFFSET)
-        deviations = log_of(score).sub_(mean).div_(deviation)
+        limit, least = (deviation * rows["parameter.z"]).add_(mean), self._holding.limit(rows)
+        average = self._average(rows, score)
+        deviations = (average - mean).div_(deviation)
+        is_suspect = deviations > self._suspect_z
         tail = self._tail.probability(rows, deviations)
-        return Judgement(threshold, deviations > rows["parameter.z"], deviations > self._suspect_z, tail, deviations)
+        if least is not None:
+            limit, deviations = torch.maximum(limit, least), torch.where(average > least, deviations, HELD_BACK)
+        return Judgement(self._needed(rows, limit), deviations > rows["parameter.z"], is_suspect, tail, deviations)
+
+    def least(self, rows: Rows) -> Tensor | None:
+        """What a score must exceed not to be held back, float64 [n]; None where none is."""
+        least = self._holding.limit(rows)
+        return None if least is None else self._needed(rows, least)
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
         """See Threshold."""
-        most = self._log_score.deviation(rows).mul_(self._suspect_z).add_(rows[self._log_score.mean])
-        log_score = log_of(score)
-        taught = torch.where(weight < 1, log_score.minimum(most), log_score)
+        (usual, spread), average, is_judged = self._usual(rows), self._average(rows, score), rows[JUDGED] > 0
+        mean, most = rows[self._log_score.mean], self._log_score.deviation(rows).mul_(self._suspect_z)
+        self._holding.learn(rows, average, average <= mean, is_judged)
+        self._recent.learn(rows, average, is_judged)
+        taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
+        self._tail.learn(rows, (average - usual).div_(spread), weight, seen)
+        if self._reference_observations:
+            weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
         self._log_score.learn(rows, taught, weight, seen / _YOUTH)
-        self._tail.learn(rows, judgement.deviations, weight, seen)
         learned.add_(weight)
 
     def _usual(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Mean and deviation that a log score is held against, new or not to be changed."""
         mean, deviation = rows[self._log_score.mean], self._log_score.deviation(rows)
-        share = (rows[_LEARNED.name].double() / self._warmup_observations).clamp_(max=1.0)
+        share = (rows[_LEARNED.name].double() / self._own_after).clamp_(max=1.0)
         is_own = share == 1
         if bool(is_own.all()):
             return mean, deviation
@@ -79,3 +97,10 @@ class EwmaThreshold:
         variance = share * rows[self._log_score.variance] + (1 - share) * (self._prior.variance + share * apart * apart)
         mixed = variance.sqrt().clamp_(min=_DEVIATION_FLOOR) * (1 + WARMUP_MARGIN * (1 - share))
         return torch.where(is_own, mean, self._prior.mean + share * apart), torch.where(is_own, deviation, mixed)
+
+    def _needed(self, rows: Rows, average: Tensor) -> Tensor:
+        """The score that brings the average there, as far as one can."""
+        return self._recent.needed(rows, average, rows[_LEARNED.name]).clamp(_LOG_MIN, _LOG_MAX).exp_().sub_(_OFFSET)
+
+    def _average(self, rows: Rows, score: Tensor) -> Tensor:
+        return self._recent.after(rows, log_of(score), rows[_LEARNED.name])

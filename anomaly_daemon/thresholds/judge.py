@@ -16,7 +16,7 @@ from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.statistics.ordered import summed
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
-from anomaly_daemon.thresholds.base import GIVEN, Judgement, Rows
+from anomaly_daemon.thresholds.base import GIVEN, JUDGED, Judgement, Rows
 from anomaly_daemon.thresholds.registry import build
 
 ERROR_MAX = 1e30  # an infinite error counts as this one: nothing non-finite enters state
@@ -122,13 +122,14 @@ class Judge:
         widths = layout.widths.tolist()
         steps = zip(widths, *(torch.split(column, widths) for column in prepared.stepwise()), strict=True)
         parts, scores, judgements, flags = [], [], [], []
-        active: Rows = {}
+        active: dict[str, Tensor] = {}
         n_active = -1
         for n, error, log_error, calibrates, judged, may_alarm, is_live in steps:
             if n != n_active:
                 active, n_active = {name: rows[name][:n] for name in self._names}, n
             part, log_level = self._weigh(active, error)
             score = summed(part)
+            active[JUDGED] = judged
             judgement = self._threshold.judge(active, score)
             is_anomaly = judgement.is_anomaly & may_alarm
             weight = torch.where(judgement.is_suspect & may_alarm & is_live, suspect, judged)

@@ -14,6 +14,8 @@ ENTITIES = 7
 METHODS = {
     "ewma": {},
     "static": {},
+    "ewma, held back": {"method": "ewma", "span": 4, "reference_observations": 20, "recovery": 0.6},
+    "static, held back": {"method": "static", "span": 2, "recovery": 0.6, "suspect_learning": 0.0},
     "spot": {"tail": 0.01, "window": 60},
     "quantile": {"tail": 0.05, "window": 60},
     "river:anomaly.GaussianScorer": {"parameters": {"grace_period": 5}},
@@ -46,7 +48,10 @@ def state_bits(stream: Stream) -> dict[str, bytes]:
 
 def new_stream(method: str) -> Stream:
     return Stream(
-        Judge(ThresholdSettings(method=method, warmup_observations=8, half_life=50, **METHODS[method]), [PRIORS], 50), ENTITIES, z=2.0, level=0.8
+        Judge(ThresholdSettings(**{"method": method, "warmup_observations": 8, "half_life": 50, **METHODS[method]}), [PRIORS], 50),
+        ENTITIES,
+        z=2.0,
+        level=0.8,
     )
 
 
@@ -87,7 +92,7 @@ def test_nothing_non_finite_enters_state_and_verdicts_stay_in_range(
     assert stream.state["observations"].tolist() == np.bincount(slots, minlength=ENTITIES).tolist()
 
 
-@pytest.mark.parametrize("method", ["ewma", "static", "spot", "quantile"])
+@pytest.mark.parametrize("method", ["ewma", "static", "ewma, held back", "spot", "quantile"])
 @given(drawn=streams(), later=st.floats(0, 1e6))
 @settings(deadline=None, max_examples=10)
 def test_a_verdict_depends_on_no_later_record(

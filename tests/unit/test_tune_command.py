@@ -22,6 +22,8 @@ SECOND = Partition("readings", 1)
         (3, "0.5/day per entity", ("overrides=[{match: 'pump-[1-3]', threshold: {z: 3}, incidents: {recovery: {count: 4, of: 6}}}]",)),
         (4, "60/day", ("threshold.method=static", "threshold.level=0.7")),
         (5, "8/day", ("engine.entity_ttl=20m", "threshold.warmup_observations=3", "incidents.trigger={count: 1, of: 1}")),
+        (7, "20/day", ("threshold.span=3", "threshold.recovery=0.6", "threshold.reference_observations=60", "threshold.z=3")),
+        (8, "40/day", ("threshold.method=static", "threshold.level=0.6", "threshold.span=2", "threshold.recovery=0.8")),
         (6, "6/day", ("threshold.method=quantile", "threshold.window=100", "threshold.tail=0.02")),
     ],
 )

@@ -19,7 +19,7 @@ from anomaly_daemon.settings import Settings
 from tests import small, tuning_cases
 
 RECORDS = small.stream(3, 5, 900, with_bad=True) + small.stream(4, 3, 600, partition=Partition("readings", 1))
-COMMON = ("threshold.window=100", "threshold.tail=0.02", "engine.entity_ttl=25m")
+COMMON = ("threshold.window=100", "threshold.tail=0.02", "engine.entity_ttl=25m", "threshold.span=2", "threshold.recovery=0.5")
 
 
 def settings(method: str) -> Settings:

@@ -17,7 +17,7 @@ from anomaly_daemon.domain.records import Observations, Partition, Record
 from anomaly_daemon.evaluation.notes import ExportNotes
 from anomaly_daemon.evaluation.scores import NO_CODE, ScoreFile
 from anomaly_daemon.evaluation.tuning.choice import followers, lowest, sensitivity_of
-from anomaly_daemon.evaluation.tuning.rows import KeptRows, RowKeeper, Sensitivity
+from anomaly_daemon.evaluation.tuning.rows import KeptRows, RowKeeper, Sensitivity, level_values
 from anomaly_daemon.pipeline.pieces import pieces
 from anomaly_daemon.settings import Settings
 from anomaly_daemon.state.segments import lay_out
@@ -134,8 +134,10 @@ def _held(verdicts: Verdicts, sensitivity: Sensitivity, judges_in_warmup: bool) 
     if sensitivity == "z":
         return np.asarray(verdicts.deviations.numpy())
     score = verdicts.anomaly_score.numpy()
+    if sensitivity == "level":
+        return level_values(verdicts.deviations.numpy(), score)
     is_judged = (judges_in_warmup | (verdicts.phase.numpy() == 1)) & ~np.isnan(score)
-    return np.where(is_judged, score if sensitivity == "level" else verdicts.is_anomaly.numpy().astype(np.float64), np.nan)
+    return np.where(is_judged, verdicts.is_anomaly.numpy().astype(np.float64), np.nan)
 
 
 def compared(wanted: str | None, own: str) -> Sequence[str]:

@@ -82,9 +82,14 @@ def _values(file: ScoreFile, sensitivity: Sensitivity, batch: dict[str, NDArray[
     if sensitivity == "z":
         return batch[DEVIATIONS]
     if sensitivity == "level":
-        return np.where(np.isnan(batch[DEVIATIONS]), np.nan, batch["anomaly_score"])
+        return level_values(batch[DEVIATIONS], batch["anomaly_score"])
     is_live = np.array([judges_in_warmup or word == "live" for word in file.words["phase"]] + [False])[batch["phase"]]
     return np.where(is_live & ~np.isnan(batch["anomaly_score"]), batch["is_anomaly"].astype(np.float64), np.nan)
+
+
+def level_values(deviations: NDArray[np.float64], score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[rows] what is held against a level: the score, 0 where it was held back, NaN where it was not judged."""
+    return np.where(np.isnan(deviations), np.nan, np.where(np.isneginf(deviations), 0.0, score))
 
 
 @dataclass(slots=True)
