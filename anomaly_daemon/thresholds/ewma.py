@@ -71,7 +71,7 @@ class EwmaThreshold:
         least = self._holding.limit(rows)
         return None if least is None else self._needed(rows, least)
 
-    def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold."""
         (usual, spread), average, is_judged = self._usual(rows), self._average(rows, score), rows[JUDGED] > 0
         mean, most = rows[self._log_score.mean], self._log_score.deviation(rows).mul_(self._suspect_z)
