@@ -12,7 +12,9 @@ USUAL = list(np.exp(np.random.default_rng(0).normal(-1.0, 0.2, 300)))
 HIGH = 8.0
 
 
-def fed(threshold: Threshold, scores: list[float], rows: dict[str, Tensor] | None = None, **given: float) -> tuple[dict[str, Tensor], list[Judgement]]:
+def fed(
+    threshold: Threshold, scores: list[float], rows: dict[str, Tensor] | None = None, **given: float
+) -> tuple[dict[str, Tensor], list[Judgement]]:
     """One entity's rows after these scores, each learned in full, and what was said of them."""
     rows = fresh_rows(threshold.columns(), **given) if rows is None else rows
     judgements = []
