@@ -261,14 +261,14 @@ def _tensors(artifact: Artifact) -> Tensors:
     tensors["linear.level"] = artifact.linear.level.cpu().numpy()
     tensors["surprise.half_lives"] = np.array(artifact.surprise.half_lives_s)
     tensors |= {f"surprise.{name}": tensor.cpu().numpy() for name, tensor in artifact.surprise.tensors().items()}
-    return tensors | _conditional_tensors(artifact.conditional) | own
+    if artifact.conditional is not None:
+        tensors |= _conditional_tensors(artifact.conditional)
+    return tensors | own
 
 
-def _conditional_tensors(fit: ConditionalFit | None) -> Tensors:
-    if fit is None:
-        return {}
-    tensors: dict[str, NDArray[Any]] = {f"conditional.head.{name}": tensor.detach().cpu().numpy() for name, tensor in fit.head.state_dict().items()}
-    return tensors | {"conditional.spans": np.array(fit.spans, np.int64), "conditional.ordinary": fit.ordinary.cpu().numpy()}
+def _conditional_tensors(fit: ConditionalFit) -> dict[str, NDArray[Any]]:
+    weights = {f"conditional.head.{name}": tensor.detach().cpu().numpy() for name, tensor in fit.head.state_dict().items()}
+    return weights | {"conditional.spans": np.array(fit.spans, np.int64), "conditional.ordinary": fit.ordinary.cpu().numpy()}
 
 
 def _assemble(manifest: _Manifest, every: Tensors, one: _Manifest | _Own, prefix: str = "") -> Artifact:

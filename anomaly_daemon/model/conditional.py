@@ -44,6 +44,8 @@ _QUANTILE = 0.999
 class ConditionalHead(nn.Module):
     """The head. N rows, H numbers of state, F features; features that are context are known to all others and are themselves not foretold."""
 
+    is_context: Tensor
+
     def __init__(self, hidden: int, units: int, is_context: Tensor) -> None:
         """is_context: bool [F]."""
         super().__init__()
@@ -126,7 +128,7 @@ def _confine(weight: Tensor, mask: Tensor) -> None:
     """Weights are zero where the mask is, and stay so: they get no gradient."""
     with torch.no_grad():
         weight.mul_(mask)
-    weight.register_hook(lambda gradient: gradient * mask.to(gradient.device))
+    weight.register_hook(lambda gradient: gradient * mask.to(gradient.device))  # type: ignore[no-untyped-call]
 
 
 def fit_conditional(model: Autoencoder, corpus: Corpus, is_context: Tensor, settings: Settings) -> tuple[ConditionalFit, Tensor]:

@@ -36,7 +36,10 @@ CONFIG = Path(__file__).parents[3] / "configs" / "benchmarks" / "contextual.yaml
 WORLDS = {"plant+till": (PLANT, TILL), "hall+cell": (HALL, CELL)}
 TAIL, FALSE_MAX, GRACE_RECORDS = 1e-3, 5, 8
 UNTRAINED = ("training.epochs=1", "training.learning_rate=1e-12")
-_CONTEXT = [{"name": "hour", "kind": "cyclic", "period": "hour_of_day"}, {"name": "weekday", "kind": "cyclic", "period": "day_of_week"}]
+_CONTEXT: list[dict[str, object]] = [
+    {"name": "hour", "kind": "cyclic", "period": "hour_of_day"},
+    {"name": "weekday", "kind": "cyclic", "period": "day_of_week"},
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ def _write(stream: Stream, path: Path) -> None:
 
 
 def _read(streams: Sequence[Stream], scores: Path) -> list[Judged]:
-    """The export, stream by stream. A record is as strange as it lies above its entity's usual log score, or its odds above the threshold's."""
+    """The export, stream by stream. A record is as strange as its odds lie above the threshold's; where that moves with the entity, in deviations."""
     table = pq.read_table(scores).to_pandas()
     judged = []
     for stream in streams:
@@ -149,7 +152,8 @@ def _read(streams: Sequence[Stream], scores: Path) -> list[Judged]:
         assert len(rows) == len(stream.values), f"{stream.entity}: {len(rows)} scores of {len(stream.values)} records"
         score, limit, tail, deviations = (rows[name].to_numpy() for name in ("anomaly_score", "threshold", "tail_probability", "deviations"))
         over = np.log(score / (1 - score) + 1e-9) - np.log(limit / (1 - limit) + 1e-9)
-        strangeness = np.nan_to_num(deviations if np.isfinite(deviations).any() else over, nan=-np.inf)
+        is_moving = np.isfinite(deviations).any() and np.nanmin(limit) < np.nanmax(limit)
+        strangeness = np.nan_to_num(deviations if is_moving else over, nan=-np.inf)
         judged.append(Judged(stream, strangeness, np.nan_to_num(tail, nan=1.0) < TAIL, rows["is_anomaly"].to_numpy()))
     return judged
 
