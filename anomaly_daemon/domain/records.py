@@ -140,7 +140,7 @@ class Observations:
 
 
 class Phase(enum.IntEnum):
-    """Whether an entity's own statistics are calibrated yet."""
+    """Whether an entity's own statistics are calibrated yet; in warm-up what training saw counts too."""
 
     WARMUP = 0
     LIVE = 1

@@ -74,5 +74,6 @@ def test_the_files_for_simulated_streams_name_what_the_simulators_send() -> None
 def test_nothing_of_a_skab_stream_is_announced_in_its_training_part() -> None:
     settings = settings_of("skab.yaml")
 
+    assert settings.threshold.warmup == "silent"
     assert settings.threshold.warmup_observations <= 400
     assert settings.model.scale_observations <= 400
