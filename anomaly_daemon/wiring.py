@@ -142,8 +142,8 @@ def pick_device(settings: Settings) -> str:
     return "cuda" if has_cuda and settings.engine.device != "cpu" else "cpu"
 
 
-def build_rules(settings: Settings) -> Rules:
-    """What may change while the daemon runs, by profile."""
+def build_rules(settings: Settings, partitions: int = 1) -> Rules:
+    """What may change while the daemon runs, by profile. partitions: how many share `threshold.alerts_per_day`."""
     from anomaly_daemon.pipeline.process import Rules
 
     incidents = [settings.incidents, *(settings.incidents.overridden(override.incidents) for override in settings.overrides)]
@@ -153,7 +153,9 @@ def build_rules(settings: Settings) -> Rules:
         )
         for name in ("z", "level")
     }
-    return Rules(Profiles([EntityMatcher(override.match) for override in settings.overrides]), parameters, incidents)
+    per_day = settings.threshold.alerts_per_day
+    share = None if per_day is None else per_day / partitions
+    return Rules(Profiles([EntityMatcher(override.match) for override in settings.overrides]), parameters, incidents, share)
 
 
 def build_context(settings: Settings, artifact: Artifact, mode: str) -> AlertContext:
@@ -206,9 +208,18 @@ def trained_otherwise(settings: Settings, artifact: Artifact) -> dict[str, objec
 
 
 def build_processor(
-    settings: Settings, artifact: Artifact, *, mode: str = "live", clock: Clock | None = None, is_wanted: Callable[[str], bool] | None = None
+    settings: Settings,
+    artifact: Artifact,
+    *,
+    mode: str = "live",
+    clock: Clock | None = None,
+    is_wanted: Callable[[str], bool] | None = None,
+    partitions: int = 1,
 ) -> tuple[Processor, str, bool]:
-    """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor."""
+    """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor.
+
+    partitions: see build_rules.
+    """
     import torch
 
     from anomaly_daemon.channels.models import Models
@@ -230,7 +241,7 @@ def build_processor(
     table = Table(columns, resident_max=resident_max, entities_max=settings.engine.entities_max, device=device, spill=spill)
     processor = Processor(
         Stages(Decoder(settings.record), transforms, table, models, judge),
-        build_rules(settings),
+        build_rules(settings, partitions),
         build_context(settings, artifact, mode),
         alerts_topic=settings.output.alerts_topic,
         dead_letter_topic=settings.output.dead_letter_topic,
@@ -281,7 +292,7 @@ def _fingerprint(settings: Settings, model: str, columns: Sequence[object], devi
     """Names whatever shapes state: two daemons with the same one may take over each other's checkpoints."""
     import torch
 
-    live = {"z", "level"}
+    live = {"z", "alerts_per_day", "level"}
     shaping = {
         "model": model,
         "columns": columns,

@@ -262,6 +262,7 @@ class Checkpoint:
     columns:     name → [entities, …].
     incidents:   JSON bytes of the incident machine's state for this partition.
     watermark_us: the largest event time seen; None before the first record.
+    budget:      JSON bytes of where the z stands that meets alerts per day; empty where they are not asked for.
     """
 
     partition: Partition
@@ -271,3 +272,4 @@ class Checkpoint:
     columns: Mapping[str, NDArray[Any]]
     incidents: bytes
     watermark_us: int | None
+    budget: bytes = b""

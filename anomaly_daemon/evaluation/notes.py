@@ -56,8 +56,15 @@ class ExportNotes(msgspec.Struct, frozen=True):
         threshold = self.settings.get("threshold")
         return str(threshold.get("method", "")) if isinstance(threshold, dict) else ""
 
+    def is_by_budget(self) -> bool:
+        """Whether z followed `threshold.alerts_per_day`."""
+        threshold = self.settings.get("threshold")
+        return isinstance(threshold, dict) and threshold.get("alerts_per_day") is not None
+
     def in_force(self, parameter: str) -> tuple[float, ...]:
-        """The values of a threshold parameter, of the defaults first, then of the overrides; each once."""
+        """The values of a threshold parameter, of the defaults first, then of the overrides; each once. None of a z that alerts per day moved."""
+        if parameter == "z" and self.is_by_budget():
+            return ()
         values: dict[float, None] = {}
         overrides = self.settings.get("overrides")
         for section in (self.settings, *(overrides if isinstance(overrides, list | tuple) else ())):

@@ -55,7 +55,7 @@ def live(site: Site, acts: Mapping[int, object], reloaded: Settings | None = Non
     processor, fingerprint, _ = wiring.build_processor(settings, artifact())
     store = FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2)
     checkpoints = BackgroundCheckpoints(store)
-    book = RuleBook(store, live_part(settings), lambda text: wiring.build_rules(with_live_part(settings, text)))
+    book = RuleBook(store, live_part(settings), lambda text: wiring.build_rules(*with_live_part(settings, text)))
     loop_settings = LoopSettings(fingerprint, 0.01, checkpoint_every_s, 10, None, True, True)
 
     def reload() -> Reload | None:
