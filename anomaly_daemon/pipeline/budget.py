@@ -175,7 +175,7 @@ class Budgets:
         return self._of[partition].to_bytes() if partition in self._of else b""
 
     def restore(self, partition: Partition, state_bytes: bytes) -> None:
-        """Take over the state of `to_bytes`; `allow` follows. Raises CheckpointInvalid, and changes nothing, when it is damaged or of another format."""
+        """Take over the state of `to_bytes`; `allow` follows. Raises CheckpointInvalid, and changes nothing, when it cannot be read."""
         if not state_bytes:
             return
         try:

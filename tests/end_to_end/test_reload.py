@@ -102,6 +102,19 @@ def test_recovery_from_before_the_cut_gives_the_incidents_each_setting_was_in_fo
     assert harmed.state() == unharmed.state()
 
 
+def test_alerts_per_day_asked_for_by_a_reload_survive_a_kill(tmp_path: Path, checkpoint_every_s: float) -> None:
+    unharmed, harmed = sites(tmp_path, "unharmed", "harmed")
+    asked = Site(harmed.folder, (*harmed.assignments, "threshold.alerts_per_day=60"))
+    live(unharmed, {3: "reload"}, Site(unharmed.folder, asked.assignments).settings)
+
+    live(harmed, {3: "reload", LATE: "kill"}, asked.settings, checkpoint_every_s)
+    live(asked, {}, None, checkpoint_every_s)
+
+    assert unharmed.alerts()
+    assert harmed.alerts() == unharmed.alerts()
+    assert harmed.state() == unharmed.state()
+
+
 def test_a_change_of_rules_while_the_daemon_was_down_begins_at_the_committed_offset(tmp_path: Path) -> None:
     by_reload, by_restart = sites(tmp_path, "by-reload", "by-restart")
     loud = ("incidents.trigger={count: 1, of: 1}", "threshold.z=1.5")
