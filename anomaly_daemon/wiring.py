@@ -208,18 +208,9 @@ def trained_otherwise(settings: Settings, artifact: Artifact) -> dict[str, objec
 
 
 def build_processor(
-    settings: Settings,
-    artifact: Artifact,
-    *,
-    mode: str = "live",
-    clock: Clock | None = None,
-    is_wanted: Callable[[str], bool] | None = None,
-    partitions: int = 1,
+    settings: Settings, artifact: Artifact, *, mode: str = "live", clock: Clock | None = None, is_wanted: Callable[[str], bool] | None = None
 ) -> tuple[Processor, str, bool]:
-    """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor.
-
-    partitions: see build_rules.
-    """
+    """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor."""
     import torch
 
     from anomaly_daemon.channels.models import Models
@@ -241,7 +232,7 @@ def build_processor(
     table = Table(columns, resident_max=resident_max, entities_max=settings.engine.entities_max, device=device, spill=spill)
     processor = Processor(
         Stages(Decoder(settings.record), transforms, table, models, judge),
-        build_rules(settings, partitions),
+        build_rules(settings),
         build_context(settings, artifact, mode),
         alerts_topic=settings.output.alerts_topic,
         dead_letter_topic=settings.output.dead_letter_topic,
@@ -252,6 +243,11 @@ def build_processor(
     )
     shape = [{**asdict(column), "fill": np.asarray(column.fill).tolist()} for column in columns]
     return processor, _fingerprint(settings, artifact.fingerprint, shape, device), is_checkpointed
+
+
+def share_budget(processor: Processor, settings: Settings, artifact: Artifact, mode: str, partitions: int) -> None:
+    """Before the first record, once the log has told how many partitions there are: each takes its share of `threshold.alerts_per_day`."""
+    processor.apply(build_rules(settings, partitions), build_context(settings, artifact, mode), settings.incidents.window_points)
 
 
 def priors_of(settings: Settings, artifact: Artifact) -> list[dict[str, tuple[float, float]]]:

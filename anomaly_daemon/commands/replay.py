@@ -154,16 +154,13 @@ def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, e
     artifact = wiring.load_artifact(settings)
     matches = EntityMatcher(options.entities).compiled().match if options.entities else None
     with ExitStack() as opened:
-        source = _open_range(options, settings)
-        opened.callback(source.close)
         processor, fingerprint, is_checkpointed = wiring.build_processor(
-            settings,
-            artifact,
-            mode="replay",
-            is_wanted=None if matches is None else lambda entity: bool(matches(entity)),
-            partitions=len(source.spans),
+            settings, artifact, mode="replay", is_wanted=None if matches is None else lambda entity: bool(matches(entity))
         )
         opened.callback(processor.close)
+        source = _open_range(options, settings)
+        opened.callback(source.close)
+        wiring.share_budget(processor, settings, artifact, "replay", len(source.spans))
         metadata = wiring.describe(settings, artifact, mode="replay", started_from=options.start_from, spans=source.spans)
         sink = opened.enter_context(closing(ReplaySink(alerts, settings.output.alerts_topic, source.reported, is_forced=is_forced)))
         scores = opened.enter_context(closing(ParquetExport(export, processor.channels, metadata, is_forced=is_forced))) if export else None

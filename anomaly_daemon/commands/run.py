@@ -56,10 +56,11 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
     clock, metrics = SystemClock(), Metrics()
     artifact = wiring.load_artifact(settings)
     with ExitStack() as opened:
-        source, sink, partitions = _open(settings, clock, signals, opened)
-        processor, fingerprint, is_checkpointed = wiring.build_processor(settings, artifact, clock=clock, partitions=partitions)
+        processor, fingerprint, is_checkpointed = wiring.build_processor(settings, artifact, clock=clock)
         opened.callback(processor.close)
         loop_settings = _loop_settings(settings, fingerprint, is_checkpointed, options.until_end)
+        source, sink, partitions = _open(settings, clock, signals, opened)
+        wiring.share_budget(processor, settings, artifact, "live", partitions)
         store = FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep)
         checkpoints = BackgroundCheckpoints(store, metrics)
         opened.callback(checkpoints.close)

@@ -56,14 +56,15 @@ class ExportNotes(msgspec.Struct, frozen=True):
         threshold = self.settings.get("threshold")
         return str(threshold.get("method", "")) if isinstance(threshold, dict) else ""
 
-    def is_by_budget(self) -> bool:
-        """Whether z followed `threshold.alerts_per_day`."""
+    def alerts_per_day(self) -> float | None:
+        """What z followed; None where it was fixed."""
         threshold = self.settings.get("threshold")
-        return isinstance(threshold, dict) and threshold.get("alerts_per_day") is not None
+        per_day = threshold.get("alerts_per_day") if isinstance(threshold, dict) else None
+        return float(per_day) if isinstance(per_day, int | float) else None
 
     def in_force(self, parameter: str) -> tuple[float, ...]:
         """The values of a threshold parameter, of the defaults first, then of the overrides; each once. None of a z that alerts per day moved."""
-        if parameter == "z" and self.is_by_budget():
+        if parameter == "z" and self.alerts_per_day() is not None:
             return ()
         values: dict[float, None] = {}
         overrides = self.settings.get("overrides")

@@ -44,7 +44,9 @@ def _records(values: np.ndarray) -> Iterator[Record]:
 
 @pytest.mark.parametrize("per_day", [2, 12])
 def test_incidents_open_at_the_rate_asked_for_within_a_factor_of_one_and_a_half(per_day: int) -> None:
-    built, _, _ = wiring.build_processor(settings(*SETTINGS, f"threshold.alerts_per_day={per_day}"), artifact(), partitions=len(PARTITIONS))
+    asked = settings(*SETTINGS, f"threshold.alerts_per_day={per_day}")
+    built, _, _ = wiring.build_processor(asked, artifact())
+    wiring.share_budget(built, asked, artifact(), "live", len(PARTITIONS))
     for partition in PARTITIONS:
         built.begin(partition)
     records, opened = weeks(), [0] * DAYS

@@ -184,15 +184,12 @@ def test_partitions_do_not_see_each_others_budgets(seed: int, found: list[int]) 
 
 
 def test_an_overrides_z_moves_by_the_same_factor() -> None:
-    built, _ = processor(BUDGET, "overrides=[{match: pump-2, threshold: {z: 4}}]")
-    built.begin(P)
-    built.process(Batch(stream(1, 4, LENGTH)), {})
+    records = stream(1, 4, LENGTH)
 
-    _, parameters = built._governed([P, P], ["pump-1", "pump-2"])
-    built.close()
+    by_override = judge(records, (), BUDGET, "threshold.z=2", "overrides=[{match: '*', threshold: {z: 4}}]")
 
-    assert built.budget_z != 2
-    assert parameters["z"].tolist() == [built.budget_z, 2 * (built.budget_z or 0)]
+    assert by_override.scores == judge(records, (), BUDGET, "threshold.z=4").scores
+    assert by_override.scores["threshold"] != judge(records, (), "threshold.z=4").scores["threshold"]
 
 
 @few

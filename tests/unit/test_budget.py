@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_daemon.domain.errors import CheckpointInvalid, InputError, SettingsError
-from anomaly_daemon.domain.records import Observations, Partition, Record
+from anomaly_daemon.domain.records import Observations, Partition, Record, Scores
 from anomaly_daemon.evaluation.tuning.request import refuse_budget
 from anomaly_daemon.pipeline.budget import CHANGE_MAX, DAY_US, GAIN_FIRST, GAIN_MIN, Z_MAX, Z_MIN, Budgets, moved
 from anomaly_daemon.settings import live_part, load, restart_needed, take_live, with_live_part
@@ -29,6 +29,11 @@ def observations(times_us: np.ndarray, partition: Partition = P) -> Observations
     records = [Record(partition, offset, 0, None, None) for offset in range(len(times_us))]
     nothing = np.zeros((len(times_us), 0))
     return Observations(records, ["pump"] * len(times_us), times_us.astype(np.int64), nothing, nothing.astype(np.int64))
+
+
+def scores(deviations: np.ndarray) -> Scores:
+    nothing = np.zeros(len(deviations))
+    return Scores(nothing, nothing, nothing, nothing > 0, nothing, nothing.astype(np.int8), deviations, {})
 
 
 def lengths(found: Budgets, times_us: np.ndarray) -> list[int]:
@@ -100,9 +105,8 @@ def test_of_warm_up_nothing_is_owed_and_of_a_gap_no_more_than_a_day() -> None:
     a_week_later_us = np.append(np.arange(0, 100) * MINUTE_US / 2, 7 * DAY_US)
 
     def z_after(found: Budgets, is_judged: bool) -> float:
-        for part, slots in found.steps(observations(a_week_later_us), np.arange(101)):
-            found._of[P].count(0, is_judged=is_judged)
-            assert len(part.records) == len(slots)
+        for part, _ in found.steps(observations(a_week_later_us), np.arange(101)):
+            found.count(part, scores(np.full(len(part.records), 0.5 if is_judged else np.nan)), ())
         assert found.z is not None
         return found.z
 
