@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from anomaly_daemon.domain.errors import CheckpointInvalid, InputError, SettingsError
 from anomaly_daemon.domain.records import Observations, Partition, Record, Scores
 from anomaly_daemon.evaluation.tuning.request import refuse_budget
-from anomaly_daemon.pipeline.budget import CHANGE_MAX, DAY_US, GAIN_FIRST, GAIN_MIN, Z_MAX, Z_MIN, Budgets, moved
+from anomaly_daemon.pipeline.budget import CHANGE_MAX, DAY_US, GAIN_FIRST, GAIN_MIN, PAID_BACK_MAX, Z_MAX, Z_MIN, Budgets, moved, paid_back
 from anomaly_daemon.settings import live_part, load, restart_needed, take_live, with_live_part
 from tests.small import P
 
@@ -50,13 +50,20 @@ def test_one_incident_too_many_draws_log_z_up_by_the_gain_and_one_too_few_lets_i
 
 def test_the_first_steps_are_larger() -> None:
     assert moved(4.0, 1, 0.5, 0.0) == pytest.approx(4.0 * math.exp(GAIN_FIRST / 2))
-    assert moved(4.0, 1, 0.5, 3.0) == pytest.approx(4.0 * math.exp(GAIN_FIRST / 4))
+    assert moved(4.0, 1, 0.5, 6.0) == pytest.approx(4.0 * math.exp(GAIN_FIRST / 4))
 
 
 def test_a_storm_moves_z_no_further_than_the_bound_and_z_stays_within_its_own() -> None:
     assert moved(4.0, 500, 0.2, 1e6) == pytest.approx(4.0 * math.exp(CHANGE_MAX))
     assert moved(49.0, 500, 0.2, 1e6) == Z_MAX
     assert moved(1.01, 0, 500.0, 1e6) == Z_MIN
+
+
+def test_what_was_opened_too_much_is_paid_back_over_a_week_by_a_quarter_of_the_budget_at_most() -> None:
+    assert paid_back(3.5, 5.0) == pytest.approx(0.1)
+    assert paid_back(-3.5, 5.0) == pytest.approx(-0.1)
+    assert paid_back(35.0, 5.0) == PAID_BACK_MAX
+    assert paid_back(-1.0, 0.1) == pytest.approx(-0.2)
 
 
 def test_z_moves_at_the_first_record_an_hour_after_it_moved_before() -> None:
