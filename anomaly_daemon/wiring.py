@@ -142,8 +142,8 @@ def pick_device(settings: Settings) -> str:
     return "cuda" if has_cuda and settings.engine.device != "cpu" else "cpu"
 
 
-def build_rules(settings: Settings) -> Rules:
-    """What may change while the daemon runs, by profile."""
+def build_rules(settings: Settings, partitions: int = 1) -> Rules:
+    """What may change while the daemon runs, by profile. partitions: how many share `threshold.alerts_per_day`."""
     from anomaly_daemon.pipeline.process import Rules
 
     incidents = [settings.incidents, *(settings.incidents.overridden(override.incidents) for override in settings.overrides)]
@@ -153,7 +153,9 @@ def build_rules(settings: Settings) -> Rules:
         )
         for name in ("z", "level")
     }
-    return Rules(Profiles([EntityMatcher(override.match) for override in settings.overrides]), parameters, incidents)
+    per_day = settings.threshold.alerts_per_day
+    share = None if per_day is None else per_day / partitions
+    return Rules(Profiles([EntityMatcher(override.match) for override in settings.overrides]), parameters, incidents, share)
 
 
 def build_context(settings: Settings, artifact: Artifact, mode: str) -> AlertContext:
@@ -243,6 +245,11 @@ def build_processor(
     return processor, _fingerprint(settings, artifact.fingerprint, shape, device), is_checkpointed
 
 
+def share_budget(processor: Processor, settings: Settings, artifact: Artifact, mode: str, partitions: int) -> None:
+    """Before the first record, once the log has told how many partitions there are: each takes its share of `threshold.alerts_per_day`."""
+    processor.apply(build_rules(settings, partitions), build_context(settings, artifact, mode), settings.incidents.window_points)
+
+
 def priors_of(settings: Settings, artifact: Artifact) -> list[dict[str, tuple[float, float]]]:
     """Mean and variance of the log errors that the channels at work start from, by model."""
     is_kept = settings.evidence.calibration == "trained"
@@ -282,7 +289,7 @@ def _fingerprint(settings: Settings, model: str, columns: Sequence[object], devi
     """Names whatever shapes state: two daemons with the same one may take over each other's checkpoints."""
     import torch
 
-    live = {"z", "level"}
+    live = {"z", "alerts_per_day", "level"}
     shaping = {
         "model": model,
         "columns": columns,

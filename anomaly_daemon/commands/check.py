@@ -68,6 +68,8 @@ def _threshold(settings: Settings) -> list[str]:
     if is_judged_by_level(threshold.method) and "level" not in threshold.model_fields_set:
         unset = f"threshold.level is left at {threshold.level:g}, but this detector reads on a scale of its own: set it to fit"
         return [threshold.method, unset]
+    if threshold.alerts_per_day is not None:
+        return [f"{threshold.method}, {threshold.alerts_per_day:g} alerts a day, beginning at z {threshold.z:g}"]
     return [threshold.method]
 
 

@@ -160,6 +160,7 @@ def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, e
         opened.callback(processor.close)
         source = _open_range(options, settings)
         opened.callback(source.close)
+        wiring.share_budget(processor, settings, artifact, "replay", len(source.spans))
         metadata = wiring.describe(settings, artifact, mode="replay", started_from=options.start_from, spans=source.spans)
         sink = opened.enter_context(closing(ReplaySink(alerts, settings.output.alerts_topic, source.reported, is_forced=is_forced)))
         scores = opened.enter_context(closing(ParquetExport(export, processor.channels, metadata, is_forced=is_forced))) if export else None

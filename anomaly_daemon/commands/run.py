@@ -59,12 +59,13 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         processor, fingerprint, is_checkpointed = wiring.build_processor(settings, artifact, clock=clock)
         opened.callback(processor.close)
         loop_settings = _loop_settings(settings, fingerprint, is_checkpointed, options.until_end)
-        source, sink = _open(settings, clock, signals, opened)
+        source, sink, partitions = _open(settings, clock, signals, opened)
+        wiring.share_budget(processor, settings, artifact, "live", partitions)
         store = FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep)
         checkpoints = BackgroundCheckpoints(store, metrics)
         opened.callback(checkpoints.close)
-        rule_book = RuleBook(store, live_part(settings), lambda text: wiring.build_rules(with_live_part(settings, text)))
-        reload = _reloader(options, settings, artifact, metrics, clock, loop_settings)
+        rule_book = RuleBook(store, live_part(settings, partitions), lambda text: wiring.build_rules(*with_live_part(settings, text)))
+        reload = _reloader(options, settings, artifact, metrics, clock, loop_settings, partitions)
         progress = opened.enter_context(progress_bar("judging")) if options.until_end else None
         export = None
         if options.export:
@@ -94,9 +95,15 @@ def _loop_settings(settings: Settings, fingerprint: str, is_checkpointed: bool, 
 
 
 def _reloader(
-    options: argparse.Namespace, settings: Settings, artifact: Artifact, metrics: Metrics, clock: Clock, loop_settings: LoopSettings
+    options: argparse.Namespace,
+    settings: Settings,
+    artifact: Artifact,
+    metrics: Metrics,
+    clock: Clock,
+    loop_settings: LoopSettings,
+    partitions: int,
 ) -> Callable[[], Reload | None]:
-    """Reads the settings again; what can change live does, and a bad file changes nothing."""
+    """Reads the settings again; what can change live does, and a bad file changes nothing. partitions: see build_rules, as they were at the start."""
     from anomaly_daemon.pipeline.loop import Reload
 
     current = settings
@@ -105,7 +112,7 @@ def _reloader(
         try:
             fresh = load(options.config, options.assignments)
             live = take_live(current, fresh)
-            rules = wiring.build_rules(live)
+            rules = wiring.build_rules(live, partitions)
         except SettingsError as error:
             log.error("settings_refused", error=str(error), remedy="the old settings stay in force")
             metrics.config_reloaded(is_successful=False)
@@ -123,7 +130,7 @@ def _reloader(
 
         context = wiring.build_context(live, artifact, "live")
         fresh_loop = replace(loop_settings, checkpoint_every_s=live.checkpoints.every)
-        return Reload(fresh_loop, live_part(live), rules, context, live.incidents.window_points, accept)
+        return Reload(fresh_loop, live_part(live, partitions), rules, context, live.incidents.window_points, accept)
 
     return reload
 
@@ -135,8 +142,8 @@ def _tell_start(settings: Settings, model: str, loop_settings: LoopSettings) -> 
         log.warning("state_not_checkpointed", method=settings.threshold.method, remedy="a restart goes through the retained log again")
 
 
-def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack) -> tuple[Source, Sink]:
-    """Source and sink, waiting with bounded back-off for a log that is away, until told to leave."""
+def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack) -> tuple[Source, Sink, int]:
+    """Source, sink, and how many partitions are read; waits with bounded back-off for a log that is away, until told to leave."""
     delay_s = _RETRY_FIRST_S
     while True:
         signals.heed()
@@ -144,11 +151,12 @@ def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack)
         try:
             topics = wiring.open_topics(settings)
             wiring.ensure_topics(settings, topics)
+            partitions = sum(topics.partitions(settings.input.topics).values())
             source = wiring.open_source(settings, group=settings.input.group, start=settings.input.start)
             opened.callback(source.close)
             sink = wiring.open_sink(settings)
             opened.callback(sink.close)
-            return source, sink
+            return source, sink, partitions
         except LogUnavailable as error:
             log.warning("log_unavailable", error=str(error), retry_s=delay_s)
             clock.sleep(delay_s)

@@ -263,6 +263,7 @@ class Checkpoint:
     columns:     name → [entities, …].
     incidents:   JSON bytes of the incident machine's state for this partition.
     watermark_us: the largest event time seen; None before the first record.
+    budget:      JSON bytes of where the z stands that meets alerts per day; empty where they are not asked for.
     """
 
     partition: Partition
@@ -272,3 +273,4 @@ class Checkpoint:
     columns: Mapping[str, NDArray[Any]]
     incidents: bytes
     watermark_us: int | None
+    budget: bytes = b""

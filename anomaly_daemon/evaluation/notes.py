@@ -65,8 +65,16 @@ class ExportNotes(msgspec.Struct, frozen=True):
         is_judging = isinstance(threshold, dict) and threshold.get("warmup") == "judge"
         return is_judging and not self.method().startswith("river:")
 
+    def alerts_per_day(self) -> float | None:
+        """What z followed; None where it was fixed."""
+        threshold = self.settings.get("threshold")
+        per_day = threshold.get("alerts_per_day") if isinstance(threshold, dict) else None
+        return float(per_day) if isinstance(per_day, int | float) else None
+
     def in_force(self, parameter: str) -> tuple[float, ...]:
-        """The values of a threshold parameter, of the defaults first, then of the overrides; each once."""
+        """The values of a threshold parameter, of the defaults first, then of the overrides; each once. None of a z that alerts per day moved."""
+        if parameter == "z" and self.alerts_per_day() is not None:
+            return ()
         values: dict[float, None] = {}
         overrides = self.settings.get("overrides")
         for section in (self.settings, *(overrides if isinstance(overrides, list | tuple) else ())):

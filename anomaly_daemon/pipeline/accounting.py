@@ -40,6 +40,7 @@ def count_batch(metrics: Metrics, batch: Batch, output: BatchOutput, committed: 
 def count_state(metrics: Metrics, processor: Processor) -> None:
     """How much is held now."""
     metrics.incidents_open.set(processor.incidents_open)
+    metrics.budget_z.set(processor.budget_z or 0.0)
     metrics.entities.set(processor.table.entities - processor.table.spilled)
     metrics.entities_spilled.set(processor.table.spilled)
     forgotten, suppressed = processor.take_counts()

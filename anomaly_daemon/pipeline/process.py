@@ -32,6 +32,7 @@ from anomaly_daemon.domain.records import (
 )
 from anomaly_daemon.pipeline.alerts import AlertContext, alert_message, dead_letter_message
 from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
+from anomaly_daemon.pipeline.budget import Budgets
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.incidents import IncidentMachine
@@ -53,11 +54,15 @@ def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What may change while the daemon runs, by profile: row 0 for everybody, row i + 1 for the i-th override."""
+    """What may change while the daemon runs, by profile: row 0 for everybody, row i + 1 for the i-th override.
+
+    alerts_per_day: incidents that a partition may open in a day, its z moving to meet it; None: any number, z as it is set.
+    """
 
     profiles: Profiles
     parameters: Mapping[str, NDArray[np.float64]]
     incidents: Sequence[IncidentRules]
+    alerts_per_day: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ class Processor:
         self._is_wanted = is_wanted
         self.dropped_entity: str | None = None
         self._machines: dict[Partition, IncidentMachine] = {}
+        self._budgets = Budgets()
         self._rules_of: dict[Partition, Rules] = {}
         self._watermarks: dict[Partition, int] = {}
         self._gathered = (OBSERVATIONS.name, *stages.models.gathered, *(column.name for column in stages.judge.columns()))
@@ -117,6 +123,11 @@ class Processor:
         """Incidents open over all partitions."""
         return sum(machine.open_count for machine in self._machines.values())
 
+    @property
+    def budget_z(self) -> float | None:
+        """The z at which alerts per day are met now, mean over the partitions; None where none has a budget."""
+        return self._budgets.z
+
     def take_counts(self) -> tuple[int, int]:
         """Entities forgotten for want of room, and incidents that a cooldown kept from opening, since the last call."""
         suppressed = sum(machine.suppressed_total for machine in self._machines.values())
@@ -130,6 +141,10 @@ class Processor:
         emit_from: per partition, the committed offset; records before it are processed for their state only.
         """
         observations, rejections = self._stages.decoder.decode(batch.records)
+        ends = next_offsets(batch.records)
+        for partition in ends:  # only now, for between its restoring and its next record a partition may change rules
+            rules = self._rules_of[partition]
+            self._budgets.allow(partition, rules.alerts_per_day, float(rules.parameters["z"][0]))
         dropped: list[Record] = []
         if self._is_wanted is not None:
             observations, others = only(observations, self._is_wanted)
@@ -138,18 +153,18 @@ class Processor:
         alerts: list[Alert] = []
         incident_ids: list[str | None] = []
         scores: list[Scores] = []
-        for piece, slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
-            piece_scores, piece_alerts, piece_ids = self._advance(piece, slots)
-            scores.append(piece_scores)
-            alerts += piece_alerts
-            incident_ids += piece_ids
+        for whole, whole_slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
+            for piece, slots in self._budgets.steps(whole, whole_slots):
+                piece_scores, piece_alerts, piece_ids = self._advance(piece, slots)
+                scores.append(piece_scores)
+                alerts += piece_alerts
+                incident_ids += piece_ids
 
         def is_new(partition: Partition, offset: Offset) -> bool:
             return offset >= emit_from.get(partition, 0)
 
         announced = tuple(alert for alert in alerts if is_new(alert.partition, alert.offset))
         refused = tuple(one for one in rejections if is_new(one.record.partition, one.record.offset))
-        ends = next_offsets(batch.records)
         return BatchOutput(
             messages=self._messages(announced, refused),
             next_offsets={partition: offset for partition, offset in ends.items() if offset > emit_from.get(partition, 0)},
@@ -165,9 +180,10 @@ class Processor:
         self._machines[partition] = IncidentMachine(self._announcer.context.detector_id, partition, self._rules.incidents)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents cannot be read."""
+        """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents or its budget cannot be read."""
         self.begin(checkpoint.partition)
         self._machines[checkpoint.partition].restore(checkpoint.incidents)
+        self._budgets.restore(checkpoint.partition, checkpoint.budget)
         self._stages.table.install(checkpoint.partition, checkpoint.entities, checkpoint.columns)
         if checkpoint.watermark_us is not None:
             self._watermarks[checkpoint.partition] = checkpoint.watermark_us
@@ -176,6 +192,7 @@ class Processor:
         """Let go of a partition's state."""
         self._stages.table.drop(partition)
         self._machines.pop(partition, None)
+        self._budgets.drop(partition)
         self._watermarks.pop(partition, None)
         self._rules_of.pop(partition, None)
 
@@ -189,7 +206,8 @@ class Processor:
     def open_snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> tuple[Checkpoint, Snapshot]:
         """The same, its columns to be filled by copying the snapshot's rows while batches go on; then `close_snapshot`."""
         rows, incidents = self._stages.table.open_snapshot(partition), self._machines[partition].to_bytes()
-        return Checkpoint(partition, offset, fingerprint, rows.entities, rows.columns, incidents, self._watermarks.get(partition)), rows
+        watermark_us, budget = self._watermarks.get(partition), self._budgets.to_bytes(partition)
+        return Checkpoint(partition, offset, fingerprint, rows.entities, rows.columns, incidents, watermark_us, budget), rows
 
     def close_snapshot(self, partition: Partition) -> None:
         """The partition's snapshot is whole, or no longer wanted."""
@@ -241,10 +259,17 @@ class Processor:
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         self._note_watermarks(observations)
-        return _scores(layout, findings, verdicts), alerts, incident_ids
+        scores = _scores(layout, findings, verdicts)
+        self._budgets.count(observations, scores, alerts)
+        return scores, alerts, incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
+        profile, parameters = self._set_for(owners, entities)
+        return profile, {**parameters, "z": parameters["z"] * self._budgets.factors(owners)}
+
+    def _set_for(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+        """The same as the settings have them."""
         rules = list({id(one): one for one in self._rules_of.values()}.values())
         if len(rules) == 1:
             profile = np.array([rules[0].profiles.index(entity) for entity in entities], np.int64)

@@ -13,7 +13,7 @@ from anomaly_daemon.settings.record_schema import Feature
 from anomaly_daemon.settings.sections import Settings
 
 # What decides on alerts; the rest is where and how the daemon runs. Of these RULES come after the scores, which stay as they were under others.
-RULES: Final = ("threshold.z", "threshold.level", "incidents", "overrides")
+RULES: Final = ("threshold.z", "threshold.alerts_per_day", "threshold.level", "incidents", "overrides")
 DECIDING: Final = (
     "detector_id",
     "record",
@@ -30,6 +30,7 @@ DECIDING: Final = (
     "incidents",
     "overrides",
 )
+_METHOD_KEYS: Final = ("z", "alerts_per_day", "level")
 
 
 def features_of(settings: Settings) -> tuple[Feature, ...]:
@@ -55,36 +56,46 @@ def is_under(key: str, sections: Iterable[str]) -> bool:
 
 
 def take_live(old: Settings, new: Settings) -> Settings:
-    """The old settings with the new values of what can change while the daemon runs; z and level only of the method that runs."""
+    """The old settings with the new values of what can change while the daemon runs; what a method reads only of the one that runs."""
     live: dict[str, Any] = {
         "checkpoints": old.checkpoints.model_copy(update={"every": new.checkpoints.every}),
         "incidents": new.incidents,
         "logging": new.logging,
     }
     if new.threshold.method == old.threshold.method:
-        live["threshold"] = old.threshold.model_copy(update={"z": new.threshold.z, "level": new.threshold.level})
+        live["threshold"] = old.threshold.model_copy(update={key: getattr(new.threshold, key) for key in _METHOD_KEYS})
         live["overrides"] = new.overrides
     return old.model_copy(update=live)
 
 
-def live_part(settings: Settings) -> str:
-    """The rules of a daemon as text: what decides on incidents and can change while it runs. Equal settings give equal text."""
+def live_part(settings: Settings, partitions: int = 1) -> str:
+    """The rules of a daemon as text: what decides on incidents and can change while it runs. Equal settings give equal text.
+
+    partitions: how many share `threshold.alerts_per_day`; it is part of the rules where that is set.
+    """
     tree = settings.model_dump(mode="json", include=_tree_of(RULES))
+    if settings.threshold.alerts_per_day is None:
+        del tree["threshold"]["alerts_per_day"]
+    else:
+        tree["partitions"] = partitions
     return json.dumps(tree, sort_keys=True)
 
 
-def with_live_part(settings: Settings, text: str) -> Settings:
-    """These settings under the rules of a text of `live_part`. Raises ValueError where it is none that this version knows."""
+def with_live_part(settings: Settings, text: str) -> tuple[Settings, int]:
+    """These settings under the rules of a text of `live_part`, and its partitions. Raises ValueError where it is none that this version knows."""
     try:
         tree = json.loads(text)
+        limits = {key: float(tree["threshold"][key]) for key in Override.ADJUSTABLE}
+        per_day = tree["threshold"].get("alerts_per_day")
+        partitions = int(tree.get("partitions", 1))
         live = {
-            "threshold": settings.threshold.model_copy(update={key: float(tree["threshold"][key]) for key in Override.ADJUSTABLE}),
+            "threshold": settings.threshold.model_copy(update={**limits, "alerts_per_day": None if per_day is None else float(per_day)}),
             "incidents": Incidents(**tree["incidents"]),
             "overrides": tuple(Override(**override) for override in tree["overrides"]),
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"not the rules of a daemon: {error!r}") from None
-    return settings.model_copy(update=live)
+    return settings.model_copy(update=live), partitions
 
 
 def digest(settings: Settings) -> str:

@@ -165,6 +165,16 @@ class Threshold(Section):
         ),
     )
     z: float = Field(4.0, gt=0, le=50, description="ewma: deviations of the log score above its mean.")
+    alerts_per_day: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description=(
+            "ewma: in place of a fixed z: so many incidents opened per day of event time, over all that is read. z is then where it begins; one "
+            "factor moves it (between 1 and 50) and, with it, those of the overrides, each hour or more often. Each partition takes the same share: "
+            "one in as many as the topics had when the daemon started, or as there are files. Days without a record, and warm-up, do not count."
+        ),
+    )
     half_life: float = Field(1440, ge=2, description="ewma: observations after which a score counts half.")
     span: int = Field(
         1,
@@ -234,6 +244,8 @@ class Threshold(Section):
     def _check(self) -> Self:
         if self.level >= 1 and not self.method.startswith("river:"):
             raise ValueError(f"level ({self.level:g}) must be below 1, as anomaly_score is; only river detectors read higher")
+        if self.alerts_per_day is not None and self.method != "ewma":
+            raise ValueError(f"alerts_per_day moves z, which {self.method!r} does not have; set method: ewma, or leave alerts_per_day out")
         return self
 
 
@@ -293,7 +305,9 @@ class Settings(BaseSettings):
     shutdown: Shutdown = Field(default_factory=Shutdown, description="How it leaves.")
 
     # What a running daemon takes over without a restart.
-    LIVE: ClassVar[frozenset[str]] = frozenset({"threshold.z", "threshold.level", "incidents", "overrides", "logging", "checkpoints.every"})
+    LIVE: ClassVar[frozenset[str]] = frozenset(
+        {"threshold.z", "threshold.alerts_per_day", "threshold.level", "incidents", "overrides", "logging", "checkpoints.every"}
+    )
 
     @property
     def calibration_half_life(self) -> float | None:

@@ -17,7 +17,7 @@ from anomaly_daemon.domain.records import Checkpoint, Partition
 
 FORMAT = "anomaly-daemon-checkpoint-1"
 _DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i4": "I32", "<i8": "I64", "|u1": "U8"}
-_ENTITIES, _INCIDENTS, _COLUMN = "entities", "incidents", "column."
+_ENTITIES, _INCIDENTS, _BUDGET, _COLUMN = "entities", "incidents", "budget", "column."
 
 
 def encode(checkpoint: Checkpoint) -> bytes:
@@ -67,6 +67,7 @@ def decode(content: bytes) -> Checkpoint:
             columns={name.removeprefix(_COLUMN): values for name, values in tensors.items() if name.startswith(_COLUMN)},
             incidents=tensors[_INCIDENTS].tobytes(),
             watermark_us=int(head["watermark_us"]) if head["watermark_us"] else None,
+            budget=tensors[_BUDGET].tobytes() if _BUDGET in tensors else b"",
         )
     except (KeyError, ValueError) as error:
         raise CheckpointInvalid(f"its head is incomplete: {error}") from None
@@ -76,6 +77,8 @@ def _contents(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, NDArray
     tensors: dict[str, NDArray[Any]] = {_COLUMN + name: np.ascontiguousarray(values) for name, values in checkpoint.columns.items()}
     tensors[_ENTITIES] = np.frombuffer(json.dumps(checkpoint.entities, ensure_ascii=False).encode(), np.uint8)
     tensors[_INCIDENTS] = np.frombuffer(checkpoint.incidents, np.uint8)
+    if checkpoint.budget:
+        tensors[_BUDGET] = np.frombuffer(checkpoint.budget, np.uint8)
     head = {
         "format": FORMAT,
         "topic": checkpoint.partition.topic,

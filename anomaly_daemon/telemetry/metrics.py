@@ -40,6 +40,8 @@ class Metrics:
         self.alerts_suppressed = self._counter("alerts_suppressed", "Incidents that a cooldown kept from opening.")
         # Open incidents of the partitions at hand.
         self.incidents_open = self._gauge("incidents_open", "Incidents that are open.")
+        # Where threshold.alerts_per_day has brought z, mean over the partitions at hand; 0 where it is not set.
+        self.budget_z = self._gauge("budget_z", "The z that meets the alerts per day asked for; 0 where none are.")
 
         # Transactions: alerts, dead letters and offsets in one.
         self.commits = self._counter("commits", "Commits that succeeded.")

@@ -55,7 +55,7 @@ def live(site: Site, acts: Mapping[int, object], reloaded: Settings | None = Non
     processor, fingerprint, _ = wiring.build_processor(settings, artifact())
     store = FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2)
     checkpoints = BackgroundCheckpoints(store)
-    book = RuleBook(store, live_part(settings), lambda text: wiring.build_rules(with_live_part(settings, text)))
+    book = RuleBook(store, live_part(settings), lambda text: wiring.build_rules(*with_live_part(settings, text)))
     loop_settings = LoopSettings(fingerprint, 0.01, checkpoint_every_s, 10, None, True, True)
 
     def reload() -> Reload | None:
@@ -98,6 +98,19 @@ def test_recovery_from_before_the_cut_gives_the_incidents_each_setting_was_in_fo
     live(after, {}, None, checkpoint_every_s)
 
     assert len(unharmed.alerts()) > 3
+    assert harmed.alerts() == unharmed.alerts()
+    assert harmed.state() == unharmed.state()
+
+
+def test_alerts_per_day_asked_for_by_a_reload_survive_a_kill(tmp_path: Path, checkpoint_every_s: float) -> None:
+    unharmed, harmed = sites(tmp_path, "unharmed", "harmed")
+    asked = Site(harmed.folder, (*harmed.assignments, "threshold.alerts_per_day=60"))
+    live(unharmed, {3: "reload"}, Site(unharmed.folder, asked.assignments).settings)
+
+    live(harmed, {3: "reload", LATE: "kill"}, asked.settings, checkpoint_every_s)
+    live(asked, {}, None, checkpoint_every_s)
+
+    assert unharmed.alerts()
     assert harmed.alerts() == unharmed.alerts()
     assert harmed.state() == unharmed.state()
 

@@ -40,6 +40,17 @@ def test_a_replay_gives_the_bytes_that_live_gave(site: Site) -> None:
     replay_equals_live(site)
 
 
+def test_a_replay_gives_the_bytes_that_live_gave_where_z_follows_alerts_per_day(tmp_path: Path) -> None:
+    site = make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", RECORDS, assignments=("threshold.alerts_per_day=60",))
+
+    replay_equals_live(site)
+
+    thresholds = {row["threshold"] for row in rows(tmp_path / "whole.parquet")}
+    unasked = Site(site.folder, site.assignments[:-1])
+    assert unasked.replay("--export", str(tmp_path / "fixed.parquet")) == 0, said(site)
+    assert {row["threshold"] for row in rows(tmp_path / "fixed.parquet")} != thresholds
+
+
 def test_a_replay_leaves_the_state_that_live_left(site: Site, tmp_path: Path) -> None:
     site.run_to_end()
     settings = site.settings.model_copy(update={"input": site.settings.input.model_copy(update={"batch_records_max": 31})})

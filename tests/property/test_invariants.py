@@ -13,6 +13,7 @@ LENGTH = 160
 cuts = st.lists(st.integers(1, LENGTH - 1), max_size=12)
 shapes = st.fixed_dictionaries({"seed": st.integers(0, 5), "entities": st.integers(1, 9), "with_bad": st.booleans()})
 few = settings(max_examples=15, deadline=None)
+BUDGET = "threshold.alerts_per_day=60"
 
 
 @few
@@ -150,6 +151,48 @@ def test_partitions_do_not_see_each_other(seed: int, found: list[int]) -> None:
 
     assert both.state[P] == alone.state[P]
     assert tuple(alert for alert in both.alerts if alert.partition == P) == alone.alerts
+
+
+@few
+@given(shapes, cuts, st.integers(1, LENGTH - 1))
+def test_1_and_3_hold_where_z_follows_alerts_per_day(shape: dict[str, int], found: list[int], restart_at: int) -> None:
+    records = stream(length=LENGTH, **shape)
+
+    whole = judge(records, (), EVERY_CHANNEL, BUDGET)
+
+    assert judge(records, found, EVERY_CHANNEL, BUDGET, restart_at=restart_at) == whole
+
+
+def test_alerts_per_day_move_z_and_touch_nothing_that_is_learned() -> None:
+    records = stream(1, 4, LENGTH)
+    fixed, asked = judge(records, (), EVERY_CHANNEL), judge(records, range(LENGTH), EVERY_CHANNEL, BUDGET)
+
+    assert asked.scores["threshold"] != fixed.scores["threshold"]
+    assert {name: asked.scores[name] for name in ("anomaly_score", "tail_probability", "phase")} == {
+        name: fixed.scores[name] for name in ("anomaly_score", "tail_probability", "phase")
+    }
+
+
+@few
+@given(st.integers(0, 5), cuts)
+def test_partitions_do_not_see_each_others_budgets(seed: int, found: list[int]) -> None:
+    other = Partition("readings", 1)
+    left, right = stream(seed, 3, LENGTH), stream(seed + 10, 3, LENGTH, partition=other)
+    mixed = [record for pair in zip(left, right, strict=True) for record in pair]
+
+    both, alone = judge(mixed, found, BUDGET), judge(left, (), BUDGET)
+
+    assert both.state[P] == alone.state[P]
+    assert tuple(alert for alert in both.alerts if alert.partition == P) == alone.alerts
+
+
+def test_an_overrides_z_moves_by_the_same_factor() -> None:
+    records = stream(1, 4, LENGTH)
+
+    by_override = judge(records, (), BUDGET, "threshold.z=2", "overrides=[{match: '*', threshold: {z: 4}}]")
+
+    assert by_override.scores == judge(records, (), BUDGET, "threshold.z=4").scores
+    assert by_override.scores["threshold"] != judge(records, (), "threshold.z=4").scores["threshold"]
 
 
 @few

@@ -35,6 +35,14 @@ def test_a_checkpoint_comes_back_as_it_was() -> None:
     assert (found.partition, found.offset, found.entities, found.watermark_us) == (P, 41, ["pump-1", "pümp-2"], 17)
 
 
+def test_a_budget_comes_back_and_changes_the_digest() -> None:
+    asked = replace(EXAMPLE, budget=b'{"factor":1.5}')
+
+    assert decode(encode(asked)).budget == asked.budget
+    assert decode(encode(EXAMPLE)).budget == b""
+    assert digest(asked) != digest(EXAMPLE)
+
+
 @given(st.data())
 def test_no_damaged_byte_goes_unnoticed(data: st.DataObject) -> None:
     content = bytearray(encode(EXAMPLE))

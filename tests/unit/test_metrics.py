@@ -38,6 +38,7 @@ def test_facts_leave_out_histograms_and_creation_times() -> None:
         "alerts",
         "alerts_suppressed",
         "incidents_open",
+        "budget_z",
         "commits",
         "commit_failures",
         "recoveries",

@@ -251,7 +251,8 @@ def _threshold(notes: ExportNotes) -> str:
     parameter = {"ewma": "z", "spot": "tail", "quantile": "tail", "static": "level"}.get(method)
     values = notes.in_force(parameter) if parameter else ()
     if not values:
-        return method
+        per_day = notes.alerts_per_day()
+        return method if per_day is None else f"{method}, {spelled(per_day)} alerts a day"
     others = f"; by overrides {', '.join(spelled(value) for value in values[1:6])}{' …' if len(values) > 6 else ''}" if len(values) > 1 else ""
     return f"{method}, {parameter} {spelled(values[0])}{others}"
 

@@ -74,6 +74,15 @@ def refuse_contradiction(path: Path, exported: Settings, given: Settings) -> Non
         )
 
 
+def refuse_budget(settings: Settings) -> None:
+    """Raises InputError where z follows alerts per day: there is no threshold to choose."""
+    if settings.threshold.alerts_per_day is not None:
+        raise InputError(
+            f"threshold.alerts_per_day is {settings.threshold.alerts_per_day:g}, so z follows it and a patch would not hold; to choose a fixed z "
+            "from this export, take alerts_per_day out of the settings or give --set threshold.alerts_per_day=null, here and with the patch"
+        )
+
+
 def inexact(notes: ExportNotes, rows: KeptRows, settings: Settings) -> list[str]:
     """Why a full replay under the patch may bring other incidents than those promised; nothing where it cannot."""
     reasons = []

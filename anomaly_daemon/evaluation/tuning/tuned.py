@@ -124,6 +124,7 @@ class _Solved:
 
 def tune(path: Path, settings: Settings, wish: Wish, rules_of: Callable[[Settings], Rules], method: str | None = None) -> Tuned:
     """Search the export at `path`. method: another one to compare with the present one, or `all`. Raises InputError where it cannot answer."""
+    request.refuse_budget(settings)
     sensitivity = choices.sensitivity_of(settings.threshold.method)
     with ScoreFile(path) as file:
         notes = notes_of(file)
