@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from anomaly_daemon.domain.errors import SettingsError
-from anomaly_daemon.settings.incident_rules import Incidents, Override
+from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime
 from anomaly_daemon.settings.record_schema import Feature
 from anomaly_daemon.settings.sections import Settings
 
 # What decides on alerts; the rest is where and how the daemon runs. Of these RULES come after the scores, which stay as they were under others.
+# What is live and comes before them, `regime`, decides what an entity learns once a change lasts.
 RULES: Final = ("threshold.z", "threshold.level", "incidents", "overrides")
+LIVE_RULES: Final = (*RULES, "regime")
 DECIDING: Final = (
     "detector_id",
     "record",
@@ -28,6 +30,7 @@ DECIDING: Final = (
     "evidence",
     "threshold",
     "incidents",
+    "regime",
     "overrides",
 )
 
@@ -55,7 +58,7 @@ def is_under(key: str, sections: Iterable[str]) -> bool:
 
 
 def take_live(old: Settings, new: Settings) -> Settings:
-    """The old settings with the new values of what can change while the daemon runs; z and level only of the method that runs."""
+    """The old settings with the new values of what can change while the daemon runs; what goes with a threshold only of the method that runs."""
     live: dict[str, Any] = {
         "checkpoints": old.checkpoints.model_copy(update={"every": new.checkpoints.every}),
         "incidents": new.incidents,
@@ -63,13 +66,13 @@ def take_live(old: Settings, new: Settings) -> Settings:
     }
     if new.threshold.method == old.threshold.method:
         live["threshold"] = old.threshold.model_copy(update={"z": new.threshold.z, "level": new.threshold.level})
-        live["overrides"] = new.overrides
+        live |= {"overrides": new.overrides, "regime": new.regime}
     return old.model_copy(update=live)
 
 
 def live_part(settings: Settings) -> str:
     """The rules of a daemon as text: what decides on incidents and can change while it runs. Equal settings give equal text."""
-    tree = settings.model_dump(mode="json", include=_tree_of(RULES))
+    tree = settings.model_dump(mode="json", include=_tree_of(LIVE_RULES))
     return json.dumps(tree, sort_keys=True)
 
 
@@ -80,6 +83,7 @@ def with_live_part(settings: Settings, text: str) -> Settings:
         live = {
             "threshold": settings.threshold.model_copy(update={key: float(tree["threshold"][key]) for key in Override.ADJUSTABLE}),
             "incidents": Incidents(**tree["incidents"]),
+            "regime": Regime(**tree.get("regime", {"after": None})),  # a text of a version that knew no change
             "overrides": tuple(Override(**override) for override in tree["overrides"]),
         }
     except (KeyError, TypeError) as error:
