@@ -58,7 +58,10 @@ def is_under(key: str, sections: Iterable[str]) -> bool:
 
 
 def take_live(old: Settings, new: Settings) -> Settings:
-    """The old settings with the new values of what can change while the daemon runs; what goes with a threshold only of the method that runs."""
+    """The old settings with the new values of what can change while the daemon runs; what goes with a threshold only of the method that runs.
+
+    Raises SettingsError where these do not go together.
+    """
     live: dict[str, Any] = {
         "checkpoints": old.checkpoints.model_copy(update={"every": new.checkpoints.every}),
         "incidents": new.incidents,
@@ -67,7 +70,10 @@ def take_live(old: Settings, new: Settings) -> Settings:
     if new.threshold.method == old.threshold.method:
         live["threshold"] = old.threshold.model_copy(update={"z": new.threshold.z, "level": new.threshold.level})
         live |= {"overrides": new.overrides, "regime": new.regime}
-    return old.model_copy(update=live)
+    taken = old.model_copy(update=live)
+    if faults := taken.unacceptable():
+        raise SettingsError("; ".join(faults) + "; what is asked for beside it needs a restart")
+    return taken
 
 
 def live_part(settings: Settings) -> str:

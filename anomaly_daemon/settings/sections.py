@@ -278,12 +278,12 @@ class Settings(BaseSettings):
                 _fault(self.regime, override.regime, f"override {override.match!r}: regime"),
             )
             faults += [fault for fault in found if fault is not None]
-        faults += self._unacceptable()
+        faults += self.unacceptable()
         if faults:
             raise ValueError("; ".join(faults))
         return self
 
-    def _unacceptable(self) -> list[str]:
+    def unacceptable(self) -> list[str]:
         """Where a change cannot be accepted: an entity that starts anew would be judged as before, or its past cannot be let go of."""
         places = [("regime", self.regime.policy), *((f"override {one.match!r}: regime", one.regime.get("policy")) for one in self.overrides)]
         asked = [where for where, policy in places if policy == "accept"]
