@@ -145,6 +145,7 @@ def pick_device(settings: Settings) -> str:
 def build_rules(settings: Settings, partitions: int = 1) -> Rules:
     """What may change while the daemon runs, by profile. partitions: how many share `threshold.alerts_per_day`."""
     from anomaly_daemon.pipeline.process import Rules
+    from anomaly_daemon.pipeline.regime import RegimeRule
 
     incidents = [settings.incidents, *(settings.incidents.overridden(override.incidents) for override in settings.overrides)]
     parameters = {
@@ -155,7 +156,10 @@ def build_rules(settings: Settings, partitions: int = 1) -> Rules:
     }
     per_day = settings.threshold.alerts_per_day
     share = None if per_day is None else per_day / partitions
-    return Rules(Profiles([EntityMatcher(override.match) for override in settings.overrides]), parameters, incidents, share)
+    is_reversible = not settings.threshold.method.startswith("river:")
+    found = [settings.regime, *(settings.regime.overridden(override.regime) for override in settings.overrides)]
+    regimes = [RegimeRule.of(one, is_reversible=is_reversible) for one in found]
+    return Rules(Profiles([EntityMatcher(override.match) for override in settings.overrides]), parameters, incidents, regimes, share)
 
 
 def build_context(settings: Settings, artifact: Artifact, mode: str) -> AlertContext:

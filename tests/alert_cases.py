@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 
-from anomaly_daemon.domain.records import Alert, FeatureReading, Partition, Phase, Transition, WindowPoint
+from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Partition, Phase, Transition, WindowPoint
 from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, build_alert
 from anomaly_daemon.pipeline.incident import Judged, Turn
 
@@ -59,6 +59,7 @@ EXPLANATION = Explanation(
         WindowPoint(1, (4.0, 10.1, None), (3.15, 12.6, 60.4)),
         WindowPoint(0, (4.2, 10.0, 60.0), (None, None, None)),
     ),
+    channels=(ChannelShare("level", 0.75), ChannelShare("prediction", 0.21), ChannelShare("novelty", 0.04)),
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.columns import FROZEN, Column
 from anomaly_daemon.model.scaling import shrunk_scale
 from anomaly_daemon.state.segments import Layout
 
@@ -26,7 +26,9 @@ class OwnScale:
         """Center and spread of each row's entity, [N, F] each, as known before the row; then learn from `fleet` [N, F]."""
         rank = torch.from_numpy(layout.rank).to(fleet.device)
         count = rows[_COUNT]
-        present = ~fleet.isnan()
+        present, frozen = ~fleet.isnan(), rows.get(FROZEN)
+        if frozen is not None:
+            present &= ~frozen.index_select(0, rank)[:, None]
         if not bool((present & (count < self._observations).index_select(0, rank)).any()):
             center, spread = shrunk_scale(count.float(), rows[_MEAN], rows[_VARIANCE])
             return center.index_select(0, rank), spread.index_select(0, rank)

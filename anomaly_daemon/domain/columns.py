@@ -31,6 +31,9 @@ class Column:
         return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
 
 
+FROZEN = "frozen"
+"""Beside the columns: bool [B], entities that learn nothing at present; absent where all learn."""
+
 # Kept by the pipeline for everybody; `observations` counts those before the one at hand.
 OBSERVATIONS = Column("observations", "int32")
 LAST_SEEN_US = Column("last_seen_us", "int64", fill=np.iinfo(np.int64).min)

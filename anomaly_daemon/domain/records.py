@@ -199,6 +199,14 @@ class FeatureReading:
 
 
 @dataclass(frozen=True, slots=True)
+class ChannelShare:
+    """What one channel of evidence had to say at the alert's record: its share of the fused score."""
+
+    channel: str
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
 class WindowPoint:
     """One recent point: actual and reconstructed value per feature, in the order of the alert's features.
 

@@ -17,6 +17,7 @@ import msgspec
 
 from anomaly_daemon.domain.records import (
     Alert,
+    ChannelShare,
     FeatureReading,
     Headers,
     Message,
@@ -28,6 +29,7 @@ from anomaly_daemon.domain.records import (
     WindowPoint,
 )
 from anomaly_daemon.pipeline.incident import Turn
+from anomaly_daemon.pipeline.wording import leading_words, shares_text
 
 SCHEMA_VERSION = "1.0"
 Direction = Literal["above", "below", "mixed"]
@@ -48,10 +50,12 @@ class Explanation:
 
     readings: one per feature; their contributions are ≥ 0 and sum to 1.
     window:   the entity's recent points up to that record, oldest first.
+    channels: the largest share first; they sum to 1.
     """
 
     readings: tuple[FeatureReading, ...]
     window: tuple[WindowPoint, ...]
+    channels: tuple[ChannelShare, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, par
         "detector_id": context.detector_id,
         "incident_id": turn.incident_id,
         "sequence": turn.sequence,
-        "fingerprint": fingerprint(context.detector_id, turn.entity),
+        "fingerprint": fingerprint(context.detector_id, turn.entity, "regime_change" if turn.kind == "regime_change" else "readings"),
         "status": (Status.FIRING if is_open else Status.RESOLVED).value,
         "kind": turn.kind,
         "severity": turn.severity,
@@ -116,7 +120,11 @@ def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, par
         "peak": {"anomaly_score": turn.peak_score, "time": rfc3339(turn.peak_time_us), "offset": turn.peak_offset},
         "observations": turn.observations,
         "features": [_feature(reading) for reading in readings],
-        "explanation": {"message": _message(turn, readings), "reasons": _reasons(turn, readings, phase)},
+        "channels": [{"channel": one.channel, "contribution": min(1.0, one.contribution)} for one in explanation.channels],
+        "explanation": {
+            "message": _message(turn, readings, explanation.channels),
+            "reasons": _reasons(turn, readings, explanation.channels, phase),
+        },
         "window": [_point(point) for point in explanation.window],
         "phase": phase.name.lower(),
         "mode": context.mode,
@@ -133,9 +141,9 @@ def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, par
     return Alert(partition, at.offset, turn.entity, turn.incident_id, turn.transition, rfc3339(at.time_us), body)
 
 
-def fingerprint(detector_id: str, entity: str) -> str:
+def fingerprint(detector_id: str, entity: str, of: str = "readings") -> str:
     """Groups alerts: the same for every incident of an entity's readings, whether it stays a point or grows collective."""
-    return hashlib.sha256(msgspec.json.encode([detector_id, entity, "readings"])).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode([detector_id, entity, of])).hexdigest()[:16]
 
 
 def confidence(tail_probability: float, phase: Phase) -> float:
@@ -155,10 +163,11 @@ def alert_message(alert: Alert, topic: str, detected_at_us: int | None) -> Messa
     The message carries no timestamp: retention counts from its publication, not from an event time years ago.
     """
     body = alert.body if detected_at_us is None else {**alert.body, "detected_at": rfc3339(detected_at_us)}
+    subject = "regime_change" if alert.body["kind"] == "regime_change" else "incident"
     source = "/".join(quote(part, safe="") for part in (alert.body["detector_id"], alert.partition.topic, str(alert.partition.number)))
     headers = (
         ("ce_specversion", "1.0"),
-        ("ce_type", f"anomaly_daemon.incident.{alert.transition.value}.v1"),
+        ("ce_type", f"anomaly_daemon.{subject}.{alert.transition.value}.v1"),
         ("ce_source", f"/anomaly-daemon/{source}"),
         ("ce_id", f"{alert.incident_id}-{alert.body['sequence']}"),
         ("ce_time", alert.time),
@@ -243,33 +252,54 @@ def _is_unusual(reading: FeatureReading) -> bool:
     return actual is not None and ((lower is not None and actual < lower) or (upper is not None and actual > upper))
 
 
-def _message(turn: Turn, readings: Sequence[FeatureReading]) -> str:
+def _message(turn: Turn, readings: Sequence[FeatureReading], channels: Sequence[ChannelShare]) -> str:
     """One sentence that a person understands."""
+    if turn.kind == "regime_change":
+        return f"{turn.entity}: the change since {rfc3339(turn.starts_at_us)} {'is ' * (turn.ends_at_us is not None)}{turn.remark}."
     if turn.transition is Transition.CLOSED:
         peak = f"the peak score was {_text(turn.peak_score)} at {rfc3339(turn.peak_time_us)}"
-        return f"{turn.entity}: normal again after {turn.anomalies} anomalous of {turn.observations} observations; {peak}."
+        why = "normal again" if turn.remark is None else f"the incident {turn.remark}"
+        return f"{turn.entity}: {why} after {turn.anomalies} anomalous of {turn.observations} observations; {peak}."
     leading = _leading(readings)
     unusual = sum(map(_is_unusual, readings))
     lead = "" if leading is None else _reading_text(leading, " ")
     if leading is not None and unusual > 1 and _is_unusual(leading):
         lead += f", the largest of {unusual} unusual features"
+    words = leading_words(channels, turn.kind, turn.starts_at_us, turn.at.time_us)
     still = f", still anomalous after {turn.observations} observations" if turn.transition is Transition.UPDATED else ""
     score = f"score {_text(turn.at.anomaly_score)} against a threshold of {_text(turn.at.threshold)}"
-    return f"{turn.entity}{still}: {lead + '; ' if lead else ''}{score}."
+    return f"{turn.entity}{still}: {''.join(f'{one}; ' for one in (lead, words) if one)}{score}."
 
 
-def _reasons(turn: Turn, readings: Sequence[FeatureReading], phase: Phase) -> list[str]:
-    """The leading features, then what else helps to believe the alert or not; a close's own record is normal and gives none."""
-    reasons: list[str] = []
+def _reasons(turn: Turn, readings: Sequence[FeatureReading], channels: Sequence[ChannelShare], phase: Phase) -> list[str]:
+    """What the leading channel and features say, then what else helps to believe the alert or not.
+
+    The record of a close is normal and gives none, but where the incident closes for another reason.
+    """
+    reasons = [] if turn.remark is None else [turn.remark]
     if turn.transition is not Transition.CLOSED:
+        words = leading_words(channels, turn.kind, turn.starts_at_us, turn.at.time_us)
+        reasons += [f"{_deviation_text(_leading(readings))}{words}"] if words else []
         leading = sorted((one for one in readings if one.contribution >= REASON_CONTRIBUTION_MIN), key=lambda one: -one.contribution)
         reasons += [f"{_reading_text(one, ': ')}; {one.contribution:.0%} of the evidence" for one in leading[:REASON_FEATURES_MAX]]
+        by_channel = shares_text(channels)
+        reasons += [by_channel] if by_channel else []
         reasons.append(f"a normal record scores this high with probability {_text(turn.at.tail_probability)}")
     if phase is Phase.WARMUP:
         reasons.append("warming up: this entity's own statistics are not calibrated yet")
     if turn.suppressed:
         reasons.append(f"triggers held back during the cooldown before: {turn.suppressed}")
     return reasons
+
+
+def _deviation_text(leading: FeatureReading | None) -> str:
+    """By how much the leading feature lies from what was expected, such as `pressure 4.2 above expected, `."""
+    if leading is None:
+        return ""
+    actual, expected, direction = _number(leading.actual), _number(leading.expected), _direction(leading)
+    if actual is None or expected is None or direction == "mixed":
+        return f"{leading.feature}{' missing' if actual is None else ''}, "
+    return f"{leading.feature} {_text(abs(actual - expected))} {direction} expected, "
 
 
 def _reading_text(reading: FeatureReading, separator: str) -> str:

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.channels.engine import Window
 from anomaly_daemon.channels.models import Findings, Models
-from anomaly_daemon.domain.records import Alert, FeatureReading, Observations, Partition, Phase, Record, WindowPoint
+from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Observations, Offset, Partition, Phase, Record, WindowPoint
 from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, build_alert
-from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged
+from anomaly_daemon.pipeline.incidents import Advance, IncidentMachine, Judged
+from anomaly_daemon.pipeline.regime import Effect
+from anomaly_daemon.pipeline.wording import CHARTS
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.thresholds.judge import Verdicts
 
@@ -36,6 +38,20 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """What a micro-batch led to. incident_ids: in log order. restarted: ranks of entities that start anew after it.
+
+    waiting: places in the log order of rows that must be judged after what a lasting change does to their entity. Where there are any, nothing is
+    announced and the incidents stand as before: the micro-batch is to be judged again without those rows.
+    """
+
+    alerts: list[Alert]
+    incident_ids: list[str | None]
+    restarted: list[int]
+    waiting: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Announcer:
     """Turns incidents and explains them; the models look again at each record that an alert is about."""
 
@@ -46,32 +62,37 @@ class Announcer:
     window_points: int
     judges_in_warmup: bool
 
-    def announce(self, micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> tuple[list[Alert], list[str | None]]:
-        """The alerts, by partition and offset, and the incident each observation belongs to, in log order."""
-        layout, records = micro.layout, micro.observations.records
-        incident_ids: list[str | None] = [None] * len(records)
-        hot = _hot(micro, machines)
+    def announce(self, micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> Announced:
+        """The alerts, by partition and offset, and the incident each observation belongs to."""
+        layout = micro.layout
+        incident_ids: list[str | None] = [None] * len(layout.order)
         alerts: list[Alert] = []
-        judged = _Judgements(micro, self.judges_in_warmup) if len(hot) else None
-        for rank in hot.tolist():
-            assert judged is not None
-            places = (layout.starts[: np.count_nonzero(layout.widths > rank)] + rank).tolist()
-            seen = [judged.at(row) for row in places]
-            partition = micro.owners[rank]
-            advance = machines[partition].advance(micro.entities[rank], int(micro.profile[rank]), int(micro.recent[rank]), seen)
+        restarted: list[int] = []
+        hot = _hot(micro, machines)
+        if not len(hot):
+            return Announced(alerts, incident_ids, restarted, [])
+        judged = _Judgements(micro, self.channels, self.judges_in_warmup)
+        advances, waiting = _advanced(micro, machines, judged, hot.tolist())
+        if waiting:
+            return Announced([], incident_ids, [], waiting)
+        for rank, (places, advance) in advances.items():
             micro.recent[rank] = advance.recent
+            if advance.effect is Effect.RESTARTS:
+                restarted.append(rank)
             for row, incident_id in zip(places, advance.incident_ids, strict=True):
                 incident_ids[layout.order[row]] = incident_id
-            row_of = {one.offset: row for one, row in zip(seen, places, strict=True)}
+            row_of = {judged.offset(row): row for row in places} if advance.turns else {}
             for turn in advance.turns:
                 row = row_of[turn.at.offset]
-                alerts.append(build_alert(turn, self._explain(micro, row), self.context, partition, judged.phase(row)))
+                alerts.append(build_alert(turn, self._explain(micro, row), self.context, micro.owners[rank], judged.phase(row)))
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
-        return alerts, incident_ids
+        return Announced(alerts, incident_ids, restarted, [])
 
     def _explain(self, micro: MicroBatch, row: int) -> Explanation:
         """What an alert says of one row: readings per feature, and the window before it."""
         weights = dict(zip(self.channels, micro.verdicts.parts[row].tolist(), strict=True))
+        total = sum(weights.values())
+        shares = (ChannelShare(name, weight / total if total > 0 else 1 / len(weights)) for name, weight in weights.items())
         window = self.models.explain(micro.findings, row, max(self.window_points, 1), weights)
         readings = tuple(_reading(name, window, column) for column, name in enumerate(self.names))
         points = tuple(
@@ -79,14 +100,16 @@ class Announcer:
             for back, actual, rebuilt in zip(range(len(window.actual) - 1, -1, -1), window.actual, window.rebuilt, strict=True)
             if not np.isnan(actual).all()
         )
-        return Explanation(readings, points[-self.window_points :] if self.window_points else ())
+        channels = tuple(sorted(shares, key=lambda one: -one.contribution))
+        return Explanation(readings, points[-self.window_points :] if self.window_points else (), channels)
 
 
 class _Judgements:
     """Verdicts on the host, for the few rows that an incident looks at."""
 
-    def __init__(self, micro: MicroBatch, judges_in_warmup: bool) -> None:
+    def __init__(self, micro: MicroBatch, channels: Sequence[str], judges_in_warmup: bool) -> None:
         verdicts, self._judges_in_warmup = micro.verdicts, judges_in_warmup
+        self._parts, self._charts = verdicts.parts.cpu().numpy(), [place for place, name in enumerate(channels) if name in CHARTS]
         self._order, self._observations = micro.layout.order, micro.observations
         self._score, self._tail = verdicts.anomaly_score.cpu().numpy(), verdicts.tail_probability.cpu().numpy()
         self._threshold, self._grade = verdicts.threshold.cpu().numpy(), verdicts.grade.cpu().numpy()
@@ -97,6 +120,7 @@ class _Judgements:
         position = self._order[row]
         record: Record = self._observations.records[position]
         score = float(self._score[row])
+        parts = self._parts[row].tolist()
         return Judged(
             offset=record.offset,
             time_us=int(self._observations.times_us[position]),
@@ -106,10 +130,36 @@ class _Judgements:
             tail_probability=float(self._tail[row]),
             threshold=float(self._threshold[row]),
             grade=float(self._grade[row]),
+            evidence=sum(parts, 0.0),
+            chart_evidence=sum((parts[place] for place in self._charts), 0.0),
         )
+
+    def offset(self, row: int) -> Offset:
+        return self._observations.records[self._order[row]].offset
 
     def phase(self, row: int) -> Phase:
         return Phase(int(self._phase[row]))
+
+
+def _advanced(
+    micro: MicroBatch, machines: Mapping[Partition, IncidentMachine], judged: _Judgements, ranks: Sequence[int]
+) -> tuple[dict[int, tuple[list[int], Advance]], list[int]]:
+    """By rank the rows of an entity and what they led to; and the places in the log order of rows that must wait, where nothing was led anywhere."""
+    layout = micro.layout
+    advances: dict[int, tuple[list[int], Advance]] = {}
+    before = []
+    waiting: list[int] = []
+    for rank in ranks:
+        machine, entity = machines[micro.owners[rank]], micro.entities[rank]
+        places = (layout.starts[: np.count_nonzero(layout.widths > rank)] + rank).tolist()
+        before.append((machine, entity, machine.kept(entity)))
+        advance = machine.advance(entity, int(micro.profile[rank]), int(micro.recent[rank]), [judged.at(row) for row in places])
+        advances[rank] = places, advance
+        waiting += [int(layout.order[row]) for row in places[len(advance.incident_ids) :]]
+    if waiting:
+        for machine, entity, kept in reversed(before):
+            machine.put_back(entity, kept)
+    return advances, waiting
 
 
 def _hot(micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> NDArray[np.int64]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Alert, Observations, Partition, Scores, Transition
+from anomaly_daemon.pipeline.incident import OF_READINGS
 from anomaly_daemon.pipeline.pieces import Piece, cut, runs
 
 FORMAT: Final = 1
@@ -180,7 +181,7 @@ class Budgets:
                 self._of[partition].count(0, is_judged=not np.isnan(scores.deviations[first:end]).all())
             first = end
         for alert in alerts:
-            if alert.transition is Transition.OPENED and alert.partition in self._of:
+            if alert.transition is Transition.OPENED and alert.body["kind"] in OF_READINGS and alert.partition in self._of:
                 self._of[alert.partition].count(1, is_judged=True)
 
     def drop(self, partition: Partition) -> None:

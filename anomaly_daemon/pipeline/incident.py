@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from anomaly_daemon.domain.records import Offset, Transition
 
-Kind = Literal["point", "collective"]
+Kind = Literal["point", "collective", "level_shift", "regime_change"]
+OF_READINGS: Final[tuple[Kind, ...]] = ("point", "collective", "level_shift")
 Severity = Literal["low", "medium", "high", "critical"]
 
 POINT_ANOMALIES_MAX = 3
+# A single wild value keeps an average over 30 observations, the longest of a chart's by default, away from its place for about so many.
+SHIFT_ANOMALIES_MIN = 30
 
 # Lower bound of the peak grade, the word, and OpenTelemetry's severity number: FATAL, ERROR, WARN3, WARN.
 SEVERITIES: tuple[tuple[float, Severity, int], ...] = ((0.75, "critical", 21), (0.5, "high", 17), (0.25, "medium", 15), (0.0, "low", 13))
@@ -23,6 +26,7 @@ class Judged:
     """What was decided of one observation, in Python's own numbers, all finite where it is judged.
 
     is_judged: False in a silent warm-up; such an observation neither opens, feeds nor closes anything.
+    evidence:  the fused score; chart_evidence: what of it the control charts added.
     """
 
     offset: Offset
@@ -33,6 +37,8 @@ class Judged:
     tail_probability: float
     threshold: float
     grade: float
+    evidence: float = 0.0
+    chart_evidence: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +52,11 @@ class Turn:
     ends_at_us:       closed only: latest event time of an anomalous observation; the recovery after it is our doubt, not the anomaly.
     peak_*:           of the anomalous observation with the highest score; peak_probability the smallest tail probability of any.
     observations, anomalies: judged since the trigger window's first anomaly, that window included.
-    kind:             point up to three anomalous observations, then collective.
+    kind:             point up to three anomalous observations, then collective; level_shift where the charts say most of it and it lasts.
     severity:         by the highest grade so far.
     suppressed:       triggers that completed during the cooldown before it opened.
     suppression_rule: the cooldown in force, for a person; None where there is none.
+    remark:           what a person should know beside the numbers; None where there is nothing.
     """
 
     transition: Transition
@@ -73,10 +80,14 @@ class Turn:
     severity_number: int
     suppressed: int
     suppression_rule: str | None
+    remark: str | None = None
 
 
 class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
-    """What is kept of an open incident; `announced_*` are of its last turn, `since_opening` counts judged observations after the opening one."""
+    """What is kept of an open incident; `announced_*` are of its last turn, `since_opening` counts judged observations after the opening one.
+
+    evidence, chart_evidence: summed over its anomalous observations from the opening one on.
+    """
 
     incident_id: str
     sequence: int
@@ -95,10 +106,21 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
     announced_us: int
     announced_severity: int
     suppressed: int
+    evidence: float
+    chart_evidence: float
+
+    @property
+    def kind(self) -> Kind:
+        """What it has grown to."""
+        if self.anomalies <= POINT_ANOMALIES_MAX:
+            return "point"
+        return "level_shift" if self.anomalies >= SHIFT_ANOMALIES_MIN and self.chart_evidence > self.evidence / 2 else "collective"
 
     def absorb(self, at: Judged) -> None:
         """Add an anomalous observation to what the incident has shown."""
         self.anomalies += 1
+        self.evidence += at.evidence
+        self.chart_evidence += at.chart_evidence
         self.last_offset = at.offset
         self.last_anomaly_us = max(self.last_anomaly_us, at.time_us)
         self.peak_grade = max(self.peak_grade, at.grade)
@@ -110,7 +132,7 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
         """Whether its severity has risen since the last turn."""
         return severity_of(self.peak_grade)[1] > self.announced_severity
 
-    def announce(self, transition: Transition, entity: str, at: Judged, suppression_rule: str | None) -> Turn:
+    def announce(self, transition: Transition, entity: str, at: Judged, suppression_rule: str | None, remark: str | None = None) -> Turn:
         """The incident's next turn, of which it takes note."""
         severity, severity_number = severity_of(self.peak_grade)
         since_us = min(self.announced_us, at.time_us)
@@ -133,11 +155,12 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
             peak_probability=self.peak_probability,
             observations=self.observations,
             anomalies=self.anomalies,
-            kind="point" if self.anomalies <= POINT_ANOMALIES_MAX else "collective",
+            kind=self.kind,
             severity=severity,
             severity_number=severity_number,
             suppressed=self.suppressed,
             suppression_rule=suppression_rule,
+            remark=remark,
         )
 
 
@@ -169,4 +192,6 @@ def open_incident(incident_id: str, at: Judged, trigger_bits: int, suppressed: i
         announced_us=at.time_us,
         announced_severity=0,
         suppressed=suppressed,
+        evidence=at.evidence,
+        chart_evidence=at.chart_evidence,
     )

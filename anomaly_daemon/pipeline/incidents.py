@@ -8,6 +8,7 @@ than the partition has entities, because whoever drops an entity calls `forget`.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ import msgspec
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
 from anomaly_daemon.pipeline.incident import Judged, OpenIncident, Turn, open_incident
+from anomaly_daemon.pipeline.regime import IDENTITY, Effect, RegimeChange, RegimeChanges, RegimeRule
 from anomaly_daemon.settings import Incidents, format_duration
 
 __all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "push"]
 
 RECENT_MASK = (1 << 63) - 1
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,14 @@ class Advance:
     """What some observations of one entity led to.
 
     recent:       the entity's history of verdicts after them.
-    incident_ids: parallel to the observations, from the opening to the closing one inclusive; None outside an incident.
+    incident_ids: parallel to the observations taken, from the opening to the closing one inclusive; None outside an incident.
+    effect:       of the last observation taken; those after it wait until that is done to the entity. None: all are taken.
     """
 
     turns: list[Turn]
     recent: int
     incident_ids: list[str | None]
+    effect: Effect | None = None
 
 
 class _Cooling(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,6 +47,16 @@ class _Cooling(msgspec.Struct, forbid_unknown_fields=True):
 
     until_us: int | None
     suppressed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a machine knows of one entity, to be put back."""
+
+    open: OpenIncident | None
+    cooling: _Cooling | None
+    change: RegimeChange | None
+    suppressed_total: int
 
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,6 +67,7 @@ class _State(msgspec.Struct, forbid_unknown_fields=True):
     suppressed_total: int
     open: dict[str, OpenIncident]
     cooling: dict[str, _Cooling]
+    changes: dict[str, RegimeChange]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +114,20 @@ class IncidentMachine:
     others nothing changes as long as no observation is anomalous.
     """
 
-    def __init__(self, detector_id: str, partition: Partition, rules: Sequence[Incidents]) -> None:
+    def __init__(self, detector_id: str, partition: Partition, rules: Sequence[Incidents], regimes: Sequence[RegimeRule] = ()) -> None:
+        """regimes: by profile, as `rules`; without them no change is looked for."""
         self._detector_id = detector_id
         self._partition = partition
         self._rules = [_Rule.of(settings) for settings in rules]
         self._open: dict[str, OpenIncident] = {}
         self._cooling: dict[str, _Cooling] = {}
+        self.regimes = RegimeChanges(lambda entity, offset: self._identify(entity, offset, IDENTITY), regimes)
         self._suppressed_total = 0
 
     @property
     def open_count(self) -> int:
-        """Incidents open now."""
-        return len(self._open)
+        """Incidents open now, lasting changes among them."""
+        return len(self._open) + len(self.regimes.by_entity)
 
     @property
     def suppressed_total(self) -> int:
@@ -118,22 +135,40 @@ class IncidentMachine:
         return self._suppressed_total
 
     def is_tracked(self, entity: str) -> bool:
-        """Whether the entity has an open incident, cools down, or is owed a count of suppressed triggers."""
-        return entity in self._open or entity in self._cooling
+        """Whether the entity has an open incident or change, cools down, or is owed a count of suppressed triggers."""
+        return entity in self._open or entity in self._cooling or entity in self.regimes.by_entity
 
-    def take_rules(self, rules: Sequence[Incidents]) -> None:
+    def take_rules(self, rules: Sequence[Incidents], regimes: Sequence[RegimeRule] = ()) -> None:
         """Other rules from the next observation on; a cooldown under way keeps its end."""
         self._rules = [_Rule.of(settings) for settings in rules]
+        self.regimes.rules = regimes
+
+    def kept(self, entity: str) -> Kept:
+        """What `put_back` brings back."""
+        return Kept(copy.copy(self._open.get(entity)), copy.copy(self._cooling.get(entity)), self.regimes.kept(entity), self._suppressed_total)
+
+    def put_back(self, entity: str, kept: Kept) -> None:
+        """The entity as it was; of several in the reverse of the order in which they were advanced."""
+        self.forget(entity)
+        if kept.open is not None:
+            self._open[entity] = kept.open
+        if kept.cooling is not None:
+            self._cooling[entity] = kept.cooling
+        if kept.change is not None:
+            self.regimes.by_entity[entity] = kept.change
+        self._suppressed_total = kept.suppressed_total
 
     def forget(self, entity: str) -> None:
         """Drop what is kept of an entity, an open incident too, without a turn."""
         self._open.pop(entity, None)
         self._cooling.pop(entity, None)
+        self.regimes.by_entity.pop(entity, None)
 
     def advance(self, entity: str, profile: int, recent: int, observations: Sequence[Judged]) -> Advance:
         """Take the next observations of one entity, in log order, under the rules of its profile.
 
-        A close empties `recent`: what one incident was made of does not open the next.
+        A close empties `recent`: what one incident was made of does not open the next. Where a lasting change has an effect on the entity it
+        stops after that observation.
         """
         rule = self._rules[profile]
         turns: list[Turn] = []
@@ -149,6 +184,15 @@ class IncidentMachine:
                 if turn.transition is Transition.CLOSED:
                     recent = 0
             incident_ids.append(turn.incident_id if turn is not None else incident.incident_id if incident is not None else None)
+            decision = self.regimes.follow(entity, profile, at, recent, self._open.get(entity), rule.is_recovered) if at.is_judged else None
+            if decision is None:
+                continue
+            turns.append(decision.turn)
+            if decision.effect is Effect.RESTARTS:
+                turns.append(self._open.pop(entity).announce(Transition.CLOSED, entity, at, None, decision.remark))
+                recent = 0
+            if decision.effect is not None:
+                return Advance(turns, recent, incident_ids, decision.effect)
         return Advance(turns, recent, incident_ids)
 
     def _watch(self, entity: str, at: Judged, before: int, recent: int, rule: _Rule) -> Turn | None:
@@ -167,7 +211,7 @@ class IncidentMachine:
         if not is_triggered:
             return None
         owed = self._cooling.pop(entity, None)
-        incident = open_incident(self._identify(entity, at), at, recent & rule.trigger_mask, owed.suppressed if owed is not None else 0)
+        incident = open_incident(self._identify(entity, at.offset), at, recent & rule.trigger_mask, owed.suppressed if owed is not None else 0)
         self._open[entity] = incident
         return incident.announce(Transition.OPENED, entity, at, rule.cooldown_text)
 
@@ -191,14 +235,15 @@ class IncidentMachine:
             self._cooling[entity] = _Cooling(until_us=at.time_us + rule.cooldown_us, suppressed=0)
         return incident.announce(Transition.CLOSED, entity, at, rule.cooldown_text)
 
-    def _identify(self, entity: str, at: Judged) -> str:
+    def _identify(self, entity: str, offset: int, *track: str) -> str:
         """The same id in every replay of the log."""
-        identity = [self._detector_id, self._partition.topic, self._partition.number, entity, at.offset]
+        identity = [self._detector_id, self._partition.topic, self._partition.number, entity, offset, *track]
         return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
         """The state as canonical JSON: equal states give equal bytes."""
-        state = _State(FORMAT, self._detector_id, self._partition.topic, self._partition.number, self._suppressed_total, self._open, self._cooling)
+        whose = (self._detector_id, self._partition.topic, self._partition.number)
+        state = _State(FORMAT, *whose, self._suppressed_total, self._open, self._cooling, self.regimes.by_entity)
         return msgspec.json.encode(state, order="sorted")
 
     def restore(self, state_bytes: bytes) -> None:
@@ -213,4 +258,7 @@ class IncidentMachine:
             raise CheckpointInvalid(f"incidents of {self._partition}: they belong to {state.detector_id} on {state.topic}[{state.partition}]")
         if state.open.keys() & state.cooling.keys():
             raise CheckpointInvalid(f"incidents of {self._partition}: an entity is both open and cooling down")
-        self._open, self._cooling, self._suppressed_total = state.open, state.cooling, state.suppressed_total
+        if any(not change.is_accepted and entity not in state.open for entity, change in state.changes.items()):
+            raise CheckpointInvalid(f"incidents of {self._partition}: a change is held without an open incident")
+        self._open, self._cooling, self.regimes.by_entity = state.open, state.cooling, state.changes
+        self._suppressed_total = state.suppressed_total

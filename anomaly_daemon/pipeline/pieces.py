@@ -72,10 +72,11 @@ def only(observations: Observations, is_wanted: Callable[[str], bool]) -> tuple[
     """Those of the entities wanted, and the others."""
     wanted = [is_wanted(entity) for entity in observations.entities]
     chosen, others = ([place for place, is_one in enumerate(wanted) if is_one is kept] for kept in (True, False))
-    return _at(observations, chosen), _at(observations, others)
+    return at(observations, chosen), at(observations, others)
 
 
-def _at(observations: Observations, places: list[int]) -> Observations:
+def at(observations: Observations, places: list[int]) -> Observations:
+    """Rows at these places."""
     return Observations(
         [observations.records[place] for place in places],
         [observations.entities[place] for place in places],

@@ -7,14 +7,14 @@ log's prefix per partition. There is no undo: a batch whose commit fails is undo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from anomaly_daemon.channels.models import Findings, Models
-from anomaly_daemon.domain.columns import LAST_SEEN_US, OBSERVATIONS, Column
+from anomaly_daemon.domain.columns import FROZEN, LAST_SEEN_US, OBSERVATIONS, Column
 from anomaly_daemon.domain.entity import Profiles
 from anomaly_daemon.domain.records import (
     Alert,
@@ -36,13 +36,15 @@ from anomaly_daemon.pipeline.budget import Budgets
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.incidents import IncidentMachine
-from anomaly_daemon.pipeline.pieces import next_offsets, only, pieces, runs
+from anomaly_daemon.pipeline.pieces import at, next_offsets, only, pieces, runs
+from anomaly_daemon.pipeline.regime import RegimeRule
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.table import Table
 from anomaly_daemon.thresholds.judge import MODEL, Judge, Verdicts
 
+_Judged = tuple[Scores, list[Alert], list[str | None]]
 RECENT = Column("recent", "int64", is_host=True)
 _LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
@@ -62,6 +64,7 @@ class Rules:
     profiles: Profiles
     parameters: Mapping[str, NDArray[np.float64]]
     incidents: Sequence[IncidentRules]
+    regimes: Sequence[RegimeRule]
     alerts_per_day: float | None = None
 
 
@@ -155,7 +158,8 @@ class Processor:
         scores: list[Scores] = []
         for whole, whole_slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
             for piece, slots in self._budgets.steps(whole, whole_slots):
-                piece_scores, piece_alerts, piece_ids = self._advance(piece, slots)
+                piece_scores, piece_alerts, piece_ids = self._settle(piece, slots)
+                self._budgets.count(piece, piece_scores, piece_alerts)
                 scores.append(piece_scores)
                 alerts += piece_alerts
                 incident_ids += piece_ids
@@ -177,7 +181,7 @@ class Processor:
         """Start a partition from nothing."""
         self.drop(partition)
         self._rules_of[partition] = self._rules
-        self._machines[partition] = IncidentMachine(self._announcer.context.detector_id, partition, self._rules.incidents)
+        self._machines[partition] = IncidentMachine(self._announcer.context.detector_id, partition, self._rules.incidents, self._rules.regimes)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents or its budget cannot be read."""
@@ -216,7 +220,7 @@ class Processor:
     def govern(self, partition: Partition, rules: Rules) -> None:
         """Go on with a partition under these rules; recurrent state and learned statistics stay as they are."""
         self._rules_of[partition] = rules
-        self._machines[partition].take_rules(rules.incidents)
+        self._machines[partition].take_rules(rules.incidents, rules.regimes)
 
     def apply(self, rules: Rules, context: AlertContext, window_points: int) -> None:
         """What alerts say of the detector from now on, and the rules of partitions that come; `govern` tells those at hand."""
@@ -231,8 +235,30 @@ class Processor:
         self._machines[partition].forget(entity)
         self._forgotten += 1
 
-    def _advance(self, observations: Observations, slots: NDArray[np.int64]) -> tuple[Scores, list[Alert], list[str | None]]:
-        """One micro-batch: every stage once, in order."""
+    def _settle(self, piece: Observations, slots: NDArray[np.int64]) -> _Judged:
+        """A piece in one micro-batch, or in more where a lasting change is decided on: what that does to an entity begins with its next record.
+
+        Which record decides is known only once the piece is judged, so it is judged again without those that must wait; nobody else notices.
+        """
+        done: list[_Judged] = []
+        order: list[NDArray[np.int64]] = []
+        todo = np.arange(len(slots))
+        while len(todo):
+            now = todo
+            while isinstance(found := self._advance(piece if len(now) == len(slots) else at(piece, now.tolist()), slots[now]), list):
+                now = np.delete(now, found)
+            done.append(found)
+            order.append(now)
+            todo = np.setdiff1d(todo, now, assume_unique=True)
+        if len(done) == 1:
+            return done[0]
+        back = np.argsort(np.concatenate(order))
+        ids = [incident_id for _, _, part in done for incident_id in part]
+        alerts = sorted((alert for _, part, _ in done for alert in part), key=lambda alert: (alert.partition, alert.offset))
+        return _in_order(_joined([scores for scores, _, _ in done], self.channels), back), alerts, [ids[place] for place in back.tolist()]
+
+    def _advance(self, observations: Observations, slots: NDArray[np.int64]) -> _Judged | list[int]:
+        """One micro-batch: every stage once, in order. Or the places of records that must wait for what a change does: nothing has changed then."""
         stages = self._stages
         table, layout = stages.table, lay_out(slots)
         rows, host = table.gather(layout.slots, self._gathered), table.gather_host(layout.slots)
@@ -242,6 +268,9 @@ class Processor:
         for name, parameter in parameters.items():
             rows[f"parameter.{name}"] = torch.from_numpy(parameter).to(rows[OBSERVATIONS.name].device)
         rows["slot"] = torch.from_numpy(layout.slots)
+        if any(machine.regimes.is_any_frozen for machine in self._machines.values()):
+            is_frozen = [self._machines[owner].regimes.is_frozen(entity) for owner, entity in zip(owners, entities, strict=True)]
+            rows[FROZEN] = torch.tensor(is_frozen).to(rows[OBSERVATIONS.name].device)
         times_us = observations.times_us[layout.order]
         values, gaps_s = stages.transforms.transform(
             layout, times_us, observations.readings[layout.order], observations.categories[layout.order], host
@@ -254,14 +283,15 @@ class Processor:
         )
         _note_last_seen(layout, times_us, host)
         micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)
-        alerts, incident_ids = self._announcer.announce(micro, self._machines)
+        announced = self._announcer.announce(micro, self._machines)
+        if announced.waiting:
+            return announced.waiting
         stages.models.remember(findings)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
+        table.reset(layout.slots[announced.restarted])
         self._note_watermarks(observations)
-        scores = _scores(layout, findings, verdicts)
-        self._budgets.count(observations, scores, alerts)
-        return scores, alerts, incident_ids
+        return _scores(layout, findings, verdicts), announced.alerts, announced.incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
@@ -319,6 +349,12 @@ def _scores(layout: Layout, findings: Findings, verdicts: Verdicts) -> Scores:
         deviations=in_log_order(verdicts.deviations),
         evidence={name: in_log_order(one.error) for name, one in findings.evidence.items()},
     )
+
+
+def _in_order(scores: Scores, places: NDArray[np.int64]) -> Scores:
+    """The rows at these places."""
+    chosen = {one.name: getattr(scores, one.name)[places] for one in fields(Scores) if one.name != "evidence"}
+    return Scores(**chosen, evidence={name: column[places] for name, column in scores.evidence.items()})
 
 
 def _joined(parts: Sequence[Scores], channels: Sequence[str]) -> Scores:

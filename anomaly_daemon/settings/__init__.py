@@ -13,7 +13,7 @@ from anomaly_daemon.settings.comparison import (
     with_live_part,
 )
 from anomaly_daemon.settings.evidence import NETWORK_CHANNELS, Chart, Evidence, Novelty
-from anomaly_daemon.settings.incident_rules import Incidents, Override, Window
+from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime, Window
 from anomaly_daemon.settings.log_url import brokers, checked_log, masked
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
 from anomaly_daemon.settings.reference import reference
@@ -69,6 +69,7 @@ __all__ = [
     "Output",
     "Override",
     "RecordSchema",
+    "Regime",
     "Section",
     "Settings",
     "Shutdown",

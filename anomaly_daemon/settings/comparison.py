@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from anomaly_daemon.domain.errors import SettingsError
-from anomaly_daemon.settings.incident_rules import Incidents, Override
+from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime
 from anomaly_daemon.settings.record_schema import Feature
 from anomaly_daemon.settings.sections import Settings
 
 # What decides on alerts; the rest is where and how the daemon runs. Of these RULES come after the scores, which stay as they were under others.
+# What is live and comes before them, `regime`, decides what an entity learns once a change lasts.
 RULES: Final = ("threshold.z", "threshold.alerts_per_day", "threshold.level", "incidents", "overrides")
+LIVE_RULES: Final = (*RULES, "regime")
 DECIDING: Final = (
     "detector_id",
     "record",
@@ -28,6 +30,7 @@ DECIDING: Final = (
     "evidence",
     "threshold",
     "incidents",
+    "regime",
     "overrides",
 )
 _METHOD_KEYS: Final = ("z", "alerts_per_day", "level")
@@ -56,7 +59,10 @@ def is_under(key: str, sections: Iterable[str]) -> bool:
 
 
 def take_live(old: Settings, new: Settings) -> Settings:
-    """The old settings with the new values of what can change while the daemon runs; what a method reads only of the one that runs."""
+    """The old settings with the new values of what can change while the daemon runs; what a method reads only of the one that runs.
+
+    Raises SettingsError where these do not go together.
+    """
     live: dict[str, Any] = {
         "checkpoints": old.checkpoints.model_copy(update={"every": new.checkpoints.every}),
         "incidents": new.incidents,
@@ -64,8 +70,11 @@ def take_live(old: Settings, new: Settings) -> Settings:
     }
     if new.threshold.method == old.threshold.method:
         live["threshold"] = old.threshold.model_copy(update={key: getattr(new.threshold, key) for key in _METHOD_KEYS})
-        live["overrides"] = new.overrides
-    return old.model_copy(update=live)
+        live |= {"overrides": new.overrides, "regime": new.regime}
+    taken = old.model_copy(update=live)
+    if faults := taken.unacceptable():
+        raise SettingsError("; ".join(faults) + "; what is asked for beside it needs a restart")
+    return taken
 
 
 def live_part(settings: Settings, partitions: int = 1) -> str:
@@ -73,7 +82,7 @@ def live_part(settings: Settings, partitions: int = 1) -> str:
 
     partitions: how many share `threshold.alerts_per_day`; it is part of the rules where that is set.
     """
-    tree = settings.model_dump(mode="json", include=_tree_of(RULES))
+    tree = settings.model_dump(mode="json", include=_tree_of(LIVE_RULES))
     if settings.threshold.alerts_per_day is None:
         del tree["threshold"]["alerts_per_day"]
     else:
@@ -91,6 +100,7 @@ def with_live_part(settings: Settings, text: str) -> tuple[Settings, int]:
         live = {
             "threshold": settings.threshold.model_copy(update={**limits, "alerts_per_day": None if per_day is None else float(per_day)}),
             "incidents": Incidents(**tree["incidents"]),
+            "regime": Regime(**tree.get("regime", {"after": None})),  # a text of a version that knew no change
             "overrides": tuple(Override(**override) for override in tree["overrides"]),
         }
     except (KeyError, TypeError) as error:

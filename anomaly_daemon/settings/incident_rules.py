@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -43,12 +43,30 @@ class Incidents(Section):
         return {**default.model_dump(), **value}
 
 
+class Regime(Section):
+    """What becomes of an incident that does not end, because the entity lives otherwise now."""
+
+    policy: Literal["hold", "accept", "ask"] = Field(
+        "hold",
+        description=(
+            "A lasting change is announced once, as `regime_change`. hold: the entity keeps alarming and learns nothing until it is as before; "
+            "accept: it starts anew after that record, as if never seen, and what it shows from there on is its normal; ask: held until an override "
+            "for it says accept or hold."
+        ),
+    )
+    after: Duration | None = spelled("1d", "How long, by event time, an incident lasts before it is taken for a change; none: it never is.")
+    share: float = Field(
+        0.8, gt=0, le=1, description="Of the incident's observations, and of its last 63, the least share that is anomalous where a change lasts."
+    )
+
+
 class Override(Section):
     """Other values for some entities; the first matching one applies."""
 
     match: str = Field(min_length=1, description="Shell-style pattern over the entity: `pump-*`.")
     threshold: dict[str, float] = Field(default_factory=dict, description="Numeric keys of `threshold`: z, level.")
     incidents: dict[str, Any] = Field(default_factory=dict, description="Keys of `incidents`.")
+    regime: dict[str, Any] = Field(default_factory=dict, description="Keys of `regime`.")
 
     ADJUSTABLE: ClassVar[tuple[str, ...]] = ("z", "level")
 

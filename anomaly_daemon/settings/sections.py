@@ -11,7 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from anomaly_daemon.settings.evidence import Evidence
-from anomaly_daemon.settings.incident_rules import Incidents, Override
+from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime
 from anomaly_daemon.settings.log_url import checked_log
 from anomaly_daemon.settings.nearest import unknown_key
 from anomaly_daemon.settings.record_schema import RecordSchema, Section
@@ -299,6 +299,7 @@ class Settings(BaseSettings):
     evidence: Evidence = Field(default_factory=Evidence, description="What is held against an entity.")
     threshold: Threshold = Field(default_factory=Threshold, description="When a score is too high.")
     incidents: Incidents = Field(default_factory=Incidents, description="When an incident is announced.")
+    regime: Regime = Field(default_factory=Regime, description="What becomes of a lasting change.")
     overrides: tuple[Override, ...] = Field((), max_length=1000, description="Other values for some entities, first match wins.")
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="Saved state.")
     logging: Logging = Field(default_factory=Logging, description="What is said.")
@@ -306,7 +307,7 @@ class Settings(BaseSettings):
 
     # What a running daemon takes over without a restart.
     LIVE: ClassVar[frozenset[str]] = frozenset(
-        {"threshold.z", "threshold.alerts_per_day", "threshold.level", "incidents", "overrides", "logging", "checkpoints.every"}
+        {"threshold.z", "threshold.alerts_per_day", "threshold.level", "incidents", "regime", "overrides", "logging", "checkpoints.every"}
     )
 
     @property
@@ -326,11 +327,27 @@ class Settings(BaseSettings):
             found = (
                 _fault(self.threshold, override.threshold, f"override {override.match!r}: threshold"),
                 _fault(self.incidents, override.incidents, f"override {override.match!r}: incidents"),
+                _fault(self.regime, override.regime, f"override {override.match!r}: regime"),
             )
             faults += [fault for fault in found if fault is not None]
+        faults += self.unacceptable()
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def unacceptable(self) -> list[str]:
+        """Where a change cannot be accepted: an entity that starts anew would be judged as before, or its past cannot be let go of."""
+        places = [("regime", self.regime.policy), *((f"override {one.match!r}: regime", one.regime.get("policy")) for one in self.overrides)]
+        asked = [where for where, policy in places if policy == "accept"]
+        if self.threshold.method.startswith("river:"):
+            return [
+                f"{where}.policy: accept: {self.threshold.method} keeps no state that a record can begin anew; use ewma, spot or quantile"
+                for where in asked
+            ]
+        if self.threshold.method == "static" and self.evidence.calibration == "trained":
+            remedy = "set evidence.calibration: entity, or threshold.method: ewma, or hold the change"
+            return [f"{where}.policy: accept: with a static threshold on errors as trained a new level stays anomalous; {remedy}" for where in asked]
+        return []
 
     def _doubled_topics(self) -> list[str]:
         """Topics of two roles: what is written to a topic that is read comes back as input, without end."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.columns import FROZEN, Column
 
 # One wild value moves the reference as much as one that lies this many deviations off, no more.
 _REFERENCE_STEP_MAX = 3.0
@@ -40,7 +40,7 @@ class Mewma:
         (NaN) leaves its averages as they were. is_first: bool [B], entities never seen, whose averages begin with what is there; None: all
         begin at the reference, so that they never stray farther than they do in the long run.
         """
-        averages, rates = rows[self._averages], self._rates.to(values.device)
+        averages, rates, frozen = rows[self._averages], self._rates.to(values.device), rows.get(FROZEN)
         found = values.new_empty(len(values), len(rates), values.shape[1])
         steps = zip(*(torch.split(column, list(widths)) for column in (found, values, ~values.isnan())), strict=True)
         for step, (told, value, there) in enumerate(steps):
@@ -51,7 +51,8 @@ class Mewma:
             if self._rate is not None:
                 reference = rows[self._reference][: len(value)]
                 told -= reference[:, None]
-                from_reference = torch.where(there, value - reference, 0.0)
+                learns = there if frozen is None else there & ~frozen[: len(value), None]
+                from_reference = torch.where(learns, value - reference, 0.0)
                 reference += self._rate * from_reference.clamp(-_REFERENCE_STEP_MAX, _REFERENCE_STEP_MAX)
         return found
 
@@ -70,7 +71,7 @@ class Spread:
 
     def standardised(self, widths: Sequence[int], rows: Mapping[str, Tensor], numbers: Tensor) -> Tensor:
         """Each number by the deviation known before it: float32 [N, S, F] → same; the column is advanced in place."""
-        variance = rows[self._variance]
+        variance, frozen = rows[self._variance], rows.get(FROZEN)
         found = torch.empty_like(numbers)
         for told, number in zip(*(torch.split(column, list(widths)) for column in (found, numbers)), strict=True):
             own = variance[: len(number)]
@@ -78,6 +79,8 @@ class Spread:
             told.copy_(number / deviation)
             limit = self._GATE * deviation
             rate = torch.where(told.abs() > self._GATE, self._GATED * self._rate, self._rate)
+            if frozen is not None:
+                rate = torch.where(frozen[: len(number), None, None], 0.0, rate)
             squared = number.abs().minimum(limit) ** 2
             own += rate * (squared - own)
         return found

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anomaly_daemon.domain.columns import OBSERVATIONS, Column
+from anomaly_daemon.domain.columns import FROZEN, OBSERVATIONS, Column
 from anomaly_daemon.domain.records import Phase
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.state.segments import Layout
@@ -112,7 +112,8 @@ class Judge:
     def judge(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Verdicts:
         """Judge N rows of B entities, step by step, learning each after its verdict and counting it in `observations`.
 
-        rows:     [B, …], changed in place; with parameter.z, parameter.level (float64) and slot (int64) beside the columns.
+        rows:     [B, …], changed in place; with parameter.z, parameter.level (float64) and slot (int64) beside the columns, and FROZEN: entities
+                  of which no live row teaches.
         evidence: channel → float64 [N] in layout order, an error ≥ 0, NaN = nothing to say.
         fresh:    channel → bool [N], whether that error is new at the row; only then the channel calibrates on it.
         """
@@ -122,6 +123,7 @@ class Judge:
         widths = layout.widths.tolist()
         steps = zip(widths, *(torch.split(column, widths) for column in prepared.stepwise()), strict=True)
         parts, scores, judgements, flags = [], [], [], []
+        frozen = rows.get(FROZEN)
         active: dict[str, Tensor] = {}
         n_active = -1
         for n, error, log_error, calibrates, judged, may_alarm, is_live in steps:
@@ -133,6 +135,8 @@ class Judge:
             judgement = self._threshold.judge(active, score)
             is_anomaly = judgement.is_anomaly & may_alarm
             weight = torch.where(judgement.is_suspect & may_alarm & is_live, suspect, judged)
+            if frozen is not None:
+                weight = torch.where(frozen[:n] & may_alarm, 0.0, weight)
             self._threshold.learn(active, score, weight, judgement)
             if self._is_calibrated:
                 self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))

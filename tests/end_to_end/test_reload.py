@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -80,9 +80,9 @@ def checkpoint_every_s(request: pytest.FixtureRequest) -> float:
     return float(request.param)
 
 
-def sites(tmp_path: Path, *names: str) -> Iterator[Site]:
+def sites(tmp_path: Path, *names: str, assignments: Sequence[str] = ()) -> Iterator[Site]:
     for name in names:
-        yield make_site(tmp_path / name, f"sqlite:///{tmp_path}/{name}.db", RECORDS, partitions=1)
+        yield make_site(tmp_path / name, f"sqlite:///{tmp_path}/{name}.db", RECORDS, partitions=1, assignments=assignments)
 
 
 @pytest.mark.parametrize(("reload_at", "kill_at"), [(EARLY, EARLY + 1), (EARLY, LATE), (LATE, LATE + 1), (LATE, LATE + 3)])
@@ -111,6 +111,24 @@ def test_alerts_per_day_asked_for_by_a_reload_survive_a_kill(tmp_path: Path, che
     live(asked, {}, None, checkpoint_every_s)
 
     assert unharmed.alerts()
+    assert harmed.alerts() == unharmed.alerts()
+    assert harmed.state() == unharmed.state()
+
+
+@pytest.mark.parametrize("kill_at", [LATE + 1, LATE + 2])
+def test_answer_to_a_lasting_change_counts_from_the_cut_on_whatever_happens_after_it(tmp_path: Path, kill_at: int, checkpoint_every_s: float) -> None:
+    unharmed, harmed = sites(tmp_path, "unharmed", "harmed", assignments=("regime={policy: ask, after: 30m}",))
+    answer = f"overrides={json.dumps([{'match': 'pump-0', 'regime': {'policy': 'accept'}}])}"
+    after = Site(harmed.folder, (*harmed.assignments, answer))
+    live(unharmed, {LATE: "reload"}, after.settings)
+
+    live(harmed, {LATE: "reload", kill_at: "kill"}, after.settings, checkpoint_every_s)
+    live(after, {}, None, checkpoint_every_s)
+
+    changes = [alert for alert in unharmed.alerts() if alert["kind"] == "regime_change"]
+    told = {entity: [alert["sequence"] for alert in changes if alert["entity"] == entity] for entity in ("pump-0", "pump-2")}
+    assert told["pump-0"][:2] == [1, 2]
+    assert told["pump-2"] == [1]
     assert harmed.alerts() == unharmed.alerts()
     assert harmed.state() == unharmed.state()
 

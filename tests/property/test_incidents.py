@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
 from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged, Turn
-from anomaly_daemon.settings import Incidents, Window
+from anomaly_daemon.pipeline.regime import RegimeRule
+from anomaly_daemon.settings import Incidents, Regime, Window
 
 SECOND_US = 1_000_000
 GRADES = (0.0, 0.1, 0.3, 0.6, 0.9)
@@ -58,18 +59,30 @@ def streams(draw: st.DrawFn) -> list[Judged]:
     return stream
 
 
-def play(stream: list[Judged], settings: Incidents, cuts: set[int]) -> Outcome:
+@st.composite
+def regimes(draw: st.DrawFn) -> RegimeRule:
+    after, policy = draw(st.sampled_from(["1s", "5s", "30s"])), draw(st.sampled_from(["hold", "accept", "ask"]))
+    return RegimeRule.of(Regime(policy=policy, after=after, share=draw(st.sampled_from([0.3, 0.8, 1.0]))), is_reversible=draw(st.booleans()))
+
+
+def play(stream: list[Judged], settings: Incidents, cuts: set[int], *changes: RegimeRule) -> Outcome:
     """The stream in pieces that end before each position in `cuts`, the machine saved and restored at each."""
-    machine = IncidentMachine("plant", Partition("readings", 0), [settings])
+    machine = IncidentMachine("plant", Partition("readings", 0), [settings], changes)
     recent, turns, incident_ids = 0, list[Turn](), list[str | None]()
     edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(stream)), len(stream)]
     for first, last in itertools.pairwise(edges):
-        advance = machine.advance("pump-7", 0, recent, stream[first:last])
-        recent = advance.recent
-        turns += advance.turns
-        incident_ids += advance.incident_ids
+        while first < last:
+            kept, before = machine.kept("pump-7"), machine.to_bytes()
+            assert machine.advance("pump-7", 0, recent, stream[first:last]).incident_ids
+            machine.put_back("pump-7", kept)
+            assert machine.to_bytes() == before
+            advance = machine.advance("pump-7", 0, recent, stream[first:last])
+            recent = advance.recent
+            turns += advance.turns
+            incident_ids += advance.incident_ids
+            first += len(advance.incident_ids)
         state = machine.to_bytes()
-        machine = IncidentMachine("plant", Partition("readings", 0), [settings])
+        machine = IncidentMachine("plant", Partition("readings", 0), [settings], changes)
         machine.restore(state)
     return Outcome(turns, incident_ids, recent, machine.to_bytes())
 
@@ -79,6 +92,28 @@ def test_turns_and_state_do_not_depend_on_where_the_log_is_cut_or_the_machine_re
     stream: list[Judged], settings: Incidents, cuts: set[int]
 ) -> None:
     assert play(stream, settings, cuts) == play(stream, settings, set())
+
+
+@given(streams(), rules(), regimes(), st.sets(st.integers(0, 84), max_size=8))
+def test_changes_do_not_depend_on_cuts_either(stream: list[Judged], settings: Incidents, change: RegimeRule, cuts: set[int]) -> None:
+    assert play(stream, settings, cuts, change) == play(stream, settings, set(), change)
+
+
+@given(streams(), rules(), regimes())
+def test_a_held_change_is_open_only_inside_its_incident_and_is_announced_once_for_it(
+    stream: list[Judged], settings: Incidents, change: RegimeRule
+) -> None:
+    turns = play(stream, settings, set(), change).turns
+    opened = [turn for turn in turns if turn.transition is Transition.OPENED]
+    readings = {turn.first_offset for turn in opened if turn.kind != "regime_change"}
+    changes = [turn.first_offset for turn in opened if turn.kind == "regime_change"]
+
+    assert len(changes) == len(set(changes))
+    assert set(changes) <= readings
+    if change.policy != "accept":
+        ends = {turn.first_offset: turn.at.offset for turn in turns if turn.transition is Transition.CLOSED and turn.kind != "regime_change"}
+        over = {turn.first_offset: turn.at.offset for turn in turns if turn.transition is Transition.CLOSED and turn.kind == "regime_change"}
+        assert over == {offset: end for offset, end in ends.items() if offset in changes}
 
 
 @given(streams(), rules())

@@ -117,6 +117,30 @@ def test_3_a_restart_through_a_checkpoint_changes_no_bit(shape: dict[str, int], 
 
 
 @few
+@given(st.integers(0, 5), st.integers(1, 3), st.sampled_from(["hold", "accept", "ask"]), cuts, st.integers(1, LENGTH - 1))
+def test_1_and_3_hold_where_a_change_lasts(seed: int, entities: int, policy: str, found: list[int], restart_at: int) -> None:
+    records = stream(seed, entities, LENGTH)
+    regime = f"regime={{policy: {policy}, after: 8m}}"
+
+    assert judge(records, found, EVERY_CHANNEL, regime, restart_at=restart_at) == judge(records, (), EVERY_CHANNEL, regime)
+
+
+@pytest.mark.parametrize(
+    "setting", ["model.per=entity", "evidence.residual={reference_half_life: 20, spread_half_life: 20}", "threshold.method=quantile"]
+)
+@pytest.mark.parametrize("policy", ["hold", "accept"])
+def test_1_and_3_hold_where_a_change_lasts_whatever_the_models_and_thresholds(setting: str, policy: str) -> None:
+    records = stream(2, 3, LENGTH)
+    regime = f"regime={{policy: {policy}, after: 8m}}"
+
+    whole = judge(records, (), setting, regime)
+
+    assert any(alert.body["kind"] == "regime_change" for alert in whole.alerts)
+    assert judge(records, range(LENGTH), setting, regime) == whole
+    assert judge(records, (1, 2, 3, 40, 41, 90, 130, 131), setting, regime, restart_at=140) == whole
+
+
+@few
 @given(shapes, cuts)
 def test_spilling_changes_no_bit(shape: dict[str, int], found: list[int]) -> None:
     records = stream(length=LENGTH, **shape)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_daemon.domain.records import Alert, FeatureReading, Message, Partition, Phase, Reason, Record, Rejection, WindowPoint
+from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Message, Partition, Phase, Reason, Record, Rejection, WindowPoint
 from anomaly_daemon.pipeline.alerts import Explanation, alert_message, build_alert, confidence, dead_letter_message, fingerprint, rfc3339
-from anomaly_daemon.pipeline.incident import Turn
+from anomaly_daemon.pipeline.incident import Kind, Turn
 from tests.alert_cases import CONTEXT, EXPLANATION, READINGS, START_US, alert, closed, judged, opened, schema, updated, validate
 
 NOW_US = 1_767_225_600_000_001
@@ -83,9 +83,10 @@ def test_alert_belongs_to_the_record_that_caused_the_turn() -> None:
 
 
 def test_sentence_of_an_opening_names_the_leading_feature_its_band_and_the_score() -> None:
-    said = "pump-7: pressure 4.2 where 3.1 was expected (2.8 to 3.4), the largest of 2 unusual features; score 0.8312 against a threshold of 0.61."
-
-    assert message_of(opened()) == said
+    assert message_of(opened()) == (
+        "pump-7: pressure 4.2 where 3.1 was expected (2.8 to 3.4), the largest of 2 unusual features; level shift since 00:00 UTC; "
+        "score 0.8312 against a threshold of 0.61."
+    )
 
 
 def test_sentence_of_an_update_says_that_it_goes_on() -> None:
@@ -116,13 +117,54 @@ def test_reasons_lead_with_the_features_that_carry_the_evidence() -> None:
     reasons = alert(turn, phase=Phase.WARMUP).body["explanation"]["reasons"]
 
     assert reasons == [
+        "pressure 1.1 above expected, level shift since 00:00 UTC",
         "pressure: 4.2 where 3.1 was expected (2.8 to 3.4); 70% of the evidence",
         "flow: 10 where 12.5 was expected (11 to 14); 20% of the evidence",
         "temperature: 60 where 60.5 was expected (58 to 63); 10% of the evidence",
+        "evidence by channel: level 75%, prediction 21%",
         "a normal record scores this high with probability 0.0004",
         "warming up: this entity's own statistics are not calibrated yet",
         "triggers held back during the cooldown before: 2",
     ]
+
+
+@pytest.mark.parametrize(
+    ("channel", "kind", "said"),
+    [
+        ("level", "point", "level shift since 00:00 UTC"),
+        ("linear", "collective", "drifting from its own averages since 00:00 UTC"),
+        ("residual", "level_shift", "level shift since 00:00 UTC"),
+        ("prediction", "level_shift", "not as foreseen since 00:00 UTC"),
+        ("one of tomorrow", "point", "one of tomorrow since 00:00 UTC"),
+    ],
+)
+def test_first_reason_is_in_the_words_of_the_leading_channel(channel: str, kind: Kind, said: str) -> None:
+    led = replace(EXPLANATION, channels=(ChannelShare(channel, 0.6), ChannelShare("other", 0.4)))
+
+    assert alert(updated(kind=kind), led).body["explanation"]["reasons"][0] == f"pressure 1.1 above expected, {said}"
+
+
+def test_words_name_the_day_where_an_incident_began_on_another() -> None:
+    late = updated(at=judged(86_400))
+
+    assert alert(late).body["explanation"]["reasons"][0].endswith("level shift since 2024-01-01 00:00 UTC")
+
+
+def test_regime_change_is_an_event_of_its_own_type_grouped_apart_and_says_what_comes_of_it() -> None:
+    told = alert(updated(kind="regime_change", remark="has lasted for 1d and more; held"))
+
+    assert headers_of(alert_message(told, "alerts", None))["ce_type"] == "anomaly_daemon.regime_change.updated.v1"
+    assert told.body["fingerprint"] != alert(updated()).body["fingerprint"]
+    assert told.body["explanation"]["message"] == "pump-7: the change since 2024-01-01T00:00:00.250Z has lasted for 1d and more; held."
+    over = alert(closed(kind="regime_change", remark="over: as before the change"))
+    assert over.body["explanation"]["message"] == "pump-7: the change since 2024-01-01T00:00:00.250Z is over: as before the change."
+
+
+def test_close_for_another_reason_than_recovery_says_so() -> None:
+    told = alert(closed(remark="has lasted for 1d and more and is accepted as the new normal")).body["explanation"]
+
+    assert told["message"].startswith("pump-7: the incident has lasted for 1d and more and is accepted as the new normal after 255 anomalous of 324")
+    assert told["reasons"] == ["has lasted for 1d and more and is accepted as the new normal"]
 
 
 def test_close_gives_no_reasons_out_of_its_own_normal_record() -> None:
@@ -136,7 +178,7 @@ def test_reasons_are_few_however_many_features_there_are() -> None:
 
 
 def test_features_stand_in_the_order_of_the_window_values_whatever_order_they_came_in() -> None:
-    shuffled = Explanation(EXPLANATION.readings[::-1], EXPLANATION.window)
+    shuffled = replace(EXPLANATION, readings=EXPLANATION.readings[::-1])
 
     assert alert(opened(), shuffled).body == alert(opened()).body
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -144,6 +145,17 @@ def test_incident_of_more_than_three_anomalies_is_collective(anomalies: int, kin
     assert closed.kind == kind
 
 
+@pytest.mark.parametrize(("anomalies", "share", "kind"), [(30, 0.6, "level_shift"), (30, 0.5, "collective"), (29, 0.6, "collective")])
+def test_collective_incident_that_lasts_and_that_charts_carry_is_a_level_shift(anomalies: int, share: float, kind: str) -> None:
+    observations = [
+        replace(judged("A" if offset < anomalies else "n", offset), evidence=2.0, chart_evidence=2 * share) for offset in range(anomalies + 2)
+    ]
+
+    closed = machine(rules(trigger=(1, 1))).advance("pump-7", 0, 0, observations).turns[-1]
+
+    assert (closed.transition, closed.kind) == (Transition.CLOSED, kind)
+
+
 def test_trigger_inside_a_cooldown_is_counted_once_and_carried_by_the_next_opening() -> None:
     one = machine(rules(cooldown="10s"))
 
@@ -259,7 +271,7 @@ def _altered(**changes: object) -> bytes:
         (b"[]", "not the state"),
         (_altered(open={"pump-7": {}}), "not the state"),
         (_altered(surplus=1), "not the state"),
-        (_altered(format=2), "format 2"),
+        (_altered(format=1), "format 1"),
         (_altered(detector_id="other"), "belong to other"),
         (_altered(partition=4), r"belong to plant on readings\[4\]"),
     ],

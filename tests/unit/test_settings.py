@@ -15,11 +15,13 @@ from anomaly_daemon.settings import (
     digest,
     features_of,
     format_duration,
+    live_part,
     load,
     parse_duration_s,
     parse_instant_us,
     restart_needed,
     take_live,
+    with_live_part,
 )
 
 P = "ANOMALY_DAEMON_"
@@ -274,6 +276,25 @@ def test_a_level_on_the_scale_of_another_method_waits_for_the_restart_that_the_m
 
     assert (live.threshold, live.overrides, live.logging.level) == (old.threshold, (), "debug")
     assert take_live(old, settings("threshold.method=static", "threshold.level=0.7")).threshold.level == 0.7
+
+
+def test_a_policy_is_taken_live_with_its_overrides_and_refused_where_only_a_restart_would_make_it_possible() -> None:
+    old, static = settings(), ("threshold.method=static", "evidence.calibration=trained")
+    new = settings("regime={policy: ask, after: 2h}", "overrides=[{match: pump-7, regime: {policy: accept}}]")
+
+    live = take_live(old, new)
+
+    assert (live.regime, live.overrides, restart_needed(old, new)) == (new.regime, new.overrides, [])
+    assert with_live_part(old, live_part(new)) == new
+    with pytest.raises(SettingsError, match=r"regime.policy: accept: with a static threshold .* needs a restart"):
+        take_live(settings(*static), settings("threshold.method=static", "regime={policy: accept}"))
+
+
+def test_rules_noted_before_there_were_changes_look_for_none() -> None:
+    noted = json.loads(live_part(settings("threshold.z=5")))
+    del noted["regime"]
+
+    assert with_live_part(settings(), json.dumps(noted)).regime.after is None
 
 
 def test_features_are_needed_by_whoever_reads_records() -> None:

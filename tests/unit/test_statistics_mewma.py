@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_daemon.domain.columns import FROZEN
 from anomaly_daemon.state.segments import lay_out
 from anomaly_daemon.statistics.mewma import Mewma, Spread, whitened, whitening_of
 from tests.slab_rows import fresh_rows
@@ -54,6 +55,22 @@ def plain_average(values: NDArray[np.float32], span: int) -> NDArray[np.float64]
     for value in values[1:]:
         averages.append(averages[-1] + 2 / (span + 1) * (value - averages[-1]))
     return np.array(averages)
+
+
+def test_what_is_frozen_moves_neither_reference_nor_spread_and_touches_nobody_else() -> None:
+    bank, values = Bank(entities=2, half_life=20), torch.from_numpy(noise(2) + 5)
+    rows = {name: column.clone() for name, column in bank.state.items()}
+    free = {name: column.clone() for name, column in rows.items()}
+    rows[FROZEN] = torch.tensor([True, False])
+
+    for given in (rows, free):
+        bank.spread.standardised([2], given, bank.averages.differences([2], given, values))
+
+    for name in ("chart.reference", "chart.variance"):
+        assert torch.equal(rows[name][0], bank.state[name][0])
+        assert not torch.equal(free[name][0], bank.state[name][0])
+    assert all(torch.equal(rows[name][1], column[1]) for name, column in free.items())
+    assert torch.equal(rows["chart.averages"], free["chart.averages"])
 
 
 def test_each_span_is_a_plain_exponentially_weighted_average_begun_with_the_first_value() -> None:

@@ -18,6 +18,8 @@ from anomaly_daemon.settings import microseconds_since_1970
 
 LINE_BYTES_MAX: Final = 16 << 20
 _SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+# Incidents about incidents: no record of an export names them.
+_NOT_EXPORTED: Final = frozenset({"regime_change"})
 _GZIP: Final = b"\x1f\x8b"
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -47,6 +49,7 @@ class _Alert(msgspec.Struct, frozen=True):
     incident_id: str
     sequence: int
     status: Literal["firing", "resolved"]
+    kind: str
     severity: Severity
     severity_number: int
     entity: str
@@ -99,6 +102,8 @@ class AlertsFold:
         self._topics.add(alert.source_records.topic)
         other = self._other
         if other is not None and other.detector_ids and alert.detector_id not in other.detector_ids:
+            return True
+        if alert.kind in _NOT_EXPORTED and other is not None and other.is_export:
             return True
         if not self._is_within(alert):
             return True

@@ -166,7 +166,7 @@ class _Rows:
         for code, seen in self._seen.items():
             is_partial, is_open = (False, None) if rules is None else rules.standing(ids[code], names[seen.entity], seen)
             if is_open and self._latest_incident[seen.entity] != code:
-                is_open = None  # forgotten with its entity, or closed under rules that a reload brought
+                is_open = None  # forgotten with its entity, closed under rules that a reload brought, or accepted as its new normal
             severity, number = severity_of(seen.peak_grade)
             found.append(
                 SideIncident(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,8 +13,9 @@ from pydantic import ValidationError
 
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.evaluation.notes import ExportNotes
+from anomaly_daemon.evaluation.tuning.incidents import FoundIncident
 from anomaly_daemon.evaluation.tuning.rows import KeptRows
-from anomaly_daemon.settings import DECIDING, RULES, Settings, changed, is_under
+from anomaly_daemon.settings import DECIDING, RULES, Settings, changed, format_duration, is_under
 
 _PER_DAY: Final = {"hour": 24.0, "day": 1.0, "week": 1 / 7}
 _BUDGET: Final = re.compile(r"\s*(\S+?)\s*/\s*(\w+)(\s+per\s+entity)?\s*")
@@ -103,3 +105,14 @@ def inexact(notes: ExportNotes, rows: KeptRows, settings: Settings) -> list[str]
             "on the way, with their incidents, so a replay may differ in those"
         )
     return reasons
+
+
+def lasting(settings: Settings, incidents: Iterable[FoundIncident], until_us: int) -> list[str]:
+    """Why a full replay may differ where an incident lasts so long that it is taken for a change; until_us: where the export ends."""
+    regimes = [settings.regime, *(settings.regime.overridden(override.regime) for override in settings.overrides)]
+    after_s = min((one.after for one in regimes if one.after is not None), default=math.inf)
+    found = sum((until_us if one.closed_us is None else one.closed_us) - one.opened_us >= after_s * 1e6 for one in incidents)
+    if not found:
+        return []
+    told = f"{found:,} incidents, under the present settings or the others, last for {format_duration(after_s)} and more: such a change decides what "
+    return [told + "its entity learns (`regime`), so a replay may differ in these entities from there on; with `regime: {after: null}` it does not"]

@@ -167,6 +167,7 @@ def _told(solved: Sequence[_Solved], best: _Solved, notes: ExportNotes, wish: Wi
         inexact.append(
             f"an override's threshold.{sensitivity} lies below {rows.floor:.4g}, the least looked at: a replay brings more of its entities"
         )
+    inexact += request.lasting(best.settings, [*(now or ()), *incidents], int(rows.time_us.max(initial=0)))
     later = after[1].incidents_per_day
     over = []
     if budget_per_day is not None and later is not None and later > 1.1 * budget_per_day:

@@ -1,0 +1,44 @@
+"""What a channel's evidence means in words, for the sentence and the reasons of an alert."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from anomaly_daemon.domain.records import ChannelShare
+from anomaly_daemon.pipeline.incident import Kind
+
+CHARTS = frozenset({"level", "linear", "residual"})
+SHARE_TOLD_MIN = 0.05
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WORDS: Mapping[str, str] = {
+    "prediction": "not as foreseen since",
+    "reconstruction": "an unusual course since",
+    "residual": "drifting from what is foreseen since",
+    "linear": "drifting from its own averages since",
+    "level": "level shift since",
+    "surprise": "rare values since",
+    "novelty": "values unlike any remembered since",
+}
+
+
+def leading_words(channels: Sequence[ChannelShare], kind: Kind, since_us: int, at_us: int) -> str | None:
+    """What the channel with the largest share says, and since when; None without channels. A level shift is called so whichever chart leads."""
+    if not channels:
+        return None
+    words = _WORDS.get(channels[0].channel, f"{channels[0].channel} since")
+    if kind == "level_shift" and channels[0].channel in CHARTS:
+        words = _WORDS["level"]
+    return f"{words} {_clock(since_us, at_us)}"
+
+
+def shares_text(channels: Sequence[ChannelShare]) -> str | None:
+    """The channels that count, largest first; None without any."""
+    told = [f"{one.channel} {one.contribution:.0%}" for one in channels if one.contribution >= SHARE_TOLD_MIN]
+    return f"evidence by channel: {', '.join(told)}" if told else None
+
+
+def _clock(since_us: int, at_us: int) -> str:
+    """The time of day where it is that of the same day, else the date too."""
+    since, at = (_EPOCH + timedelta(microseconds=time_us) for time_us in (since_us, at_us))
+    return f"{since:%H:%M} UTC" if since.date() == at.date() else f"{since:%Y-%m-%d %H:%M} UTC"
