@@ -89,7 +89,16 @@ def calibrate(model: Autoencoder, corpus: Corpus, scale: FleetScale, validation:
         "surprise": surprise_errors,
     }
     calibration = {name: _calibration(found) for name, found in errors.items() if evidence.is_network_asked or name not in NETWORK_CHANNELS}
-    return Usual(prediction_level, reconstruction_level, level, residual, linear, linear_chart, surprise, calibration | {"novelty": _NOVELTY})
+    return Usual(
+        prediction_level,
+        reconstruction_level,
+        level,
+        residual,
+        linear,
+        linear_chart,
+        surprise,
+        calibration | dict.fromkeys(("novelty", "adaptive"), _NOVELTY),
+    )
 
 
 def _with_switches(corpus: Corpus, is_context: Tensor) -> Tensor:
