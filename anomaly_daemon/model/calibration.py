@@ -88,7 +88,8 @@ def calibrate(model: Autoencoder, corpus: Corpus, scale: FleetScale, validation:
         "linear": linear_errors,
         "surprise": surprise_errors,
     }
-    calibration = {name: _calibration(found) for name, found in errors.items() if evidence.is_network_asked or name not in NETWORK_CHANNELS}
+    calibration = dict.fromkeys(("novelty", "adaptive"), _NOVELTY)
+    calibration |= {name: _calibration(found) for name, found in errors.items() if evidence.is_network_asked or name not in NETWORK_CHANNELS}
     return Usual(
         prediction_level,
         reconstruction_level,

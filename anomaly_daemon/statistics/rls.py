@@ -1,6 +1,6 @@
 """Recursive least squares as a slab: what usually follows from some inputs, learned from each row after it was foretold, and slowly forgotten.
 
-All outputs share the inputs, so they share the inverse of the inputs' moments too. On the host, with numpy: an entity's step is many small operations.
+All outputs share the inputs, so they share the inverse of the inputs' moments too. On the host, with numpy, as novelty is.
 Sources: Plackett 1950, "Some Theorems in Least Squares"; Haykin, "Adaptive Filter Theory" (exponential forgetting); Huber 1964 (bounded errors).
 """
 
@@ -23,6 +23,8 @@ _TRACE_MAX = 1e3
 # An error so many deviations off teaches as much as one that lies there.
 _GATE = 4.0
 _TRUSTED_COUNT = 30
+# Rows for each input before errors are told: those of a beginner are many and wild.
+_LEAD_IN = 10
 _SPREAD_RATE = 1 - 0.5 ** (1 / 1000)
 _DEVIATION_MIN = 0.02
 
@@ -47,7 +49,7 @@ class Rls:
         """What the forecast from its inputs missed of each row, [N, outputs]; then it is learned, and the columns are changed in place.
 
         widths: [T] rows of each step, those of the same entities first. inputs: [N, inputs], finite, of a size of about 1. targets: [N, outputs];
-        NaN = missing, no error and nothing learned. NaN too until an entity has been learned from as often as there are inputs.
+        NaN = missing, no error and nothing learned. NaN too until an entity has been learned from ten times as often as there are inputs.
         """
         columns = [rows[name].cpu().numpy().copy() for name in self._names]
         found = np.full_like(targets, np.nan)
@@ -86,6 +88,6 @@ class Rls:
         taught = np.where(learned[:, None] < _TRUSTED_COUNT, error, bounded)
         rate = np.maximum(_SPREAD_RATE, 1 / (learned + 2))[:, None]
         variance += np.where(told, rate * (taught * taught - variance), 0.0)
-        is_known = told & (learned >= x.shape[1])[:, None]
+        is_known = told & (learned >= _LEAD_IN * x.shape[1])[:, None]
         learned += 1
         return np.where(is_known, error, np.nan)

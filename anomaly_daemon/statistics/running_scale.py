@@ -28,7 +28,7 @@ _LEARNED_DEVIATIONS_MAX = 10.0
 def standardised(kept: Floats, value: Floats) -> Floats:
     """The area sine of each value's deviations from its mean, [n], within ±4.7; then learn.
 
-    kept: [len(KEPT), n], changed in place. value: [n], finite, within ±VALUE_MAX.
+    kept: [len(KEPT), n], changed in place. value: [n], finite, within ±VALUE_MAX; a quotient may overflow.
     """
     count, mean, variance, lowest, highest = kept
     is_first = count == 0
@@ -66,12 +66,13 @@ class RunningScale:
         flat = np.clip(values, -VALUE_MAX, VALUE_MAX).ravel()
         found = np.full_like(flat, np.nan)
         start = 0
-        for width in widths:
-            here = slice(start, start + width * features)
-            at = np.flatnonzero(~np.isnan(flat[here]))
-            own = kept[:, at]
-            found[start + at] = standardised(own, flat[here][at])
-            kept[:, at] = own
-            start += width * features
+        with np.errstate(over="ignore"):  # farther out than any deviation is as far as fifty
+            for width in widths:
+                here = slice(start, start + width * features)
+                at = np.flatnonzero(~np.isnan(flat[here]))
+                own = kept[:, at]
+                found[start + at] = standardised(own, flat[here][at])
+                kept[:, at] = own
+                start += width * features
         rows[self._kept].copy_(torch.from_numpy(kept.reshape(len(KEPT), -1, features).transpose(1, 0, 2).copy()))
         return found.reshape(values.shape)

@@ -52,18 +52,18 @@ def test_its_errors_are_those_of_a_ridge_regression_with_fading_weights_on_the_r
 
     errors, _ = alone(inputs, targets)
 
-    for row in (INPUTS, 20, 100, 299):
+    for row in (40, 41, 100, 299):
         fading = KEPT ** np.arange(row - 1, -1, -1)
         moments = (inputs[:row].T * fading) @ inputs[:row] + KEPT**row * np.eye(INPUTS)
         weights = np.linalg.solve(moments, (inputs[:row].T * fading) @ targets[:row])
         assert errors[row] == pytest.approx(targets[row] - inputs[row] @ weights, abs=1e-8)
 
 
-def test_nothing_is_told_before_an_entity_has_been_learned_from_as_often_as_there_are_inputs() -> None:
-    errors, _ = alone(*rows_of(50))
+def test_nothing_is_told_before_an_entity_has_been_learned_from_ten_times_as_often_as_there_are_inputs() -> None:
+    errors, _ = alone(*rows_of(60))
 
-    assert np.isnan(errors[:INPUTS]).all()
-    assert not np.isnan(errors[INPUTS:]).any()
+    assert np.isnan(errors[: 10 * INPUTS]).all()
+    assert not np.isnan(errors[10 * INPUTS :]).any()
 
 
 def test_a_relation_that_changed_is_learned_anew() -> None:
@@ -116,10 +116,10 @@ def test_no_bit_depends_on_where_batches_are_cut(batch: int) -> None:
     assert all(torch.equal(whole_state[name], column) for name, column in parts_state.items())
 
 
-@pytest.mark.parametrize("inputs", [3, 16, 33])
+@pytest.mark.parametrize("inputs", [3, 16])
 def test_no_bit_of_an_entity_depends_on_a_hundred_others_beside_it(inputs: int) -> None:
     generator = np.random.default_rng(3)
-    entity = np.tile(np.arange(101), 40)
+    entity = np.tile(np.arange(101), 10 * inputs + 20)
     x, y = generator.uniform(-1, 1, (len(entity), inputs)), generator.normal(size=(len(entity), 1))
 
     beside, _ = told(entity, x, y)
