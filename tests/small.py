@@ -136,7 +136,7 @@ def is_sound(name: str, column: np.ndarray) -> bool:
     values = column.astype(np.float64)
     if name in ("ring", "reconstruction"):
         return not bool(np.isinf(values).any())
-    if name == "novelty.memory":
+    if name in ("novelty.memory", "adaptive.memory"):
         return not bool(np.isnan(values).any())
     return bool(np.isfinite(values).all())
 

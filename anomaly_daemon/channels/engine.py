@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anomaly_daemon.channels.adaptive import ADAPTIVE, AdaptiveChannel
 from anomaly_daemon.channels.base import Channel, Evidence, Seen
 from anomaly_daemon.channels.chart import LEVEL, LINEAR, LevelChannel, LinearChannel
 from anomaly_daemon.channels.novelty import NOVELTY, NoveltyChannel
@@ -66,6 +67,7 @@ def _others(artifact: Artifact, settings: Settings, device: str) -> dict[str, Ca
         LINEAR: lambda: LinearChannel(artifact.linear, artifact.linear_chart, evidence.linear, device),
         SURPRISE: lambda: SurpriseChannel(artifact.surprise, artifact.scale, device),
         NOVELTY: lambda: NoveltyChannel(watched, evidence.novelty),
+        ADAPTIVE: lambda: AdaptiveChannel(watched, len(columns), evidence.adaptive),
     }
 
 

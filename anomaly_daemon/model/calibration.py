@@ -94,7 +94,7 @@ def calibrate(model: Autoencoder, corpus: Corpus, scale: FleetScale, validation:
     if "conditional" in evidence.channels:
         conditional, errors["conditional"] = fit_conditional(model, corpus, is_context, settings)
     calibration = {name: _calibration(found) for name, found in errors.items() if evidence.is_network_asked or name not in NETWORK_CHANNELS}
-    calibration["novelty"] = _NOVELTY
+    calibration |= dict.fromkeys(("novelty", "adaptive"), _NOVELTY)
     return Usual(prediction_level, reconstruction_level, level, residual, linear, linear_chart, surprise, calibration, conditional)
 
 

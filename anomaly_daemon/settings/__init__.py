@@ -12,7 +12,7 @@ from anomaly_daemon.settings.comparison import (
     take_live,
     with_live_part,
 )
-from anomaly_daemon.settings.evidence import NETWORK_CHANNELS, Chart, Evidence, Novelty
+from anomaly_daemon.settings.evidence import NETWORK_CHANNELS, Adaptive, Chart, Evidence, Novelty
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime, Window
 from anomaly_daemon.settings.log_url import brokers, checked_log, masked
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
@@ -52,6 +52,7 @@ __all__ = [
     "NUMBER_KINDS",
     "RULES",
     "SECRETS_DIR_VARIABLE",
+    "Adaptive",
     "Chart",
     "Checkpoints",
     "Duration",

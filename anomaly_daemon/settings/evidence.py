@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from anomaly_daemon.settings.record_schema import Section
 from anomaly_daemon.settings.values import Duration, spelled
 
-ChannelName = Literal["prediction", "reconstruction", "residual", "conditional", "linear", "level", "surprise", "novelty"]
+ChannelName = Literal["prediction", "reconstruction", "residual", "conditional", "linear", "level", "surprise", "novelty", "adaptive"]
 NETWORK_CHANNELS: Final[tuple[ChannelName, ...]] = ("prediction", "reconstruction", "residual", "conditional")
 SPAN_MAX = 10_000
 HALF_LIVES_MAX = 8
@@ -65,6 +65,14 @@ class Novelty(Section):
     )
 
 
+class Adaptive(Novelty):
+    """The same of the errors of a forecast that goes on learning from each entity's own history, beside the values."""
+
+    units: int = Field(15, ge=2, le=63, description="Units of the fixed encoder; each entity's readout of it keeps 8 (units + 1)² bytes.")
+    half_life: float = Field(7000, ge=100, description="Observations after which what one taught the readout counts half.")
+    error_share: float = Field(0.9, ge=0, le=1, description="What a new error counts, of what an equally new value does.")
+
+
 class Conditional(Averages):
     """How far features are from what the network, the clock and the features ahead of them in their record say: at the record, and on average."""
 
@@ -106,7 +114,8 @@ class Evidence(Section):
             "prediction: the network's error on the next observation; reconstruction: its error on the last ones; residual: averages of its signed "
             "errors that leave their place; conditional: features unlike what the network, the clock and the rest of their record say; "
             "linear: averages of a linear forecast's errors; level: averages of the values; both where these leave their place; "
-            "surprise: rare values, added up over the features and the recent past; novelty: values unlike any remembered, for up to 16 features. "
+            "surprise: rare values, added up over the features and the recent past; novelty: values unlike any remembered, for up to 16 features; "
+            "adaptive: novelty, and that of the errors of a forecast learned online from the entity's own history, for up to 8. "
             "Without the first four the network rests, in training too."
         ),
     )
@@ -126,6 +135,7 @@ class Evidence(Section):
     level: Chart = Field(Chart(), description="The chart of the values.")
     surprise: Surprise = Field(Surprise(), description="The sums of what is rare.")
     novelty: Novelty = Field(Novelty(), description="The memory of values.")
+    adaptive: Adaptive = Field(Adaptive(), description="The forecast learned online, and the memory of its errors.")
 
     @property
     def is_network_asked(self) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.statistics.running_scale import KEPT, VALUE_MAX, standardised
 
 Floats = NDArray[np.float64]
 # The series of a step: the first so many, or those that have a value.
@@ -29,15 +30,6 @@ _RANGE_RATES = np.array([1 - 0.5 ** (1 / half_life) for half_life in (300, 3000)
 _RANGE_PRODUCT_MIN = 1e-200
 _LEVEL_RATE = 2 / 31
 _ACTIVITY_RATE = 2 / 11
-_SCALE_RATE = 1 - 0.5 ** (1 / 1000)
-_FLOOR_OF_RANGE = 0.05
-_DEVIATION_MIN = 1e-300
-_DEVIATIONS_MAX = 50.0  # from the mean; farther out all is the same
-# Once so many values are known, one wild value moves the mean by no more than one that lies so many deviations off.
-_TRUSTED_COUNT = 30
-_LEARNED_DEVIATIONS_MAX = 10.0
-# The square of anything within is finite.
-_VALUE_MAX = 1e150
 
 
 class Novelty:
@@ -65,7 +57,7 @@ class Novelty:
         kept = {name: rows[name].cpu().contiguous().numpy() for name in (self._memory, self._reach, self._scale)}
         memories, scale = _Memories(kept[self._memory], kept[self._reach]), _Scale(kept[self._scale])
         features = values.shape[1]
-        flat = values.cpu().double().clamp(-_VALUE_MAX, _VALUE_MAX).numpy().ravel()
+        flat = values.cpu().double().clamp(-VALUE_MAX, VALUE_MAX).numpy().ravel()
         is_there = ~np.isnan(flat)
         is_whole = bool(is_there.all())
         distance, gap = np.full((2, len(flat), len(SIGNALS)), np.nan)
@@ -101,7 +93,7 @@ def _fused(distance: Floats, gap: Floats) -> Floats:
 class _Scale:
     """What is kept of each series, one feature of one entity; a batch's copy, [kept, series]."""
 
-    KEPT = ("count", "mean", "variance", "lowest", "highest", "level", "activity", "last", "last_scaled")
+    KEPT = (*KEPT, "level", "activity", "last", "last_scaled")
 
     def __init__(self, column: Floats) -> None:
         """column: [B, F, kept]."""
@@ -113,27 +105,17 @@ class _Scale:
 
     def step(self, at: Where, value: Floats) -> Floats:
         """The four signals of some series at their next values, [n] → [n, signals]."""
-        count, mean, variance, lowest, highest, level, activity, last, last_scaled = kept = self._kept[:, at].copy()
-        is_first = count == 0
+        kept = self._kept[:, at].copy()
+        level, activity, last, last_scaled = kept[len(KEPT) :]
+        is_first = kept[0] == 0
         if is_first.any():
-            for start in (mean, lowest, highest, level, last):
+            for start in (level, last):
                 start[is_first] = value[is_first]
-        deviation = np.maximum(np.sqrt(variance), _FLOOR_OF_RANGE * (highest - lowest))
-        difference = value - mean
-        scaled = np.arcsinh(np.clip(difference / np.maximum(deviation, _DEVIATION_MIN), -_DEVIATIONS_MAX, _DEVIATIONS_MAX))
+        scaled = standardised(kept[: len(KEPT)], value)
         level += _LEVEL_RATE * (value - level)
         activity += _ACTIVITY_RATE * (np.abs(scaled - last_scaled) - activity)
         signals = np.array((value, level, np.abs(value - last), activity)).T
-
-        limit = np.where(count > _TRUSTED_COUNT, _LEARNED_DEVIATIONS_MAX * deviation, np.inf)
-        difference = np.clip(difference, -limit, limit)
-        rate = np.maximum(_SCALE_RATE, 1 / (count + 2))
-        mean += rate * difference
-        variance[:] = (1 - rate) * (variance + rate * difference * difference)
-        np.minimum(lowest, value, out=lowest)
-        np.maximum(highest, value, out=highest)
         last[:], last_scaled[:] = value, scaled
-        count += 1
         self._kept[:, at] = kept
         return signals
 

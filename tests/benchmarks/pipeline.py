@@ -29,6 +29,7 @@ FEATURES, HIDDEN, WINDOW, BATCH = 8, 64, 32, 4096
 PARTITION = Partition("readings", 0)
 ALL = settings_of.Evidence().channels
 NETWORK = ("prediction", "reconstruction")
+MEMORIES = ("novelty", "adaptive")
 NAMES = tuple(f"channel_{number}" for number in range(FEATURES))
 
 
@@ -167,7 +168,7 @@ def measure(rounds: int = 3) -> list[Measure]:
         scalings.append(wide / fast)
         shares.append(fast / alone)
         print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, with reconstruction alone {alone:,.0f}/s, 100 k entities {wide:,.0f}/s")
-    for name in ALL:
+    for name in (*ALL, *MEMORIES):
         print(f"  {name} alone {rate(few[40_000:], few[:40_000], (name,)):,.0f}/s, {state_bytes((name,))} bytes an entity")
     return [
         Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),

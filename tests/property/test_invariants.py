@@ -82,6 +82,7 @@ def test_1_and_3_hold_where_entities_have_models_of_their_own(shape: dict[str, i
         "evidence.channels=[level]",
         "evidence.channels=[residual]",
         "evidence.channels=[surprise]",
+        "evidence.channels=[adaptive]",
         "evidence.calibration=trained",
         "evidence.half_life=30",
         "threshold.span=5",
