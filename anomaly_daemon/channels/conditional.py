@@ -26,7 +26,7 @@ class ConditionalChannel:
 
     def observe(self, seen: Seen, before: Tensor) -> dict[str, Evidence]:
         """Evidence of each row under the state before it, float32 [N, H]; then learn. Nothing is said of an entity's first."""
-        residual = self._fit.head.residual(before, seen.scaled, seen.gaps)
+        residual = self._fit.head.residual(before, seen.scaled)
         residual = torch.where((seen.index.count > 1)[:, None], residual, torch.nan)
         averages = self._bank.differences(seen.layout.widths.tolist(), seen.rows, self._fit.limited(residual))
         squares = self._fit.squares(residual, averages)

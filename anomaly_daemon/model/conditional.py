@@ -53,9 +53,9 @@ class ConditionalHead(nn.Module):
         place = torch.where(is_context, -1, (~is_context).cumsum(0) - 1)  # among the evidence
         ahead = torch.arange(units) % max(evidence, 1)  # a unit knows the evidence before this place
         self.register_buffer("is_context", is_context)
-        self.first = nn.Linear(hidden + 2 * features + 1, units)
+        self.first = nn.Linear(hidden + 2 * features, units)
         self.second = nn.Linear(units, 2 * features)
-        self.direct = nn.Linear(hidden + 2 * features + 1, features, bias=False)
+        self.direct = nn.Linear(hidden + 2 * features, features, bias=False)
         nn.init.zeros_(self.direct.weight)
         tells = (ahead <= place[:, None]).float()  # [F, units]
         _confine(self.first.weight, _known(hidden, place < ahead[:, None]))
@@ -67,15 +67,15 @@ class ConditionalHead(nn.Module):
         mean, log_spread = self.second(functional.silu(self.first(inputs))).chunk(2, 1)
         return mean + self.direct(inputs), log_spread.clamp(_LOG_SPREAD_MIN, _LOG_SPREAD_MAX)
 
-    def residual(self, before: Tensor, scaled: Tensor, gaps: Tensor) -> Tensor:
+    def residual(self, before: Tensor, scaled: Tensor) -> Tensor:
         """What was not foretold, in deviations within ±30: float32 [N, F], NaN where missing or context. A row's bits depend on that row only.
 
-        before: float32 [N, H], the state before each row. scaled: [N, F], NaN = missing. gaps: [N].
+        before: float32 [N, H], the state before each row. scaled: [N, F], NaN = missing.
         """
         rows = len(scaled)
-        told = functional.pad(inputs(before, scaled, gaps), (0, 0, 0, -rows % BLOCK_ROWS))
-        found = [self(block) for block in torch.split(told, BLOCK_ROWS)]
-        mean, log_spread = (torch.cat(parts)[:rows] for parts in zip(*found, strict=True)) if rows else (scaled, scaled)
+        known = functional.pad(inputs(before, scaled), (0, 0, 0, -rows % BLOCK_ROWS))
+        found = [self(block) for block in torch.split(known, BLOCK_ROWS)]
+        mean, log_spread = (torch.cat(parts)[:rows] for parts in zip(*found, strict=True))
         deviations = ((scaled - mean) * torch.exp(-log_spread)).clamp(-_RESIDUAL_MAX, _RESIDUAL_MAX)
         return deviations.masked_fill(self.is_context, torch.nan)
 
@@ -90,7 +90,7 @@ class ConditionalFit:
 
     def limited(self, residual: Tensor) -> Tensor:
         """[N, F] as averages take it: one record that is far off is strange by itself, and must not make those after it strange too."""
-        return limited(residual, self.ordinary[0])
+        return residual.clamp(-self.ordinary[0], self.ordinary[0])
 
     def squares(self, residual: Tensor, averages: Tensor) -> Tensor:
         """Residuals [N, F] and their averages [N, S, F] over their ordinary, squared: float64 [N, 1 + S, F], 0 where missing."""
@@ -107,21 +107,15 @@ def bank(spans: Sequence[int], features: int) -> Mewma:
     return Mewma("conditional", spans, features, None)
 
 
-def limited(residual: Tensor, ordinary: Tensor) -> Tensor:
-    """[N, F] within the ordinary ones, [F]."""
-    return residual.clamp(-ordinary, ordinary)
-
-
-def inputs(before: Tensor, scaled: Tensor, gaps: Tensor) -> Tensor:
-    """What the head reads of each row: [N, H], [N, F] NaN = missing, [N] → [N, H + 2F + 1]."""
+def inputs(before: Tensor, scaled: Tensor) -> Tensor:
+    """What the head reads of each row: [N, H], [N, F] NaN = missing → [N, H + 2F]. The time gap stays out: as a feature it is evidence."""
     present = ~scaled.isnan()
-    return torch.cat((before, torch.where(present, scaled, 0.0), present.to(scaled.dtype), gaps[:, None]), 1)
+    return torch.cat((before, torch.where(present, scaled, 0.0), present.to(scaled.dtype)), 1)
 
 
 def _known(hidden: int, is_ahead: Tensor) -> Tensor:
-    """Which inputs may be read, float32 [out, H + 2F + 1]: all of state and gap, of the features those ahead, bool [out, F]."""
-    rest = torch.ones(len(is_ahead), hidden)
-    return torch.cat((rest, is_ahead.float(), is_ahead.float(), torch.ones(len(is_ahead), 1)), 1)
+    """Which inputs may be read, float32 [out, H + 2F]: all of the state, of the features those ahead, bool [out, F]."""
+    return torch.cat((torch.ones(len(is_ahead), hidden), is_ahead.float(), is_ahead.float()), 1)
 
 
 def _confine(weight: Tensor, mask: Tensor) -> None:
@@ -144,13 +138,13 @@ def fit_conditional(model: Autoencoder, corpus: Corpus, is_context: Tensor, sett
         head = ConditionalHead(model.shape.hidden, settings.evidence.conditional.units, is_context.cpu()).to(corpus.values.device)
         _train(head, before, corpus, settings)
     head.eval().requires_grad_(False)
-    residual = head.residual(before, corpus.values, corpus.gaps).cpu()
+    residual = head.residual(before, corpus.values).cpu()
     residual[list(corpus.first_rows)] = torch.nan  # there is no state before it
     alone = _ordinary([residual[side.rows[_is_known(side, spans)]] for side in sides(corpus)], 1)
     averages, known, later, told = bank(spans, features), [], [], []
     for side in sides(corpus):
         own = residual[side.rows]
-        found = averages.differences(side.widths, side.start(averages.columns), limited(own, alone))
+        found = averages.differences(side.widths, side.start(averages.columns), own.clamp(-alone, alone))
         known.append(found[_is_known(side, spans)])
         later.append(found[side.is_validation])
         told.append(own[side.is_validation])
@@ -211,7 +205,7 @@ def _joined(ranges: Sequence[range], device: torch.device) -> Tensor:
 def _loss(head: ConditionalHead, before: Tensor, corpus: Corpus, rows: Tensor) -> Tensor:
     """Mean over the values present of log spread + Huber's loss of the deviation."""
     scaled = corpus.values[rows]
-    mean, log_spread = head(inputs(before[rows], scaled, corpus.gaps[rows]))
+    mean, log_spread = head(inputs(before[rows], scaled))
     present = ~scaled.isnan() & ~head.is_context
     # A NaN masked only after the loss would still make the gradient NaN.
     deviation = (torch.where(present, scaled, mean.detach()) - mean) * torch.exp(-log_spread)

@@ -43,20 +43,20 @@ def served(readings: Tensor) -> tuple[Tensor, Tensor]:
     """Errors [T] and squares [T, 1 + S, F] of one entity's readings, [T, F]."""
     fit = fitted()[0]
     averages = bank(fit.spans, FEATURES)
-    residual = fit.head.residual(torch.zeros(len(readings), HIDDEN), readings, torch.zeros(len(readings)))
+    residual = fit.head.residual(torch.zeros(len(readings), HIDDEN), readings)
     squares = fit.squares(residual, averages.differences([1] * len(readings), fresh_rows(averages.columns), fit.limited(residual)))
     return fit.error(squares, ~residual.isnan().all(1)), squares
 
 
 def test_a_feature_is_foretold_from_the_context_and_the_features_ahead_of_it_alone() -> None:
-    before, readings, gaps = torch.randn(50, HIDDEN), values(50), torch.zeros(50)
-    mean, log_spread = head()(inputs(before, readings, gaps))
+    before, readings = torch.randn(50, HIDDEN), values(50)
+    mean, log_spread = head()(inputs(before, readings))
 
     for changed, foretold in ((0, [2, 3]), (CLOCK, [0, 2, 3]), (2, [3]), (3, [])):
         other = readings.clone()
         other[:, changed] += 1.0
         other[::2, changed] = torch.nan
-        other_mean, other_spread = head()(inputs(before, other, gaps))
+        other_mean, other_spread = head()(inputs(before, other))
         differs = [place for place in range(FEATURES) if not torch.equal(mean[:, place], other_mean[:, place])]
         assert differs == foretold
         assert all(torch.equal(log_spread[:, place], other_spread[:, place]) for place in range(FEATURES) if place not in foretold)
@@ -64,17 +64,17 @@ def test_a_feature_is_foretold_from_the_context_and_the_features_ahead_of_it_alo
 
 @pytest.mark.parametrize("rows", [1, 2, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 3 * BLOCK_ROWS])
 def test_a_rows_bits_depend_on_that_row_alone(rows: int) -> None:
-    before, readings, gaps = torch.randn(500, HIDDEN), values(500), torch.randn(500)
-    whole = head().residual(before, readings, gaps)
+    before, readings = torch.randn(500, HIDDEN), values(500)
+    whole = head().residual(before, readings)
     chosen = torch.randperm(500)[:rows]
 
-    found = head().residual(before[chosen], readings[chosen], gaps[chosen])
+    found = head().residual(before[chosen], readings[chosen])
 
     assert found.numpy().tobytes() == whole[chosen].numpy().tobytes()
 
 
 def test_no_rows_have_no_residuals() -> None:
-    assert head().residual(torch.zeros(0, HIDDEN), values(0), torch.zeros(0)).shape == (0, FEATURES)
+    assert head().residual(torch.zeros(0, HIDDEN), values(0)).shape == (0, FEATURES)
 
 
 def test_an_ordinary_value_that_the_rest_of_its_record_belies_is_strange_and_its_feature_is_blamed() -> None:
