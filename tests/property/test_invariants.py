@@ -83,6 +83,8 @@ def test_1_and_3_hold_where_entities_have_models_of_their_own(shape: dict[str, i
         "evidence.channels=[surprise]",
         "evidence.calibration=trained",
         "evidence.half_life=30",
+        "threshold.warmup=silent",
+        "threshold.warmup_observations=1000",
     ],
 )
 def test_1_and_3_hold_for_other_models_and_evidence(setting: str) -> None:
