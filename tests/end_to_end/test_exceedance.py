@@ -12,8 +12,10 @@ def test_payments_without_fraud_are_as_improbable_as_they_are_said_to_be(tmp_pat
     found = exceedances(of_simulated(cards, tmp_path, ()))
 
     assert found[0].records > 15_000
-    assert all(LOW <= one.ratio <= HIGH for one in found if one.is_told), [one.line() for one in found]
-    assert sum(one.is_told for one in found) == 2
+    hundredth, thousandth, _ = found
+    assert LOW <= hundredth.ratio <= HIGH
+    assert thousandth.low <= HIGH  # some twenty are expected: chance alone takes the ratio out of the goal
+    assert thousandth.high >= LOW
 
 
 def test_exceedances_are_counted_against_their_level_and_the_unjudged_left_out() -> None:
