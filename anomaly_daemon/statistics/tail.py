@@ -32,7 +32,7 @@ _CREDIT, _CREDIT_BACK = 20.0, 0.02
 class Tail:
     """Tail probability of a deviation: between two quantiles as an exponential tail between them, below the first as the normal distribution.
 
-    State: the first quantile and the gaps to each next one, float64 [K]; the credit of suspects, float64.
+    State: the first quantile and the gaps to each next one, float32 [K]; the credit of suspects, float32.
     """
 
     def __init__(self, name: str, half_life: float, quantiles: Sequence[float]) -> None:
@@ -44,12 +44,12 @@ class Tail:
         self._drops = torch.log(self._levels[:-1] / self._levels[1:])  # [K − 1], of the log probability over each gap
 
     def columns(self) -> tuple[Column, ...]:
-        """Quantiles and credit, 72 bytes."""
-        return (Column(self._gaps, "float64", (len(LEVELS),), self._start), Column(self._credit, "float64", fill=_CREDIT))
+        """Quantiles and credit, 36 bytes."""
+        return (Column(self._gaps, "float32", (len(LEVELS),), self._start), Column(self._credit, "float32", fill=_CREDIT))
 
     def probability(self, rows: Mapping[str, Tensor], deviations: Tensor) -> Tensor:
         """Of a deviation [n] as high, float64 [n] in [1e-4, 1]."""
-        gaps = rows[self._gaps]
+        gaps = rows[self._gaps].double()
         levels, drops = self._levels.to(gaps.device), self._drops.to(gaps.device)
         quantiles = gaps.cumsum(1)
         passed = (deviations[:, None] > quantiles).sum(1)
@@ -66,7 +66,7 @@ class Tail:
 
         A weight of 0 changes no bit.
         """
-        gaps, credit = rows[self._gaps], rows[self._credit]
+        gaps, credit = rows[self._gaps].double(), rows[self._credit]
         levels, drops = self._levels.to(gaps.device), self._drops.to(gaps.device)
         is_trusted = (weight > 0) & (weight < 1) & (credit >= 1)
         credit.copy_(torch.where(weight > 0, (credit - is_trusted.to(credit.dtype) + _CREDIT_BACK).clamp_(max=_CREDIT), credit))
@@ -78,4 +78,4 @@ class Tail:
         growth = rate[:, 1:] / drops
         grown = torch.lerp(growth, growth.cumsum(1), _SHARED).clamp_(max=_GROWTH_MAX).exp_()
         first = gaps[:, :1] + gaps[:, 1:2] * rate[:, :1] / drops[0]
-        gaps.copy_(torch.cat([first.clamp_(FIRST_MIN, _FIRST_MAX), (gaps[:, 1:] * grown).clamp_(GAP_MIN, GAP_MAX)], 1))
+        rows[self._gaps].copy_(torch.cat([first.clamp_(FIRST_MIN, _FIRST_MAX), (gaps[:, 1:] * grown).clamp_(GAP_MIN, GAP_MAX)], 1))

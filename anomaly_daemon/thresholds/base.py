@@ -16,7 +16,7 @@ Rows = Mapping[str, Tensor]
 PREFIX = "threshold"
 """Every threshold's columns begin with it: only one method is at work in a daemon."""
 
-WARMUP_MARGIN = 0.5
+WARMUP_MARGIN = 0.2
 """By how much the prior's deviation is widened for an entity never seen: it may be unlike those that training saw."""
 
 GIVEN = ("slot", "parameter.z", "parameter.level")

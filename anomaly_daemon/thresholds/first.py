@@ -10,7 +10,10 @@ from torch import Tensor
 from anomaly_daemon.domain.columns import OBSERVATIONS
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.score_prior import ScorePrior
+from anomaly_daemon.statistics.window import SCORE_MAX
 from anomaly_daemon.thresholds.base import WARMUP_MARGIN, Rows
+
+_LOG_MAX = math.log(SCORE_MAX)
 
 
 class FirstThreshold:
@@ -18,7 +21,7 @@ class FirstThreshold:
 
     def __init__(self, settings: ThresholdSettings, prior: ScorePrior) -> None:
         deviations = prior.quantile(settings.tail) * (1 + WARMUP_MARGIN)
-        self._threshold = math.exp(prior.mean + deviations * math.sqrt(prior.variance))
+        self._threshold = math.exp(min(prior.mean + deviations * math.sqrt(prior.variance), _LOG_MAX))
         self._warmup_observations = settings.warmup_observations
 
     def until_known(self, rows: Rows, own: Tensor) -> Tensor:

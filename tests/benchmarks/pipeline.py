@@ -29,11 +29,8 @@ FEATURES, HIDDEN, WINDOW, BATCH = 8, 64, 32, 4096
 PARTITION = Partition("readings", 0)
 ALL = settings_of.Evidence().channels
 NETWORK = ("prediction", "reconstruction")
-<<<<<<< HEAD
 MEMORIES = ("novelty", "adaptive")
-=======
 TRAINED = (*ALL, "conditional")
->>>>>>> refs/heads/context
 NAMES = tuple(f"channel_{number}" for number in range(FEATURES))
 
 
@@ -172,11 +169,7 @@ def measure(rounds: int = 3) -> list[Measure]:
         scalings.append(wide / fast)
         shares.append(fast / alone)
         print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, with reconstruction alone {alone:,.0f}/s, 100 k entities {wide:,.0f}/s")
-<<<<<<< HEAD
-    for name in (*ALL, *MEMORIES):
-=======
-    for name in TRAINED:
->>>>>>> refs/heads/context
+    for name in (*TRAINED, *MEMORIES):
         print(f"  {name} alone {rate(few[40_000:], few[:40_000], (name,)):,.0f}/s, {state_bytes((name,))} bytes an entity")
     return [
         Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),

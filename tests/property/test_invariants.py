@@ -88,6 +88,8 @@ def test_1_and_3_hold_where_entities_have_models_of_their_own(shape: dict[str, i
         "threshold.span=5",
         "threshold.reference_observations=30",
         "threshold.recovery=0.6",
+        "threshold.warmup=silent",
+        "threshold.warmup_observations=1000",
     ],
 )
 def test_1_and_3_hold_for_other_models_and_evidence(setting: str) -> None:

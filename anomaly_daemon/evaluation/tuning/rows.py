@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Partition
+from anomaly_daemon.evaluation.notes import notes_of
 from anomaly_daemon.evaluation.scores import DEVIATIONS, NO_CODE, NO_TIME, ScoreFile
 
 Sensitivity = Literal["z", "level", "fixed"]
@@ -60,10 +61,8 @@ class KeptRows:
     judged: int
 
 
-def keep_rows(
-    file: ScoreFile, sensitivity: Sensitivity, floor: float, followers: int, ttl_us: int, rows_max: int = ROWS_MAX, *, judges_in_warmup: bool = False
-) -> KeptRows:
-    """Read the export once. followers: judged records after one above the floor that are kept too. judges_in_warmup: see ExportNotes.
+def keep_rows(file: ScoreFile, sensitivity: Sensitivity, floor: float, followers: int, ttl_us: int, rows_max: int = ROWS_MAX) -> KeptRows:
+    """Read the export once. followers: judged records after one above the floor that are kept too.
 
     Raises InputError where the file is no export of this version, where nothing in it was judged, and where no floor makes it small enough.
     """
@@ -71,7 +70,7 @@ def keep_rows(
         raise InputError(
             f"{file.path}: has no column {DEVIATIONS}, so another version wrote it; export the scores anew with `anomaly-daemon replay --export`"
         )
-    keeper = RowKeeper(file, floor, followers, ttl_us, rows_max)
+    keeper, judges_in_warmup = RowKeeper(file, floor, followers, ttl_us, rows_max), notes_of(file).judges_in_warmup
     for batch in file.batches(("topic", "partition", "offset", "entity", "timestamp", *_READ[sensitivity]), _BATCH_ROWS):
         keeper.take(batch, _values(file, sensitivity, batch, judges_in_warmup))
     return keeper.finish()

@@ -132,7 +132,7 @@ def tune(path: Path, settings: Settings, wish: Wish, rules_of: Callable[[Setting
         if others := methods.compared(method, settings.threshold.method):
             methods.check_rejudgeable(file, notes)
         floor, ttl_us = choices.lowest(settings, sensitivity), int(settings.engine.entity_ttl * 1e6)
-        rows = keep_rows(file, sensitivity, floor, choices.followers(settings), ttl_us, judges_in_warmup=notes.judges_in_warmup)
+        rows = keep_rows(file, sensitivity, floor, choices.followers(settings), ttl_us)
     labelled = _labelled(path, rows, wish)
     solved = [_solved(rows, settings, wish, labelled, rules_of)]
     for name in others:

@@ -1,0 +1,30 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tests.benchmarks.quality.exceedance import HIGH, LOW, SIMULATED, exceedances, of_simulated
+
+
+def test_payments_without_fraud_are_as_improbable_as_they_are_said_to_be(tmp_path: Path) -> None:
+    cards = replace(SIMULATED[1], entities=200, days=30, trained_days=12)
+
+    found = exceedances(of_simulated(cards, tmp_path, ()))
+
+    assert found[0].records > 15_000
+    hundredth, thousandth, _ = found
+    assert LOW <= hundredth.ratio <= HIGH
+    assert thousandth.low <= HIGH  # some twenty are expected: chance alone takes the ratio out of the goal
+    assert thousandth.high >= LOW
+
+
+def test_exceedances_are_counted_against_their_level_and_the_unjudged_left_out() -> None:
+    tails = np.append(np.repeat([1e-4, 1e-3, 1e-2, 0.5], [2, 8, 90, 9900]), np.nan)
+
+    hundredth, thousandth, tenthousandth = exceedances(tails)
+
+    assert (hundredth.records, hundredth.observed, thousandth.observed, tenthousandth.observed) == (10_000, 100, 10, 2)
+    assert (hundredth.ratio, thousandth.ratio, tenthousandth.ratio) == (1.0, 1.0, 2.0)
+    assert hundredth.low < 1 < hundredth.high
+    assert thousandth.is_told
+    assert not tenthousandth.is_told
