@@ -134,7 +134,8 @@ class _Judgements:
         )
 
     def offset(self, row: int) -> Offset:
-        return self._observations.records[self._order[row]].offset
+        record: Record = self._observations.records[self._order[row]]
+        return record.offset
 
     def phase(self, row: int) -> Phase:
         return Phase(int(self._phase[row]))
