@@ -7,13 +7,13 @@ log's prefix per partition. There is no undo: a batch whose commit fails is undo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_daemon.channels.models import Findings, Models
+from anomaly_daemon.channels.models import Models
 from anomaly_daemon.domain.columns import FROZEN, LAST_SEEN_US, OBSERVATIONS, Column
 from anomaly_daemon.domain.entity import Profiles
 from anomaly_daemon.domain.records import (
@@ -38,11 +38,12 @@ from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.incidents import IncidentMachine
 from anomaly_daemon.pipeline.pieces import at, next_offsets, only, pieces, runs
 from anomaly_daemon.pipeline.regime import RegimeRule
+from anomaly_daemon.pipeline.scored import in_order, joined, scores_of
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.table import Table
-from anomaly_daemon.thresholds.judge import MODEL, Judge, Verdicts
+from anomaly_daemon.thresholds.judge import MODEL, Judge
 
 _Judged = tuple[Scores, list[Alert], list[str | None]]
 RECENT = Column("recent", "int64", is_host=True)
@@ -174,7 +175,7 @@ class Processor:
             next_offsets={partition: offset for partition, offset in ends.items() if offset > emit_from.get(partition, 0)},
             lease=batch.lease,
             alerts=announced,
-            scored=ScoredBatch(observations, _joined(scores, self.channels), incident_ids, tuple(rejections), dropped),
+            scored=ScoredBatch(observations, joined(scores, self.channels), incident_ids, tuple(rejections), dropped),
         )
 
     def begin(self, partition: Partition) -> None:
@@ -255,7 +256,7 @@ class Processor:
         back = np.argsort(np.concatenate(order))
         ids = [incident_id for _, _, part in done for incident_id in part]
         alerts = sorted((alert for _, part, _ in done for alert in part), key=lambda alert: (alert.partition, alert.offset))
-        return _in_order(_joined([scores for scores, _, _ in done], self.channels), back), alerts, [ids[place] for place in back.tolist()]
+        return in_order(joined([scores for scores, _, _ in done], self.channels), back), alerts, [ids[place] for place in back.tolist()]
 
     def _advance(self, observations: Observations, slots: NDArray[np.int64]) -> _Judged | list[int]:
         """One micro-batch: every stage once, in order. Or the places of records that must wait for what a change does: nothing has changed then."""
@@ -291,7 +292,7 @@ class Processor:
         table.scatter_host(layout.slots, host)
         table.reset(layout.slots[announced.restarted])
         self._note_watermarks(observations)
-        return _scores(layout, findings, verdicts), announced.alerts, announced.incident_ids
+        return scores_of(layout, findings, verdicts), announced.alerts, announced.incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
@@ -329,50 +330,3 @@ def _note_last_seen(layout: Layout, times_us: NDArray[np.int64], host: dict[str,
     """The event time of each entity's last row becomes its last seen."""
     last_seen = host[LAST_SEEN_US.name]
     last_seen[layout.rank] = times_us  # rows of an entity stand in order: its last one wins
-
-
-def _scores(layout: Layout, findings: Findings, verdicts: Verdicts) -> Scores:
-    """Verdicts back in log order."""
-
-    def in_log_order(values: torch.Tensor) -> NDArray[np.float64]:
-        column = np.empty(len(layout.order), values.cpu().numpy().dtype)
-        column[layout.order] = values.cpu().numpy()
-        return column
-
-    return Scores(
-        anomaly_score=in_log_order(verdicts.anomaly_score),
-        tail_probability=in_log_order(verdicts.tail_probability),
-        threshold=in_log_order(verdicts.threshold),
-        is_anomaly=in_log_order(verdicts.is_anomaly).astype(np.bool_),
-        grade=in_log_order(verdicts.grade),
-        phase=in_log_order(verdicts.phase).astype(np.int8),
-        deviations=in_log_order(verdicts.deviations),
-        evidence={name: in_log_order(one.error) for name, one in findings.evidence.items()},
-    )
-
-
-def _in_order(scores: Scores, places: NDArray[np.int64]) -> Scores:
-    """The rows at these places."""
-    chosen = {one.name: getattr(scores, one.name)[places] for one in fields(Scores) if one.name != "evidence"}
-    return Scores(**chosen, evidence={name: column[places] for name, column in scores.evidence.items()})
-
-
-def _joined(parts: Sequence[Scores], channels: Sequence[str]) -> Scores:
-    """The pieces of a batch as one."""
-    if len(parts) == 1:
-        return parts[0]
-    empty = np.empty(0)
-
-    def join(name: str) -> NDArray[np.float64]:
-        return np.concatenate([getattr(part, name) for part in parts]) if parts else empty
-
-    return Scores(
-        anomaly_score=join("anomaly_score"),
-        tail_probability=join("tail_probability"),
-        threshold=join("threshold"),
-        is_anomaly=join("is_anomaly").astype(np.bool_),
-        grade=join("grade"),
-        phase=join("phase").astype(np.int8),
-        deviations=join("deviations"),
-        evidence={name: np.concatenate([part.evidence[name] for part in parts]) if parts else empty for name in channels},
-    )

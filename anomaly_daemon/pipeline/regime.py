@@ -59,7 +59,7 @@ class RegimeRule:
 
 
 class RegimeChange(msgspec.Struct, forbid_unknown_fields=True):
-    """What is kept of an announced change. incident: as it stood at the last turn, under the change's own id.
+    """What is kept of an announced change. incident: the one that lasts, under the change's own id.
 
     is_accepted: the entity started anew, and `settled` counts what was judged outside an incident since; else the change is held.
     """
@@ -113,6 +113,10 @@ class RegimeChanges:
         """Take a judged observation, after the incident took it. incident: the one that is open now. is_recovered: see the incident's rule."""
         change = self.by_entity.get(entity)
         if incident is not None:
+            if change is not None and not change.is_accepted:
+                change.incident.observations += 1
+                if at.is_anomaly:
+                    change.incident.absorb(at)
             if at.is_anomaly and self.rules and self.rules[profile].is_sustained(incident, at, recent):
                 return self._lasts(entity, change, self.rules[profile], at, incident)
             return None

@@ -21,7 +21,7 @@ def shifted(until: int = STEPS, amount: float = 6.0) -> list[Record]:
     """Three pumps, a record each a minute; pressure of pump-0 moves after 150 of them."""
     generator = np.random.default_rng(3)
     signals = [signal(generator, STEPS, entity) for entity in range(3)]
-    records = []
+    records = list[Record]()
     for step in range(STEPS):
         for entity, values in enumerate(signals):
             body = dict(zip(NAMES, values[step].round(5).tolist(), strict=True)) | {"time": 1_700_000_000 + 60 * step}
@@ -30,7 +30,7 @@ def shifted(until: int = STEPS, amount: float = 6.0) -> list[Record]:
     return records
 
 
-def told(outcome: Outcome, kind: str = "") -> list[tuple[int, str, str]]:
+def told(outcome: Outcome) -> list[tuple[int, str, str]]:
     """Step, transition and kind of the alerts of pump-0 that open or close an incident, or tell of a change."""
     of_pump = [alert for alert in outcome.alerts if alert.entity == "pump-0"]
     return [
