@@ -70,7 +70,7 @@ class Adaptive(Novelty):
 
     units: int = Field(15, ge=2, le=63, description="Units of the fixed encoder; each entity's readout of it keeps 8 (units + 1)² bytes.")
     half_life: float = Field(7000, ge=100, description="Observations after which what one taught the readout counts half.")
-    error_share: float = Field(0.9, ge=0, le=1, description="What a new error counts, of what an equally new value does.")
+    error_share: float = Field(0.8, ge=0, le=1, description="What a new error counts, of what an equally new value does.")
 
 
 class Conditional(Averages):

@@ -49,6 +49,16 @@ def test_twenty_kills_change_nothing_on_the_embedded_log(tmp_path: Path) -> None
     killed_and_unharmed_agree(*sites)
 
 
+@pytest.mark.slow
+def test_twenty_kills_change_nothing_of_what_is_learned_online(tmp_path: Path) -> None:
+    online = ("evidence.channels=[level, adaptive]",)
+    sites = [
+        make_site(tmp_path / name, f"sqlite:///{tmp_path / name}/topics.db", RECORDS[:2000], assignments=online) for name in ("killed", "unharmed")
+    ]
+
+    killed_and_unharmed_agree(*sites)
+
+
 def test_sigterm_leaves_a_checkpoint_at_the_committed_offset_and_the_next_life_goes_on_from_it(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site", f"sqlite:///{tmp_path}/topics.db", RECORDS[:2000])
     unharmed = make_site(tmp_path / "unharmed", f"sqlite:///{tmp_path}/unharmed.db", RECORDS[:2000])
