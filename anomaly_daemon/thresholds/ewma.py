@@ -39,6 +39,7 @@ class EwmaThreshold:
         self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR)
         self._recent = RecentAverage(settings.span, _LOG_MIN)
         self._holding = Holding(settings, _LOG_MIN)
+        self._is_remembering = bool(self._recent.columns() or self._holding.columns())
 
     def columns(self) -> tuple[Column, ...]:
         """Mean and variance of the log score, the weight learned so far, and what holds scores back."""
@@ -64,9 +65,11 @@ class EwmaThreshold:
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold."""
         mean, most = rows[self._log_score.mean], self._log_score.deviation(rows).mul_(self._suspect_z)
-        average, is_judged = self._average(rows, score), rows[JUDGED] > 0
-        self._holding.learn(rows, average, average <= mean, is_judged)
-        self._recent.learn(rows, average, is_judged)
+        average = self._average(rows, score)
+        if self._is_remembering:
+            is_judged = rows[JUDGED] > 0
+            self._holding.learn(rows, average, average <= mean, is_judged)
+            self._recent.learn(rows, average, is_judged)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
         taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
