@@ -49,6 +49,7 @@ class EwmaThreshold:
         self._tail = Tail(f"{PREFIX}.tail", settings.half_life, prior.quantiles)
         self._recent = RecentAverage(settings.span, _LOG_MIN)
         self._holding = Holding(settings, _LOG_MIN)
+        self._is_remembering = bool(self._recent.columns() or self._holding.columns())
 
     def columns(self) -> tuple[Column, ...]:
         """Mean and variance of the log score, the weight learned so far, the far quantiles, and what holds scores back."""
@@ -73,10 +74,12 @@ class EwmaThreshold:
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold."""
-        (usual, spread), average, is_judged = self._usual(rows), self._average(rows, score), rows[JUDGED] > 0
+        (usual, spread), average = self._usual(rows), self._average(rows, score)
         mean, most = rows[self._log_score.mean], self._log_score.deviation(rows).mul_(self._suspect_z)
-        self._holding.learn(rows, average, average <= mean, is_judged)
-        self._recent.learn(rows, average, is_judged)
+        if self._is_remembering:
+            is_judged = rows[JUDGED] > 0
+            self._holding.learn(rows, average, average <= mean, is_judged)
+            self._recent.learn(rows, average, is_judged)
         taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
