@@ -27,6 +27,7 @@ DECIDING: Final = (
     "engine.entity_ttl",
     "evidence",
     "threshold",
+    "quality",
     "incidents",
     "overrides",
 )
