@@ -7,9 +7,9 @@ from typing import Literal
 
 import msgspec
 
-from anomaly_daemon.domain.records import Offset, Transition
+from anomaly_daemon.domain.records import Fault, Offset, Transition
 
-Kind = Literal["point", "collective"]
+Kind = Literal["point", "collective", "silence", "data_quality"]
 Severity = Literal["low", "medium", "high", "critical"]
 
 POINT_ANOMALIES_MAX = 3
@@ -23,6 +23,7 @@ class Judged:
     """What was decided of one observation, in Python's own numbers, all finite where it is judged.
 
     is_judged: False in warm-up; such an observation neither opens, feeds nor closes anything.
+    faults:    on the quality track: what makes it anomalous there.
     """
 
     offset: Offset
@@ -33,6 +34,7 @@ class Judged:
     tail_probability: float
     threshold: float
     grade: float
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Turn:
     severity:         by the highest grade so far.
     suppressed:       triggers that completed during the cooldown before it opened.
     suppression_rule: the cooldown in force, for a person; None where there is none.
+    faults:           on the quality track: all that it has shown.
     """
 
     transition: Transition
@@ -73,6 +76,7 @@ class Turn:
     severity_number: int
     suppressed: int
     suppression_rule: str | None
+    faults: tuple[Fault, ...] = ()
 
 
 class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
@@ -95,10 +99,12 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
     announced_us: int
     announced_severity: int
     suppressed: int
+    faults: tuple[Fault, ...] = ()
 
     def absorb(self, at: Judged) -> None:
         """Add an anomalous observation to what the incident has shown."""
         self.anomalies += 1
+        self.faults += tuple(fault for fault in at.faults if fault not in self.faults)
         self.last_offset = at.offset
         self.last_anomaly_us = max(self.last_anomaly_us, at.time_us)
         self.peak_grade = max(self.peak_grade, at.grade)
@@ -133,11 +139,12 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
             peak_probability=self.peak_probability,
             observations=self.observations,
             anomalies=self.anomalies,
-            kind="point" if self.anomalies <= POINT_ANOMALIES_MAX else "collective",
+            kind="data_quality" if self.faults else "point" if self.anomalies <= POINT_ANOMALIES_MAX else "collective",
             severity=severity,
             severity_number=severity_number,
             suppressed=self.suppressed,
             suppression_rule=suppression_rule,
+            faults=self.faults,
         )
 
 
@@ -169,4 +176,5 @@ def open_incident(incident_id: str, at: Judged, trigger_bits: int, suppressed: i
         announced_us=at.time_us,
         announced_severity=0,
         suppressed=suppressed,
+        faults=at.faults,
     )

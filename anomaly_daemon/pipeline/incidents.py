@@ -1,4 +1,4 @@
-"""From verdicts to incidents: opens, updates and closes them, one machine per partition, pure and by event time only.
+"""From verdicts to incidents: opens, updates and closes them, one machine per partition and track, pure and by event time only.
 
 It stands between the engine, which judges observations, and `alerts`, which words what is announced. Every decision about an
 entity follows from that entity's own observations in log order, so cutting the log into other batches changes nothing.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -22,7 +23,8 @@ from anomaly_daemon.settings import Incidents, format_duration
 __all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "push"]
 
 RECENT_MASK = (1 << 63) - 1
-FORMAT = 1
+FORMAT = 2
+Track = Literal["readings", "quality"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class _Cooling(msgspec.Struct, forbid_unknown_fields=True):
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
     format: int
+    track: Track
     detector_id: str
     topic: str
     partition: int
@@ -93,13 +96,14 @@ def push(recent: int, is_anomaly: bool) -> int:
 
 
 class IncidentMachine:
-    """The incidents of one partition.
+    """The incidents of one partition on one track: of readings, whose verdicts are the judge's, or of quality, whose anomalies are faults.
 
     Every judged observation of an entity with a verdict in `recent`, or that is tracked, must pass through `advance`; for the
     others nothing changes as long as no observation is anomalous.
     """
 
-    def __init__(self, detector_id: str, partition: Partition, rules: Sequence[Incidents]) -> None:
+    def __init__(self, detector_id: str, partition: Partition, rules: Sequence[Incidents], track: Track = "readings") -> None:
+        self._track: Track = track
         self._detector_id = detector_id
         self._partition = partition
         self._rules = [_Rule.of(settings) for settings in rules]
@@ -111,6 +115,11 @@ class IncidentMachine:
     def open_count(self) -> int:
         """Incidents open now."""
         return len(self._open)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any entity is tracked."""
+        return bool(self._open or self._cooling)
 
     @property
     def suppressed_total(self) -> int:
@@ -194,11 +203,13 @@ class IncidentMachine:
     def _identify(self, entity: str, at: Judged) -> str:
         """The same id in every replay of the log."""
         identity = [self._detector_id, self._partition.topic, self._partition.number, entity, at.offset]
+        identity += [] if self._track == "readings" else [self._track]
         return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
         """The state as canonical JSON: equal states give equal bytes."""
-        state = _State(FORMAT, self._detector_id, self._partition.topic, self._partition.number, self._suppressed_total, self._open, self._cooling)
+        belongs = (self._track, self._detector_id, self._partition.topic, self._partition.number)
+        state = _State(FORMAT, *belongs, self._suppressed_total, self._open, self._cooling)
         return msgspec.json.encode(state, order="sorted")
 
     def restore(self, state_bytes: bytes) -> None:
@@ -209,8 +220,10 @@ class IncidentMachine:
             raise CheckpointInvalid(f"incidents of {self._partition}: not the state of incidents: {error}") from error
         if state.format != FORMAT:
             raise CheckpointInvalid(f"incidents of {self._partition}: format {state.format}, this version reads format {FORMAT}")
-        if (state.detector_id, state.topic, state.partition) != (self._detector_id, self._partition.topic, self._partition.number):
-            raise CheckpointInvalid(f"incidents of {self._partition}: they belong to {state.detector_id} on {state.topic}[{state.partition}]")
+        belongs = (self._track, self._detector_id, self._partition.topic, self._partition.number)
+        if (state.track, state.detector_id, state.topic, state.partition) != belongs:
+            whose = f"{state.detector_id} on {state.topic}[{state.partition}] ({state.track})"
+            raise CheckpointInvalid(f"incidents of {self._partition}: they belong to {whose}")
         if state.open.keys() & state.cooling.keys():
             raise CheckpointInvalid(f"incidents of {self._partition}: an entity is both open and cooling down")
         self._open, self._cooling, self._suppressed_total = state.open, state.cooling, state.suppressed_total

@@ -34,8 +34,10 @@ from anomaly_daemon.pipeline.alerts import AlertContext, alert_message, dead_let
 from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
-from anomaly_daemon.pipeline.incidents import IncidentMachine
-from anomaly_daemon.pipeline.pieces import next_offsets, only, pieces, runs
+from anomaly_daemon.pipeline.moments import listen, pass_time
+from anomaly_daemon.pipeline.pieces import next_offsets, only, pieces
+from anomaly_daemon.pipeline.quality import Finding, Inspector, Place, inspect
+from anomaly_daemon.pipeline.tracks import Tracks
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
@@ -46,9 +48,9 @@ RECENT = Column("recent", "int64", is_host=True)
 _LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
 
-def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge) -> tuple[Column, ...]:
+def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge, inspector: Inspector) -> tuple[Column, ...]:
     """All that is kept per entity, each by whoever needs it."""
-    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *models.columns, *judge.columns())
+    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *models.columns, *judge.columns(), *inspector.columns())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Stages:
     table: Table
     models: Models
     judge: Judge
+    inspector: Inspector
 
 
 class Processor:
@@ -95,9 +98,9 @@ class Processor:
         self._forgotten = self._suppressed = 0
         self._is_wanted = is_wanted
         self.dropped_entity: str | None = None
-        self._machines: dict[Partition, IncidentMachine] = {}
+        self._tracks: dict[Partition, Tracks] = {}
         self._rules_of: dict[Partition, Rules] = {}
-        self._watermarks: dict[Partition, int] = {}
+        self._left: list[tuple[Record, str]] = []
         self._gathered = (OBSERVATIONS.name, *stages.models.gathered, *(column.name for column in stages.judge.columns()))
 
     @property
@@ -113,11 +116,11 @@ class Processor:
     @property
     def incidents_open(self) -> int:
         """Incidents open over all partitions."""
-        return sum(machine.open_count for machine in self._machines.values())
+        return sum(tracks.open_count for tracks in self._tracks.values())
 
     def take_counts(self) -> tuple[int, int]:
         """Entities forgotten for want of room, and incidents that a cooldown kept from opening, since the last call."""
-        suppressed = sum(machine.suppressed_total for machine in self._machines.values())
+        suppressed = sum(tracks.suppressed_total for tracks in self._tracks.values())
         counts = self._forgotten, max(0, suppressed - self._suppressed)
         self._forgotten, self._suppressed = 0, suppressed
         return counts
@@ -127,20 +130,25 @@ class Processor:
 
         emit_from: per partition, the committed offset; records before it are processed for their state only.
         """
-        observations, rejections = self._stages.decoder.decode(batch.records)
+        everyone, rejections = self._stages.decoder.decode(batch.records)
+        moments = pass_time(everyone, self._tracks, self._stages.inspector)
+        observations = everyone
         dropped: list[Record] = []
         if self._is_wanted is not None:
-            observations, others = only(observations, self._is_wanted)
+            observations, others = only(everyone, self._is_wanted)
             dropped = others.records
             self.dropped_entity = others.entities[0] if others.entities else self.dropped_entity
         alerts: list[Alert] = []
         incident_ids: list[str | None] = []
         scores: list[Scores] = []
+        self._left.clear()
         for piece, slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
-            piece_scores, piece_alerts, piece_ids = self._advance(piece, slots)
+            piece_scores, piece_alerts, piece_ids = self._advance(piece, slots, moments.findings)
             scores.append(piece_scores)
             alerts += piece_alerts
             incident_ids += piece_ids
+        alerts += listen(everyone, moments, self._left, self._tracks, self._announcer.context, self._is_wanted)
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset))
 
         def is_new(partition: Partition, offset: Offset) -> bool:
             return offset >= emit_from.get(partition, 0)
@@ -160,21 +168,19 @@ class Processor:
         """Start a partition from nothing."""
         self.drop(partition)
         self._rules_of[partition] = self._rules
-        self._machines[partition] = IncidentMachine(self._announcer.context.detector_id, partition, self._rules.incidents)
+        detector_id = self._announcer.context.detector_id
+        self._tracks[partition] = Tracks(detector_id, partition, self._rules.profiles, self._rules.incidents, self._ttl_us)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents cannot be read."""
         self.begin(checkpoint.partition)
-        self._machines[checkpoint.partition].restore(checkpoint.incidents)
+        self._tracks[checkpoint.partition].restore(checkpoint.incidents, checkpoint.watermark_us)
         self._stages.table.install(checkpoint.partition, checkpoint.entities, checkpoint.columns)
-        if checkpoint.watermark_us is not None:
-            self._watermarks[checkpoint.partition] = checkpoint.watermark_us
 
     def drop(self, partition: Partition) -> None:
         """Let go of a partition's state."""
         self._stages.table.drop(partition)
-        self._machines.pop(partition, None)
-        self._watermarks.pop(partition, None)
+        self._tracks.pop(partition, None)
         self._rules_of.pop(partition, None)
 
     def snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> Checkpoint:
@@ -186,8 +192,8 @@ class Processor:
 
     def open_snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> tuple[Checkpoint, Snapshot]:
         """The same, its columns to be filled by copying the snapshot's rows while batches go on; then `close_snapshot`."""
-        rows, incidents = self._stages.table.open_snapshot(partition), self._machines[partition].to_bytes()
-        return Checkpoint(partition, offset, fingerprint, rows.entities, rows.columns, incidents, self._watermarks.get(partition)), rows
+        rows, tracks = self._stages.table.open_snapshot(partition), self._tracks[partition]
+        return Checkpoint(partition, offset, fingerprint, rows.entities, rows.columns, tracks.to_bytes(), tracks.watermark.time_us), rows
 
     def close_snapshot(self, partition: Partition) -> None:
         """The partition's snapshot is whole, or no longer wanted."""
@@ -196,7 +202,7 @@ class Processor:
     def govern(self, partition: Partition, rules: Rules) -> None:
         """Go on with a partition under these rules; recurrent state and learned statistics stay as they are."""
         self._rules_of[partition] = rules
-        self._machines[partition].take_rules(rules.incidents)
+        self._tracks[partition].take_rules(rules.profiles, rules.incidents)
 
     def apply(self, rules: Rules, context: AlertContext, window_points: int) -> None:
         """What alerts say of the detector from now on, and the rules of partitions that come; `govern` tells those at hand."""
@@ -207,11 +213,14 @@ class Processor:
         """Let go of the spill file."""
         self._stages.table.close()
 
-    def _forget(self, partition: Partition, entity: str) -> None:
-        self._machines[partition].forget(entity)
+    def _forget(self, newcomer: Record, entity: str) -> None:
+        self._tracks[newcomer.partition].forget(entity)
+        self._left.append((newcomer, entity))
         self._forgotten += 1
 
-    def _advance(self, observations: Observations, slots: NDArray[np.int64]) -> tuple[Scores, list[Alert], list[str | None]]:
+    def _advance(
+        self, observations: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]]
+    ) -> tuple[Scores, list[Alert], list[str | None]]:
         """One micro-batch: every stage once, in order."""
         stages = self._stages
         table, layout = stages.table, lay_out(slots)
@@ -232,13 +241,14 @@ class Processor:
         verdicts = stages.judge.judge(
             layout, rows, {name: one.error for name, one in findings.evidence.items()}, {name: one.fresh for name, one in findings.evidence.items()}
         )
+        stuck = stages.inspector.stuck(layout, times_us, observations.readings, rows[OBSERVATIONS.name], host)
         _note_last_seen(layout, times_us, host)
         micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)
-        alerts, incident_ids = self._announcer.announce(micro, self._machines)
+        alerts, incident_ids = self._announcer.announce(micro, {partition: tracks.readings for partition, tracks in self._tracks.items()})
+        alerts += inspect(micro, findings_at, stuck, self._tracks, self._announcer.context)
         stages.models.remember(findings)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
-        self._note_watermarks(observations)
         return _scores(layout, findings, verdicts), alerts, incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
@@ -259,13 +269,6 @@ class Processor:
             *(alert_message(alert, self._alerts_topic, now_us) for alert in alerts),
             *(dead_letter_message(rejection, self._dead_letter_topic) for rejection in rejections),
         )
-
-    def _note_watermarks(self, observations: Observations) -> None:
-        first = 0
-        for partition, end in runs(observations.records):
-            newest = int(observations.times_us[first:end].max())
-            self._watermarks[partition] = max(newest, self._watermarks.get(partition, newest))
-            first = end
 
 
 def _note_last_seen(layout: Layout, times_us: NDArray[np.int64], host: dict[str, NDArray[np.int64]]) -> None:

@@ -82,6 +82,11 @@ class Silence:
         """Entities silent now."""
         return sum(len(queue.silent) for queue in self._queues.values())
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anybody is waited for, or silent still."""
+        return self._limits_us != (None,) or self.open_count > 0
+
     def take_rules(self, limits_us: Sequence[int | None], profile_of: Callable[[str], int]) -> None:
         """Other limits from the next record on. Who is silent stays so until it returns; who was not waited for is from its next record on."""
         entries = self.entries()
@@ -119,7 +124,7 @@ class Silence:
             later = [(max(position - unknown, 0), entity) for position, entity in forgotten]
             turns = self.advance(marks_us[unknown:], offsets[unknown:], entities[unknown:], later)
             return [replace(turn, position=turn.position + unknown) for turn in turns]
-        if not len(marks_us) or (self._limits_us == (None,) and not self.open_count):
+        if not len(marks_us):
             return []
         last = dict(zip(entities, range(len(entities)), strict=True))
         events = self._concerned(marks_us, entities, last, forgotten)
@@ -174,7 +179,9 @@ class Silence:
         is_first = np.diff(owner, prepend=-1) != 0
         own_us = heard_us[is_first].tolist()
         before_us = np.roll(heard_us, 1)
-        before_us[is_first] = [queue.waiting[one].time_us if one in queue.waiting else own for queue, one, own in zip(queues, last, own_us, strict=True)]
+        before_us[is_first] = [
+            queue.waiting[one].time_us if one in queue.waiting else own for queue, one, own in zip(queues, last, own_us, strict=True)
+        ]
         now_us = np.where(position > 0, marks_us[position - 1], UNKNOWN_US // 2)
         is_gap = now_us - before_us > limit_us[owner]
         is_ended = int(marks_us[-1]) - marks_us[np.fromiter(last.values(), np.int64, len(last))] > limit_us

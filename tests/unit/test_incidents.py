@@ -259,7 +259,7 @@ def _altered(**changes: object) -> bytes:
         (b"[]", "not the state"),
         (_altered(open={"pump-7": {}}), "not the state"),
         (_altered(surplus=1), "not the state"),
-        (_altered(format=2), "format 2"),
+        (_altered(format=1), "format 1"),
         (_altered(detector_id="other"), "belong to other"),
         (_altered(partition=4), r"belong to plant on readings\[4\]"),
     ],
