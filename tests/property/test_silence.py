@@ -104,7 +104,7 @@ START_S = 1_700_000_000
 def stream(seed: int, entities: int, length: int = 160) -> list[Record]:
     """Pumps at random, each for stretches silent, ahead, late, stuck or beyond its range."""
     generator = np.random.default_rng(seed)
-    records = []
+    records: list[Record] = []
     states, until = ["well"] * entities, [0] * entities
     for minute in range(length):
         entity = int(generator.integers(entities))
