@@ -221,6 +221,7 @@ def build_processor(
     from anomaly_daemon.pipeline.decode import Decoder
     from anomaly_daemon.pipeline.features import FeatureTransforms
     from anomaly_daemon.pipeline.process import Processor, Stages, pipeline_columns
+    from anomaly_daemon.pipeline.quality import Inspector
     from anomaly_daemon.state.table import Table
     from anomaly_daemon.thresholds.judge import Judge
 
@@ -229,13 +230,14 @@ def build_processor(
     transforms = FeatureTransforms(features_of(settings))
     models = Models(artifact, settings, device)
     judge = Judge(settings.threshold, priors_of(settings, artifact), settings.calibration_half_life, artifact.score_prior)
-    columns = pipeline_columns(transforms, models, judge)
+    inspector = Inspector(settings.quality, settings.record, settings.threshold.warmup_observations)
+    columns = pipeline_columns(transforms, models, judge, inspector)
     is_checkpointed = judge.is_checkpointable
     resident_max = settings.engine.resident_max if is_checkpointed else settings.engine.entities_max
     spill = settings.engine.spill_directory or Path(gettempdir())
     table = Table(columns, resident_max=resident_max, entities_max=settings.engine.entities_max, device=device, spill=spill)
     processor = Processor(
-        Stages(Decoder(settings.record), transforms, table, models, judge),
+        Stages(Decoder(settings.record), transforms, table, models, judge, inspector),
         build_rules(settings),
         build_context(settings, artifact, mode),
         alerts_topic=settings.output.alerts_topic,
@@ -302,6 +304,7 @@ def _fingerprint(settings: Settings, model: str, columns: Sequence[object], devi
         "scale": settings.model.model_dump(mode="json", include={"scale", "scale_observations"}),
         "evidence": settings.evidence.model_dump(mode="json"),
         "threshold": settings.threshold.model_dump(mode="json", exclude=live),
+        "quality": settings.quality.model_dump(mode="json"),
         "torch": str(torch.__version__),
         "arithmetic": device if device != "cpu" else torch.backends.cpu.get_cpu_capability(),
     }

@@ -101,7 +101,7 @@ def as_table(comparison: Comparison, lines: int) -> Table:
             _turned([_time(one.starts_at_us) for one in sides]),
             _turned([_end(one) for one in sides]),
             Text(_turned_word([one.severity for one in sides]), style=SEVERITY_STYLES[change.latest.severity]),
-            _turned([f"{one.peak_score:.3f}" for one in sides]),
+            _turned(["" if one.peak_score is None else f"{one.peak_score:.3f}" for one in sides]),
             printable(_because(change, comparison.differences)),
         )
     return table

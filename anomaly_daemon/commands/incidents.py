@@ -98,7 +98,7 @@ def as_table(incidents: Sequence[Incident], columns: int) -> Table:
     for incident in incidents:
         started, ended, entity, severity, kind, peak, records, leading, sentence = cells = _cells(incident)
         if columns < WIDE_COLUMNS:
-            when = _lines(started, ended, Text.assemble(peak, ", ", records))
+            when = _lines(started, ended, Text(", ").join(cell for cell in (peak, records) if cell))
             cells = (when, _lines(entity, Text.assemble(severity, " ", kind), leading), sentence)
         table.add_row(*cells)
     return table
@@ -114,8 +114,8 @@ def _cells(incident: Incident) -> tuple[Text, ...]:
         printable(latest.entity),
         Text(latest.severity, style=SEVERITY_STYLES[latest.severity]),
         printable(latest.kind),
-        Text(f"{latest.peak.anomaly_score:.3f}"),
-        Text(str(latest.observations)),
+        Text("" if latest.peak is None else f"{latest.peak.anomaly_score:.3f}"),
+        Text("" if latest.observations is None else str(latest.observations)),
         printable(leading),
         printable(strongest.explanation.message.removeprefix(f"{latest.entity}: ")),
     )
@@ -126,8 +126,12 @@ def _lines(*cells: Text) -> Text:
 
 
 def worst(incidents: Sequence[Incident]) -> Incident:
-    """The most severe, of these the one with the highest score, of these the first."""
-    return max(incidents, key=lambda one: (one.latest.severity_number, one.latest.peak.anomaly_score))
+    """The most severe of those that have a score, of these the one with the highest, of these the first; the first of all where none has."""
+    return max(incidents, key=lambda one: (one.latest.peak is not None, one.latest.severity_number, _peak(one.latest)))
+
+
+def _peak(alert: PublishedAlert) -> float:
+    return 0.0 if alert.peak is None else alert.peak.anomaly_score
 
 
 def render_worst(incident: Incident) -> str:

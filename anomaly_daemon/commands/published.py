@@ -57,13 +57,13 @@ class PublishedAlert(msgspec.Struct, frozen=True):
     kind: str
     severity: Literal["low", "medium", "high", "critical"]
     severity_number: int
-    anomaly_score: float
+    anomaly_score: float | None
     entity: str
     data_end_time: Time
     starts_at: Time
     ends_at: Time | None
-    peak: PublishedPeak
-    observations: int
+    peak: PublishedPeak | None
+    observations: int | None
     features: list[PublishedFeature]
     explanation: PublishedExplanation
     window: list[PublishedPoint]
@@ -71,6 +71,11 @@ class PublishedAlert(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if any(len(values) != len(self.features) for point in self.window for values in (point.actual, point.reconstructed)):
             raise ValueError("a window point holds one value per feature")
+
+    @property
+    def strength(self) -> float:
+        """The score of its record; 0 where it is told without one."""
+        return self.anomaly_score or 0.0
 
     @property
     def leading(self) -> int | None:
@@ -140,7 +145,7 @@ class Incidents:
             self.by_id[alert.incident_id] = new
         else:
             latest, latest_value = (alert, value) if alert.sequence > known.latest.sequence else (known.latest, known.latest_value)
-            strongest = alert if alert.anomaly_score > known.strongest.anomaly_score else known.strongest
+            strongest = alert if alert.strength > known.strongest.strength else known.strongest
             self.by_id[alert.incident_id] = Incident(latest, latest_value, strongest)
         if len(self.by_id) >= 2 * self.incidents_max:
             self._trim()

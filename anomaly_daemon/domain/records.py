@@ -123,6 +123,15 @@ class Rejection:
     detail: str
 
 
+class Fault(enum.Enum):
+    """What is wrong with a record as a record. Closed: alerts use these words and no others."""
+
+    CLOCK_SKEW = "clock_skew"
+    LATE = "late"
+    STUCK = "stuck"
+    OUT_OF_RANGE = "out_of_range"
+
+
 @dataclass(frozen=True, slots=True)
 class Observations:
     """The accepted records of a batch, in log order; N rows.

@@ -141,9 +141,9 @@ def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, par
     return Alert(partition, at.offset, turn.entity, turn.incident_id, turn.transition, rfc3339(at.time_us), body)
 
 
-def fingerprint(detector_id: str, entity: str, of: str = "readings") -> str:
-    """Groups alerts: the same for every incident of an entity's readings, whether it stays a point or grows collective."""
-    return hashlib.sha256(msgspec.json.encode([detector_id, entity, of])).hexdigest()[:16]
+def fingerprint(detector_id: str, entity: str, track: str = "readings") -> str:
+    """Groups alerts: the same for every incident of an entity on a track, such as its readings', whether it stays a point or grows collective."""
+    return hashlib.sha256(msgspec.json.encode([detector_id, entity, track])).hexdigest()[:16]
 
 
 def confidence(tail_probability: float, phase: Phase) -> float:
@@ -163,11 +163,10 @@ def alert_message(alert: Alert, topic: str, detected_at_us: int | None) -> Messa
     The message carries no timestamp: retention counts from its publication, not from an event time years ago.
     """
     body = alert.body if detected_at_us is None else {**alert.body, "detected_at": rfc3339(detected_at_us)}
-    subject = "regime_change" if alert.body["kind"] == "regime_change" else "incident"
     source = "/".join(quote(part, safe="") for part in (alert.body["detector_id"], alert.partition.topic, str(alert.partition.number)))
     headers = (
         ("ce_specversion", "1.0"),
-        ("ce_type", f"anomaly_daemon.{subject}.{alert.transition.value}.v1"),
+        ("ce_type", _event_type(alert)),
         ("ce_source", f"/anomaly-daemon/{source}"),
         ("ce_id", f"{alert.incident_id}-{alert.body['sequence']}"),
         ("ce_time", alert.time),
@@ -175,6 +174,13 @@ def alert_message(alert: Alert, topic: str, detected_at_us: int | None) -> Messa
         ("content-type", "application/json"),
     )
     return Message(topic, alert.entity.encode(), msgspec.json.encode(body), tuple((name, text.encode()) for name, text in headers))
+
+
+def _event_type(alert: Alert) -> str:
+    """A silence opens as an event of its own; it closes as an incident does, so that whoever waits for that misses none."""
+    if alert.body["kind"] == "silence" and alert.transition is Transition.OPENED:
+        return "anomaly_daemon.entity.silent.v1"
+    return f"anomaly_daemon.{'regime_change' if alert.body['kind'] == 'regime_change' else 'incident'}.{alert.transition.value}.v1"
 
 
 def dead_letter_message(rejection: Rejection, topic: str) -> Message:

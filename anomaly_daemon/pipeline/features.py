@@ -41,7 +41,7 @@ class _Numeric:
 
 
 @dataclass(frozen=True, slots=True)
-class _EntityMajor:
+class EntityMajor:
     """The same N rows with every entity's in one run, oldest first.
 
     starts, ends: [B] the run of each entity. place: [N] where the layout's row stands. rank: [N] whose the row is.
@@ -53,7 +53,8 @@ class _EntityMajor:
     rank: Integers
 
     @classmethod
-    def of(cls, layout: Layout) -> _EntityMajor:
+    def of(cls, layout: Layout) -> EntityMajor:
+        """The rows of a layout."""
         lengths = np.bincount(layout.rank, minlength=len(layout.slots))
         ends = np.cumsum(lengths)
         starts = ends - lengths
@@ -152,7 +153,7 @@ class FeatureTransforms:
 
     def _change(self, layout: Layout, times_us: Integers, readings: Reals, rows: HostRows) -> Reals:
         """Differences and rates against the last known value; readings [N, changes] in the order of the layout."""
-        runs = _EntityMajor.of(layout)
+        runs = EntityMajor.of(layout)
         ordered, ordered_us = np.empty_like(readings), np.empty_like(times_us)
         ordered[runs.place], ordered_us[runs.place] = readings, times_us
         newest = np.maximum.accumulate(np.where(np.isnan(ordered), -1, np.arange(len(ordered))[:, None]), axis=0)

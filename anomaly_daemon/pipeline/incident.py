@@ -7,9 +7,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from anomaly_daemon.domain.records import Offset, Transition
+from anomaly_daemon.domain.records import Fault, Offset, Transition
 
-Kind = Literal["point", "collective", "level_shift", "regime_change"]
+Kind = Literal["point", "collective", "level_shift", "regime_change", "silence", "data_quality"]
 OF_READINGS: Final[tuple[Kind, ...]] = ("point", "collective", "level_shift")
 Severity = Literal["low", "medium", "high", "critical"]
 
@@ -27,6 +27,7 @@ class Judged:
 
     is_judged: False in a silent warm-up; such an observation neither opens, feeds nor closes anything.
     evidence:  the fused score; chart_evidence: what of it the control charts added.
+    faults:    on the quality track: what makes it anomalous there.
     """
 
     offset: Offset
@@ -39,6 +40,7 @@ class Judged:
     grade: float
     evidence: float = 0.0
     chart_evidence: float = 0.0
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Turn:
     suppressed:       triggers that completed during the cooldown before it opened.
     suppression_rule: the cooldown in force, for a person; None where there is none.
     remark:           what a person should know beside the numbers; None where there is nothing.
+    faults:           on the quality track: all that it has shown.
     """
 
     transition: Transition
@@ -81,6 +84,7 @@ class Turn:
     suppressed: int
     suppression_rule: str | None
     remark: str | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
@@ -108,10 +112,13 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
     suppressed: int
     evidence: float
     chart_evidence: float
+    faults: tuple[Fault, ...] = ()
 
     @property
     def kind(self) -> Kind:
         """What it has grown to."""
+        if self.faults:
+            return "data_quality"
         if self.anomalies <= POINT_ANOMALIES_MAX:
             return "point"
         return "level_shift" if self.anomalies >= SHIFT_ANOMALIES_MIN and self.chart_evidence > self.evidence / 2 else "collective"
@@ -121,6 +128,7 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
         self.anomalies += 1
         self.evidence += at.evidence
         self.chart_evidence += at.chart_evidence
+        self.faults += tuple(fault for fault in at.faults if fault not in self.faults)
         self.last_offset = at.offset
         self.last_anomaly_us = max(self.last_anomaly_us, at.time_us)
         self.peak_grade = max(self.peak_grade, at.grade)
@@ -161,6 +169,7 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
             suppressed=self.suppressed,
             suppression_rule=suppression_rule,
             remark=remark,
+            faults=self.faults,
         )
 
 
@@ -194,4 +203,5 @@ def open_incident(incident_id: str, at: Judged, trigger_bits: int, suppressed: i
         suppressed=suppressed,
         evidence=at.evidence,
         chart_evidence=at.chart_evidence,
+        faults=at.faults,
     )

@@ -1,4 +1,4 @@
-"""From verdicts to incidents: opens, updates and closes them, one machine per partition, pure and by event time only.
+"""From verdicts to incidents: opens, updates and closes them, one machine per partition and track, pure and by event time only.
 
 It stands between the engine, which judges observations, and `alerts`, which words what is announced. Every decision about an
 entity follows from that entity's own observations in log order, so cutting the log into other batches changes nothing.
@@ -12,6 +12,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -25,6 +26,7 @@ __all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "push"]
 
 RECENT_MASK = (1 << 63) - 1
 FORMAT = 2
+Track = Literal["readings", "quality"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Kept:
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
     format: int
+    track: Track
     detector_id: str
     topic: str
     partition: int
@@ -108,14 +111,17 @@ def push(recent: int, is_anomaly: bool) -> int:
 
 
 class IncidentMachine:
-    """The incidents of one partition.
+    """The incidents of one partition on one track: of readings, whose verdicts are the judge's, or of quality, whose anomalies are faults.
 
     Every judged observation of an entity with a verdict in `recent`, or that is tracked, must pass through `advance`; for the
     others nothing changes as long as no observation is anomalous.
     """
 
-    def __init__(self, detector_id: str, partition: Partition, rules: Sequence[Incidents], regimes: Sequence[RegimeRule] = ()) -> None:
+    def __init__(
+        self, detector_id: str, partition: Partition, rules: Sequence[Incidents], regimes: Sequence[RegimeRule] = (), track: Track = "readings"
+    ) -> None:
         """regimes: by profile, as `rules`; without them no change is looked for."""
+        self._track: Track = track
         self._detector_id = detector_id
         self._partition = partition
         self._rules = [_Rule.of(settings) for settings in rules]
@@ -128,6 +134,11 @@ class IncidentMachine:
     def open_count(self) -> int:
         """Incidents open now, lasting changes among them."""
         return len(self._open) + len(self.regimes.by_entity)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any entity is tracked."""
+        return bool(self._open or self._cooling or self.regimes.by_entity)
 
     @property
     def suppressed_total(self) -> int:
@@ -211,7 +222,8 @@ class IncidentMachine:
         if not is_triggered:
             return None
         owed = self._cooling.pop(entity, None)
-        incident = open_incident(self._identify(entity, at.offset), at, recent & rule.trigger_mask, owed.suppressed if owed is not None else 0)
+        incident_id = self._identify(entity, at.offset, self._track)
+        incident = open_incident(incident_id, at, recent & rule.trigger_mask, owed.suppressed if owed is not None else 0)
         self._open[entity] = incident
         return incident.announce(Transition.OPENED, entity, at, rule.cooldown_text)
 
@@ -235,15 +247,16 @@ class IncidentMachine:
             self._cooling[entity] = _Cooling(until_us=at.time_us + rule.cooldown_us, suppressed=0)
         return incident.announce(Transition.CLOSED, entity, at, rule.cooldown_text)
 
-    def _identify(self, entity: str, offset: int, *track: str) -> str:
+    def _identify(self, entity: str, offset: int, track: str) -> str:
         """The same id in every replay of the log."""
-        identity = [self._detector_id, self._partition.topic, self._partition.number, entity, offset, *track]
+        identity = [self._detector_id, self._partition.topic, self._partition.number, entity, offset]
+        identity += [] if track == "readings" else [track]
         return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()[:16]
 
     def to_bytes(self) -> bytes:
         """The state as canonical JSON: equal states give equal bytes."""
-        whose = (self._detector_id, self._partition.topic, self._partition.number)
-        state = _State(FORMAT, *whose, self._suppressed_total, self._open, self._cooling, self.regimes.by_entity)
+        belongs = (self._track, self._detector_id, self._partition.topic, self._partition.number)
+        state = _State(FORMAT, *belongs, self._suppressed_total, self._open, self._cooling, self.regimes.by_entity)
         return msgspec.json.encode(state, order="sorted")
 
     def restore(self, state_bytes: bytes) -> None:
@@ -254,8 +267,10 @@ class IncidentMachine:
             raise CheckpointInvalid(f"incidents of {self._partition}: not the state of incidents: {error}") from error
         if state.format != FORMAT:
             raise CheckpointInvalid(f"incidents of {self._partition}: format {state.format}, this version reads format {FORMAT}")
-        if (state.detector_id, state.topic, state.partition) != (self._detector_id, self._partition.topic, self._partition.number):
-            raise CheckpointInvalid(f"incidents of {self._partition}: they belong to {state.detector_id} on {state.topic}[{state.partition}]")
+        belongs = (self._track, self._detector_id, self._partition.topic, self._partition.number)
+        if (state.track, state.detector_id, state.topic, state.partition) != belongs:
+            whose = f"{state.detector_id} on {state.topic}[{state.partition}] ({state.track})"
+            raise CheckpointInvalid(f"incidents of {self._partition}: they belong to {whose}")
         if state.open.keys() & state.cooling.keys():
             raise CheckpointInvalid(f"incidents of {self._partition}: an entity is both open and cooling down")
         if any(not change.is_accepted and entity not in state.open for entity, change in state.changes.items()):

@@ -20,10 +20,10 @@ Piece = tuple[Observations, NDArray[np.int64]]
 _partition_of = attrgetter("partition")
 
 
-def pieces(observations: Observations, table: Table, ttl_us: int, forget: Callable[[Partition, str], None]) -> Iterator[Piece]:
+def pieces(observations: Observations, table: Table, ttl_us: int, forget: Callable[[Record, str], None]) -> Iterator[Piece]:
     """Observations and the slot of each, in log order; each piece must be processed before the next is asked for.
 
-    forget: called for every entity that the table had to forget to make room, before its partition's next record is processed.
+    forget: called for every entity that the table had to forget, with the record it made room for, before the piece of that record.
     """
     done = first = 0
     table.begin()
@@ -31,8 +31,8 @@ def pieces(observations: Observations, table: Table, ttl_us: int, forget: Callab
     for partition, end in runs(observations.records):
         while done < end:
             admitted = table.admit(partition, observations.entities[done:end])
-            for owner, entity in table.take_forgotten():
-                forget(owner, entity)
+            for place, entity in table.take_forgotten():
+                forget(observations.records[done + place], entity)
             slots.append(admitted)
             done += len(admitted)
             if done < end:

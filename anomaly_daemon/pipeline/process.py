@@ -35,10 +35,12 @@ from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.budget import Budgets
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
-from anomaly_daemon.pipeline.incidents import IncidentMachine
-from anomaly_daemon.pipeline.pieces import at, next_offsets, only, pieces, runs
+from anomaly_daemon.pipeline.moments import listen, pass_time
+from anomaly_daemon.pipeline.pieces import at, next_offsets, only, pieces
+from anomaly_daemon.pipeline.quality import Finding, Inspector, Place, inspect
 from anomaly_daemon.pipeline.regime import RegimeRule
 from anomaly_daemon.pipeline.scored import in_order, joined, scores_of
+from anomaly_daemon.pipeline.tracks import Tracks
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
@@ -50,9 +52,9 @@ RECENT = Column("recent", "int64", is_host=True)
 _LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
 
-def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge) -> tuple[Column, ...]:
+def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge, inspector: Inspector) -> tuple[Column, ...]:
     """All that is kept per entity, each by whoever needs it."""
-    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *models.columns, *judge.columns())
+    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *models.columns, *judge.columns(), *inspector.columns())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class Stages:
     table: Table
     models: Models
     judge: Judge
+    inspector: Inspector
 
 
 class Processor:
@@ -106,10 +109,10 @@ class Processor:
         self._forgotten = self._suppressed = 0
         self._is_wanted = is_wanted
         self.dropped_entity: str | None = None
-        self._machines: dict[Partition, IncidentMachine] = {}
+        self._tracks: dict[Partition, Tracks] = {}
         self._budgets = Budgets()
         self._rules_of: dict[Partition, Rules] = {}
-        self._watermarks: dict[Partition, int] = {}
+        self._left: list[tuple[Record, str]] = []
         self._gathered = (OBSERVATIONS.name, *stages.models.gathered, *(column.name for column in stages.judge.columns()))
 
     @property
@@ -125,7 +128,7 @@ class Processor:
     @property
     def incidents_open(self) -> int:
         """Incidents open over all partitions."""
-        return sum(machine.open_count for machine in self._machines.values())
+        return sum(tracks.open_count for tracks in self._tracks.values())
 
     @property
     def budget_z(self) -> float | None:
@@ -134,7 +137,7 @@ class Processor:
 
     def take_counts(self) -> tuple[int, int]:
         """Entities forgotten for want of room, and incidents that a cooldown kept from opening, since the last call."""
-        suppressed = sum(machine.suppressed_total for machine in self._machines.values())
+        suppressed = sum(tracks.suppressed_total for tracks in self._tracks.values())
         counts = self._forgotten, max(0, suppressed - self._suppressed)
         self._forgotten, self._suppressed = 0, suppressed
         return counts
@@ -144,26 +147,31 @@ class Processor:
 
         emit_from: per partition, the committed offset; records before it are processed for their state only.
         """
-        observations, rejections = self._stages.decoder.decode(batch.records)
+        everyone, rejections = self._stages.decoder.decode(batch.records)
         ends = next_offsets(batch.records)
         for partition in ends:  # only now, for between its restoring and its next record a partition may change rules
             rules = self._rules_of[partition]
             self._budgets.allow(partition, rules.alerts_per_day, float(rules.parameters["z"][0]))
+        moments = pass_time(everyone, self._tracks, self._stages.inspector)
+        observations = everyone
         dropped: list[Record] = []
         if self._is_wanted is not None:
-            observations, others = only(observations, self._is_wanted)
+            observations, others = only(everyone, self._is_wanted)
             dropped = others.records
             self.dropped_entity = others.entities[0] if others.entities else self.dropped_entity
         alerts: list[Alert] = []
         incident_ids: list[str | None] = []
         scores: list[Scores] = []
+        self._left.clear()
         for whole, whole_slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
             for piece, slots in self._budgets.steps(whole, whole_slots):
-                piece_scores, piece_alerts, piece_ids = self._settle(piece, slots)
+                piece_scores, piece_alerts, piece_ids = self._settle(piece, slots, moments.findings)
                 self._budgets.count(piece, piece_scores, piece_alerts)
                 scores.append(piece_scores)
                 alerts += piece_alerts
                 incident_ids += piece_ids
+        alerts += listen(everyone, moments, self._left, self._tracks, self._announcer.context, self._is_wanted)
+        alerts.sort(key=lambda alert: (alert.partition, alert.offset))
 
         def is_new(partition: Partition, offset: Offset) -> bool:
             return offset >= emit_from.get(partition, 0)
@@ -182,23 +190,21 @@ class Processor:
         """Start a partition from nothing."""
         self.drop(partition)
         self._rules_of[partition] = self._rules
-        self._machines[partition] = IncidentMachine(self._announcer.context.detector_id, partition, self._rules.incidents, self._rules.regimes)
+        detector_id, rules = self._announcer.context.detector_id, self._rules
+        self._tracks[partition] = Tracks(detector_id, partition, rules.profiles, rules.incidents, rules.regimes, self._ttl_us)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents or its budget cannot be read."""
         self.begin(checkpoint.partition)
-        self._machines[checkpoint.partition].restore(checkpoint.incidents)
+        self._tracks[checkpoint.partition].restore(checkpoint.incidents, checkpoint.watermark_us)
         self._budgets.restore(checkpoint.partition, checkpoint.budget)
         self._stages.table.install(checkpoint.partition, checkpoint.entities, checkpoint.columns)
-        if checkpoint.watermark_us is not None:
-            self._watermarks[checkpoint.partition] = checkpoint.watermark_us
 
     def drop(self, partition: Partition) -> None:
         """Let go of a partition's state."""
         self._stages.table.drop(partition)
-        self._machines.pop(partition, None)
+        self._tracks.pop(partition, None)
         self._budgets.drop(partition)
-        self._watermarks.pop(partition, None)
         self._rules_of.pop(partition, None)
 
     def snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> Checkpoint:
@@ -210,9 +216,8 @@ class Processor:
 
     def open_snapshot(self, partition: Partition, offset: Offset, fingerprint: str) -> tuple[Checkpoint, Snapshot]:
         """The same, its columns to be filled by copying the snapshot's rows while batches go on; then `close_snapshot`."""
-        rows, incidents = self._stages.table.open_snapshot(partition), self._machines[partition].to_bytes()
-        watermark_us, budget = self._watermarks.get(partition), self._budgets.to_bytes(partition)
-        return Checkpoint(partition, offset, fingerprint, rows.entities, rows.columns, incidents, watermark_us, budget), rows
+        rows, tracks, budget = self._stages.table.open_snapshot(partition), self._tracks[partition], self._budgets.to_bytes(partition)
+        return Checkpoint(partition, offset, fingerprint, rows.entities, rows.columns, tracks.to_bytes(), tracks.watermark.time_us, budget), rows
 
     def close_snapshot(self, partition: Partition) -> None:
         """The partition's snapshot is whole, or no longer wanted."""
@@ -221,7 +226,7 @@ class Processor:
     def govern(self, partition: Partition, rules: Rules) -> None:
         """Go on with a partition under these rules; recurrent state and learned statistics stay as they are."""
         self._rules_of[partition] = rules
-        self._machines[partition].take_rules(rules.incidents, rules.regimes)
+        self._tracks[partition].take_rules(rules.profiles, rules.incidents, rules.regimes)
 
     def apply(self, rules: Rules, context: AlertContext, window_points: int) -> None:
         """What alerts say of the detector from now on, and the rules of partitions that come; `govern` tells those at hand."""
@@ -232,11 +237,12 @@ class Processor:
         """Let go of the spill file."""
         self._stages.table.close()
 
-    def _forget(self, partition: Partition, entity: str) -> None:
-        self._machines[partition].forget(entity)
+    def _forget(self, newcomer: Record, entity: str) -> None:
+        self._tracks[newcomer.partition].forget(entity)
+        self._left.append((newcomer, entity))
         self._forgotten += 1
 
-    def _settle(self, piece: Observations, slots: NDArray[np.int64]) -> _Judged:
+    def _settle(self, piece: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]]) -> _Judged:
         """A piece in one micro-batch, or in more where a lasting change is decided on: what that does to an entity begins with its next record.
 
         Which record decides is known only once the piece is judged, so it is judged again without those that must wait; nobody else notices.
@@ -246,7 +252,7 @@ class Processor:
         todo = np.arange(len(slots))
         while len(todo):
             now = todo
-            while isinstance(found := self._advance(piece if len(now) == len(slots) else at(piece, now.tolist()), slots[now]), list):
+            while isinstance(found := self._advance(piece if len(now) == len(slots) else at(piece, now.tolist()), slots[now], findings_at), list):
                 now = np.delete(now, found)
             done.append(found)
             order.append(now)
@@ -258,7 +264,7 @@ class Processor:
         alerts = sorted((alert for _, part, _ in done for alert in part), key=lambda alert: (alert.partition, alert.offset))
         return in_order(joined([scores for scores, _, _ in done], self.channels), back), alerts, [ids[place] for place in back.tolist()]
 
-    def _advance(self, observations: Observations, slots: NDArray[np.int64]) -> _Judged | list[int]:
+    def _advance(self, observations: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]]) -> _Judged | list[int]:
         """One micro-batch: every stage once, in order. Or the places of records that must wait for what a change does: nothing has changed then."""
         stages = self._stages
         table, layout = stages.table, lay_out(slots)
@@ -269,8 +275,8 @@ class Processor:
         for name, parameter in parameters.items():
             rows[f"parameter.{name}"] = torch.from_numpy(parameter).to(rows[OBSERVATIONS.name].device)
         rows["slot"] = torch.from_numpy(layout.slots)
-        if any(machine.regimes.is_any_frozen for machine in self._machines.values()):
-            is_frozen = [self._machines[owner].regimes.is_frozen(entity) for owner, entity in zip(owners, entities, strict=True)]
+        if any(tracks.readings.regimes.is_any_frozen for tracks in self._tracks.values()):
+            is_frozen = [self._tracks[owner].readings.regimes.is_frozen(entity) for owner, entity in zip(owners, entities, strict=True)]
             rows[FROZEN] = torch.tensor(is_frozen).to(rows[OBSERVATIONS.name].device)
         times_us = observations.times_us[layout.order]
         values, gaps_s = stages.transforms.transform(
@@ -282,17 +288,18 @@ class Processor:
         verdicts = stages.judge.judge(
             layout, rows, {name: one.error for name, one in findings.evidence.items()}, {name: one.fresh for name, one in findings.evidence.items()}
         )
+        stuck = stages.inspector.stuck(layout, times_us, observations.readings, rows[OBSERVATIONS.name], host)
         _note_last_seen(layout, times_us, host)
         micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)
-        announced = self._announcer.announce(micro, self._machines)
+        announced = self._announcer.announce(micro, {partition: tracks.readings for partition, tracks in self._tracks.items()})
         if announced.waiting:
             return announced.waiting
+        alerts = announced.alerts + inspect(micro, findings_at, stuck, self._tracks, self._announcer.context)
         stages.models.remember(findings)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         table.reset(layout.slots[announced.restarted])
-        self._note_watermarks(observations)
-        return scores_of(layout, findings, verdicts), announced.alerts, announced.incident_ids
+        return scores_of(layout, findings, verdicts), alerts, announced.incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
@@ -317,13 +324,6 @@ class Processor:
             *(alert_message(alert, self._alerts_topic, now_us) for alert in alerts),
             *(dead_letter_message(rejection, self._dead_letter_topic) for rejection in rejections),
         )
-
-    def _note_watermarks(self, observations: Observations) -> None:
-        first = 0
-        for partition, end in runs(observations.records):
-            newest = int(observations.times_us[first:end].max())
-            self._watermarks[partition] = max(newest, self._watermarks.get(partition, newest))
-            first = end
 
 
 def _note_last_seen(layout: Layout, times_us: NDArray[np.int64], host: dict[str, NDArray[np.int64]]) -> None:

@@ -15,6 +15,7 @@ from anomaly_daemon.settings.comparison import (
 from anomaly_daemon.settings.evidence import NETWORK_CHANNELS, Adaptive, Chart, Evidence, Novelty
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime, Window
 from anomaly_daemon.settings.log_url import brokers, checked_log, masked
+from anomaly_daemon.settings.quality import Quality
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
 from anomaly_daemon.settings.reference import reference
 from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE
@@ -69,6 +70,7 @@ __all__ = [
     "Novelty",
     "Output",
     "Override",
+    "Quality",
     "RecordSchema",
     "Regime",
     "Section",

@@ -29,6 +29,7 @@ DECIDING: Final = (
     "engine.entity_ttl",
     "evidence",
     "threshold",
+    "quality",
     "incidents",
     "regime",
     "overrides",

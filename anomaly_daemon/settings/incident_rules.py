@@ -31,7 +31,21 @@ class Incidents(Section):
     recovery: Window = Field(Window(count=10, of=10), description="It closes when this many of the last observations are normal.")
     cooldown: Duration = spelled("0", "For this long after a close no incident of the entity opens; what would have is counted.")
     update_every: Duration = spelled("5m", "An open incident is announced again at most this often, by event time, and when its severity rises.")
+    silence_after: Duration | None = Field(
+        None,
+        description=(
+            "An entity is silent once its partition's watermark has moved on by more than this since its last record: the records of the others "
+            "tell, so nobody falls silent on a partition where nothing comes. None: not watched."
+        ),
+    )
     window_points: int = Field(16, ge=0, le=64, description="Recent points in an alert.")
+
+    @field_validator("silence_after")
+    @classmethod
+    def _check_silence(cls, after: float | None) -> float | None:
+        if after is not None and after <= 0:
+            raise ValueError("give a time longer than 0, or none")
+        return after
 
     @field_validator("trigger", "recovery", mode="before")
     @classmethod

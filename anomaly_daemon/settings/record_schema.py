@@ -50,6 +50,9 @@ class Feature(Section):
         None, description="relative only: name of a category feature; the mean is the entity's own among records of that value."
     )
     context: bool = Field(False, description="The network knows it, but it is no evidence: nobody is surprised by it. A cyclic feature always is.")
+    possible: tuple[float, float] | None = Field(
+        None, description="Number kinds: least and greatest reading that can be at all; one beyond is judged, and a fault of quality: out_of_range."
+    )
     values_max: int = Field(32, ge=2, le=1024, description="category only: values remembered per entity; the rarest is dropped when full.")
     bits: int = Field(
         0,
@@ -71,6 +74,8 @@ class Feature(Section):
             raise ValueError(f"feature {self.name!r}: `within` goes with kind relative only")
         if self.kind != "category" and self.bits:
             raise ValueError(f"feature {self.name!r}: `bits` goes with kind category only")
+        if self.possible is not None and (self.kind not in NUMBER_KINDS or self.possible[0] >= self.possible[1]):
+            raise ValueError(f"feature {self.name!r}: `possible` goes with a number, the least reading before the greatest, such as [0, 16]")
         if self.kind in _TIME_KINDS and self.path is not None:
             raise ValueError(f"feature {self.name!r}: kind {self.kind} is derived from the event time and takes no path")
         return self

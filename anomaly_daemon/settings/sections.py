@@ -14,6 +14,7 @@ from anomaly_daemon.settings.evidence import Evidence
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime
 from anomaly_daemon.settings.log_url import checked_log
 from anomaly_daemon.settings.nearest import unknown_key
+from anomaly_daemon.settings.quality import Quality
 from anomaly_daemon.settings.record_schema import RecordSchema, Section
 from anomaly_daemon.settings.values import Duration, spelled
 
@@ -298,6 +299,7 @@ class Settings(BaseSettings):
     engine: Engine = Field(default_factory=Engine, description="State on the device.")
     evidence: Evidence = Field(default_factory=Evidence, description="What is held against an entity.")
     threshold: Threshold = Field(default_factory=Threshold, description="When a score is too high.")
+    quality: Quality = Field(default_factory=Quality, description="When a record is at fault.")
     incidents: Incidents = Field(default_factory=Incidents, description="When an incident is announced.")
     regime: Regime = Field(default_factory=Regime, description="What becomes of a lasting change.")
     overrides: tuple[Override, ...] = Field((), max_length=1000, description="Other values for some entities, first match wins.")

@@ -37,7 +37,7 @@ class Table:
         if len(set(names)) != len(names):
             raise ValueError(f"two columns share a name: {sorted(names)}")
         self.columns = {column.name: column for column in columns}
-        self._forgotten: list[tuple[Partition, str]] = []
+        self._forgotten: list[tuple[int, str]] = []
         self._snapshots: dict[Partition, Snapshot] = {}
         self._resident_max, self._entities_max, self._device = resident_max, entities_max, device
         self._slabs: dict[str, Tensor] = {}
@@ -89,8 +89,8 @@ class Table:
             return slots
         return self._admit_missing(partition, owned, entities)
 
-    def take_forgotten(self) -> list[tuple[Partition, str]]:
-        """Entities forgotten since the last call, because their partition was full."""
+    def take_forgotten(self) -> list[tuple[int, str]]:
+        """Entities forgotten in the last `admit`, because its partition was full, each with the place in it of the one that it made room for."""
         forgotten, self._forgotten = self._forgotten, []
         return forgotten
 
@@ -102,7 +102,7 @@ class Table:
         for entity in entities:
             slot = owned.get(entity)
             if slot is None or slot < 0:
-                if slot is None and not self._make_room(partition, owned):
+                if slot is None and not self._make_room(partition, owned, len(slots)):
                     break
                 place = self._take_slot()
                 if place is None:
@@ -124,7 +124,7 @@ class Table:
             self._let_go(rows)
         return np.array(slots, np.int64)
 
-    def _make_room(self, partition: Partition, owned: OrderedDict[str, int]) -> bool:
+    def _make_room(self, partition: Partition, owned: OrderedDict[str, int], place: int) -> bool:
         """Forget the least recently seen entity when the partition is full; False when the micro-batch still needs it."""
         if len(owned) < self._entities_max:
             return True
@@ -132,7 +132,7 @@ class Table:
         if slot >= 0 and self._slots.touched[slot] >= self._began:
             return False
         self.forget(partition, entity)
-        self._forgotten.append((partition, entity))
+        self._forgotten.append((place, entity))
         return True
 
     def _take_slot(self) -> int | None:

@@ -78,7 +78,7 @@ def test_the_least_recently_seen_entity_is_forgotten_when_the_partition_is_full(
         touch(found, P, entity)
 
     assert list(counts(found, P)) == ["c", "a", "d"]
-    assert found.take_forgotten() == [(P, "b")]
+    assert found.take_forgotten() == [(0, "b")]
 
 
 def test_a_micro_batch_with_more_entities_than_are_remembered_is_admitted_in_parts(table: MakeTable) -> None:

@@ -26,6 +26,7 @@ class SideIncident:
 
     until_offset:  of the last record known to belong to it. ends_at_us: latest event time of an anomalous record; None where none is known.
     is_open:       at the range's end; None where the side cannot tell.
+    peak_score:    None where the incident has no score: a silence, faults of records.
     is_partial:    it opened before the range, of which the side shows the rest only: start, severity and peak are of that rest.
     """
 
@@ -40,7 +41,7 @@ class SideIncident:
     is_partial: bool
     severity: Severity
     severity_number: int
-    peak_score: float
+    peak_score: float | None
 
     @property
     def order(self) -> tuple[int, str, str]:

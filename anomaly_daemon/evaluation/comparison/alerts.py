@@ -48,15 +48,15 @@ class _Alert(msgspec.Struct, frozen=True):
     detector_id: str
     incident_id: str
     sequence: int
-    status: Literal["firing", "resolved"]
     kind: str
+    status: Literal["firing", "resolved"]
     severity: Severity
     severity_number: int
     entity: str
     data_end_time: Time
     starts_at: Time
     ends_at: Time | None
-    peak: _Peak
+    peak: _Peak | None
     model: _Model
     settings_hash: str
     source_records: _SourceRecords
@@ -88,6 +88,7 @@ class AlertsFold:
         self._topics: set[str] = set()
         self._models: set[ModelName] = set()
         self._settings_hashes: set[str] = set()
+        self._unscored: set[str] = set()
         self._unknown_entities = self._outside = 0
         self.foreign = 0
 
@@ -104,6 +105,9 @@ class AlertsFold:
         if other is not None and other.detector_ids and alert.detector_id not in other.detector_ids:
             return True
         if alert.kind in _NOT_EXPORTED and other is not None and other.is_export:
+            return True
+        if other is not None and alert.kind in ("silence", "data_quality"):
+            self._unscored.add(alert.incident_id)
             return True
         if not self._is_within(alert):
             return True
@@ -124,6 +128,10 @@ class AlertsFold:
         if self._unknown_entities:
             exported = self._other.name if self._other is not None else ""
             notes.append(f"{self._name}: {self._unknown_entities:,} alerts of entities without a record in {exported} are left out")
+        if self._unscored:
+            notes.append(
+                f"{self._name}: {len(self._unscored):,} incidents of silence and of data quality are left out: an export of scores holds none"
+            )
         if self._outside and not self._latest:
             notes.append(f"{self._name}: none of its alerts lies in the range of the other side")
         return Side(
@@ -213,5 +221,5 @@ def _incident(alert: _Alert) -> SideIncident:
         is_partial=False,
         severity=alert.severity,
         severity_number=alert.severity_number,
-        peak_score=alert.peak.anomaly_score,
+        peak_score=None if alert.peak is None else alert.peak.anomaly_score,
     )

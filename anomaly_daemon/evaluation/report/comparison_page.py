@@ -50,7 +50,7 @@ def _change_row(change: Change) -> Row:
         _turned([moment(one.starts_at_us) for one in sides]),
         _turned([_end(one) for one in sides]),
         _turned([one.severity for one in sides]),
-        _turned([f"{one.peak_score:.3f}" for one in sides]),
+        _turned(["" if one.peak_score is None else f"{one.peak_score:.3f}" for one in sides]),
         ", ".join(change.causes),
     )
 

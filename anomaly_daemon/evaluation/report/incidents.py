@@ -78,20 +78,20 @@ class AlertLine(msgspec.Struct, frozen=True):
     sequence: int
     kind: str
     severity: Severity
-    anomaly_score: float
+    anomaly_score: float | None
     entity: str
     starts_at: Time
     ends_at: Time | None
-    peak: Peak
-    observations: int
+    peak: Peak | None
+    observations: int | None
 
 
 class AlertBody(AlertLine, frozen=True):
     """All of an alert that is shown in full."""
 
     probability: float | None
-    confidence: float
-    threshold: Limit
+    confidence: float | None
+    threshold: Limit | None
     features: list[Reading]
     explanation: Explanation
     window: list[Point]
@@ -108,6 +108,7 @@ class Incident:
 
     Times in microseconds since 1970 UTC; ends_us None: still open at the end. strongest_at: where in the file the alert begins
     whose own record scored highest, which says why it was announced.
+    peak_score, observations None: an incident without a score; peak_us is then its start.
     """
 
     incident_id: str
@@ -117,8 +118,8 @@ class Incident:
     starts_us: int
     ends_us: int | None
     peak_us: int
-    peak_score: float
-    observations: int
+    peak_score: float | None
+    observations: int | None
     sequence: int
     strongest_score: float
     strongest_at: int
@@ -181,8 +182,8 @@ def microseconds(time: datetime) -> int:
 
 def _folded(known: Incident | None, alert: AlertLine, begin: int) -> Incident:
     """The incident with one alert more: as the latest says it, the strongest remembered by its place."""
-    strongest_score, strongest_at = alert.anomaly_score, begin
-    if known is not None and known.strongest_score >= alert.anomaly_score:
+    strongest_score, strongest_at = alert.anomaly_score or 0.0, begin
+    if known is not None and known.strongest_score >= strongest_score:
         strongest_score, strongest_at = known.strongest_score, known.strongest_at
     if known is not None and known.sequence > alert.sequence:
         return replace(known, strongest_score=strongest_score, strongest_at=strongest_at)
@@ -193,8 +194,8 @@ def _folded(known: Incident | None, alert: AlertLine, begin: int) -> Incident:
         severity=alert.severity,
         starts_us=microseconds(alert.starts_at),
         ends_us=None if alert.ends_at is None else microseconds(alert.ends_at),
-        peak_us=microseconds(alert.peak.time),
-        peak_score=alert.peak.anomaly_score,
+        peak_us=microseconds(alert.starts_at if alert.peak is None else alert.peak.time),
+        peak_score=None if alert.peak is None else alert.peak.anomaly_score,
         observations=alert.observations,
         sequence=alert.sequence,
         strongest_score=strongest_score,
@@ -203,7 +204,7 @@ def _folded(known: Incident | None, alert: AlertLine, begin: int) -> Incident:
 
 
 def _worst_first(incident: Incident) -> tuple[float, int, str]:
-    return (-incident.peak_score, incident.starts_us, incident.incident_id)
+    return (-(incident.peak_score or 0.0), incident.starts_us, incident.incident_id)
 
 
 def _trim(known: dict[str, Incident], incidents_max: int) -> int:

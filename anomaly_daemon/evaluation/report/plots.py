@@ -60,7 +60,7 @@ def timeline(incidents: Sequence[Incident], entities: Sequence[str], last_us: in
                 "start": _milliseconds([one.starts_us for _, one in ranked]),
                 "end": _milliseconds([last_us if one.ends_us is None else one.ends_us for _, one in ranked]),
                 "peak_at": _milliseconds([one.peak_us for _, one in ranked]),
-                "peak": np.array([one.peak_score for _, one in ranked]),
+                "peak": np.array([one.peak_score or 0.0 for _, one in ranked]),
                 "kind": [plotted(one.kind, 40) for _, one in ranked],
             },
             name=f"timeline {severity}",
