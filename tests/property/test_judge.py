@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from tests.slab_rows import Stream
 
 PRIORS = {"prediction": (0.0, 1.0), "reconstruction": (0.0, 1.0)}
 ENTITIES = 7
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "ewma": {},
     "static": {},
     "ewma, held back": {"method": "ewma", "span": 4, "reference_observations": 20, "recovery": 0.6},

@@ -13,10 +13,10 @@ HIGH = 8.0
 
 
 def fed(
-    threshold: Threshold, scores: list[float], rows: dict[str, Tensor] | None = None, **given: float
+    threshold: Threshold, scores: list[float], rows: dict[str, Tensor] | None = None, *, z: float = 4.0, level: float = 0.9
 ) -> tuple[dict[str, Tensor], list[Judgement]]:
     """One entity's rows after these scores, each learned in full, and what was said of them."""
-    rows = fresh_rows(threshold.columns(), **given) if rows is None else rows
+    rows = fresh_rows(threshold.columns(), z=z, level=level) if rows is None else rows
     judgements = []
     for score in scores:
         judgements.append(threshold.judge(rows, vector(score)))
@@ -67,11 +67,11 @@ def test_a_reference_stays_and_its_highest_is_the_least_that_is_anomalous() -> N
     assert all(torch.equal(rows[f"threshold.{name}"], column) for name, column in kept.items())
 
 
-@pytest.mark.parametrize(("method", "given"), [("ewma", {"z": 4.0}), ("static", {"level": 0.5})])
-def test_a_score_going_back_recovers_until_it_was_usual_again(method: str, given: dict[str, float]) -> None:
+@pytest.mark.parametrize("method", ["ewma", "static"])
+def test_a_score_going_back_recovers_until_it_was_usual_again(method: str) -> None:
     threshold = build(ThresholdSettings(method=method, recovery=0.5, reference_observations=300))
 
-    _, judgements = fed(threshold, [*USUAL, HIGH, 5.0, 3.0, 7.0, 0.2, 3.0], **given)
+    _, judgements = fed(threshold, [*USUAL, HIGH, 5.0, 3.0, 7.0, 0.2, 3.0], level=0.5)
 
     assert flags(judgements)[300:] == [True, True, False, True, False, True]
     assert judgements[302].is_suspect.item()
