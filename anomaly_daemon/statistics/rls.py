@@ -59,11 +59,11 @@ class Rls:
             told = ~np.isnan(targets[here])
             is_told = told.any(1)
             if is_told.all():
-                found[here] = self._step(*(column[:width] for column in columns), inputs[here], targets[here], told)
+                found[here] = self._step([column[:width] for column in columns], inputs[here], targets[here], told)
             elif is_told.any():
                 chosen = np.flatnonzero(is_told)
                 own = [column[chosen] for column in columns]
-                found[start + chosen] = self._step(*own, inputs[here][chosen], targets[here][chosen], told[chosen])
+                found[start + chosen] = self._step(own, inputs[here][chosen], targets[here][chosen], told[chosen])
                 for column, changed in zip(columns, own, strict=True):
                     column[chosen] = changed
             start += width
@@ -71,8 +71,9 @@ class Rls:
             rows[name].copy_(torch.from_numpy(column))
         return found
 
-    def _step(self, weights: Floats, inverse: Floats, variance: Floats, learned: Floats, x: Floats, y: Floats, told: NDArray[np.bool_]) -> Floats:
-        """One row of each of n entities: x [n, inputs], y and told [n, outputs], at least one told."""
+    def _step(self, kept: Sequence[Floats], x: Floats, y: Floats, told: NDArray[np.bool_]) -> Floats:
+        """One row of each of n entities: x [n, inputs], y and told [n, outputs], at least one told. kept: their columns, changed in place."""
+        weights, inverse, variance, learned = kept
         error = y - np.add.reduce(weights * x[:, None], axis=2)
         error[~told] = 0.0
         limit = _GATE * np.maximum(np.sqrt(variance), _DEVIATION_MIN)
