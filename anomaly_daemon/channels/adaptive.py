@@ -63,5 +63,5 @@ class AdaptiveChannel:
         found = found.nan_to_num_(nan=0.0).to(seen.values.device)
         error = self._peaks.passed(widths, seen.rows, torch.where(is_silent.to(found.device), torch.nan, found.amax(1)))
         terms = torch.zeros(seen.values.shape, dtype=torch.float64, device=found.device)
-        terms[:, watched] = torch.maximum(*found.chunk(2, 1))
+        terms[:, watched] = torch.maximum(found[:, : len(watched)], found[:, len(watched) :])
         return {ADAPTIVE: Evidence(error, ~error.isnan(), lambda row: terms[row])}

@@ -26,7 +26,7 @@ from anomaly_daemon.thresholds.base import JUDGED
 from anomaly_daemon.thresholds.ewma import EwmaThreshold, log_of
 from anomaly_daemon.thresholds.judge import MODEL, Judge
 
-ROWS_MAX = 200_000
+ROWS_MAX, STEPS_MAX = 100_000, 15_000
 _BATCH_ROWS = 4096
 _PARTITION = Partition("rehearsal", 0)
 
@@ -38,11 +38,12 @@ def rehearse(
 ) -> ScorePrior:
     """What the fused score is on the entities trained on: while young, and on the parts that were held out.
 
-    Of many entities some, evenly, so that about ROWS_MAX rows are judged, the first whole whatever its length. priors: see Judge.
+    Of many entities some, evenly, so that about ROWS_MAX rows are judged, and of each the newest STEPS_MAX. priors: see Judge.
     """
     threshold = settings.threshold.model_copy(update={"method": "ewma", "parameters": {}, "reference_observations": None, "recovery": 0.0})
-    rows = sum(len(one.values) for one in sequences)
-    chosen = sorted((one for one in sequences[:: max(1, round(rows / ROWS_MAX))] if len(one.values)), key=lambda one: -len(one.values))
+    newest = [EntitySequence(one.entity, one.values[-STEPS_MAX:], one.gaps_s[-STEPS_MAX:]) for one in sequences if len(one.values)]
+    rows = sum(len(one.values) for one in newest)
+    chosen = sorted(newest[:: max(1, round(rows / ROWS_MAX))], key=lambda one: -len(one.values))
     if not chosen:
         return UNKNOWN
     scores = _scores(artifact, chosen, settings, Judge(threshold, priors, settings.calibration_half_life), device)

@@ -71,9 +71,9 @@ class Rls:
             rows[name].copy_(torch.from_numpy(column))
         return found
 
-    def _step(self, columns: Sequence[Floats], x: Floats, y: Floats, told: NDArray[np.bool_]) -> Floats:
-        """One row of each of n entities, whose columns are changed: x [n, inputs], y and told [n, outputs], at least one told."""
-        weights, inverse, variance, learned = columns
+    def _step(self, kept: Sequence[Floats], x: Floats, y: Floats, told: NDArray[np.bool_]) -> Floats:
+        """One row of each of n entities: x [n, inputs], y and told [n, outputs], at least one told. kept: their columns, changed in place."""
+        weights, inverse, variance, learned = kept
         error = y - np.add.reduce(weights * x[:, None], axis=2)
         error[~told] = 0.0
         limit = _GATE * np.maximum(np.sqrt(variance), _DEVIATION_MIN)
