@@ -19,13 +19,16 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "benchmarks"
 _TRUTH = ("label", "changepoint")
 
 
-def copy_streams(data: Path, folder: Path, *, is_normal: bool = False) -> dict[str, int]:
+def copy_streams(data: Path, folder: Path, wanted: Sequence[str] = (), *, is_normal: bool = False) -> dict[str, int]:
     """`train/` and `all/` under the folder: each stream's training rows and all of its rows, labels left out, the entity as a column.
 
-    is_normal: the first half of the training rows, and all of them, instead. Returns how many rows of each stream are trained on.
+    wanted: entities, all if none. is_normal: the first half of the training rows, and all of them, instead.
+    Returns how many rows of each stream are trained on.
     """
     trained = {}
     for entity in json.loads((data / "dataset.json").read_text())["entities"]:
+        if wanted and entity["entity"] not in wanted:
+            continue
         stream = pd.read_csv(data / f"{entity['entity']}.csv.gz", dtype=str, keep_default_na=False)
         stream = stream.drop(columns=[name for name in _TRUTH if name in stream])
         stream.insert(0, "entity", entity["entity"])
