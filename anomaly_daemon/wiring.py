@@ -24,8 +24,8 @@ from anomaly_daemon.settings import Section, Settings, brokers, checked_log, dig
 if TYPE_CHECKING:
     from anomaly_daemon.adapters.range_source import Span
     from anomaly_daemon.domain.records import Partition
+    from anomaly_daemon.incidents.alerts import AlertContext
     from anomaly_daemon.model.artifact import Artifact
-    from anomaly_daemon.pipeline.alerts import AlertContext
     from anomaly_daemon.pipeline.process import Processor, Rules
     from anomaly_daemon.pipeline.time_range import TimesOf
 
@@ -144,8 +144,8 @@ def pick_device(settings: Settings) -> str:
 
 def build_rules(settings: Settings, partitions: int = 1) -> Rules:
     """What may change while the daemon runs, by profile. partitions: how many share `threshold.alerts_per_day`."""
+    from anomaly_daemon.incidents.regime import RegimeRule
     from anomaly_daemon.pipeline.process import Rules
-    from anomaly_daemon.pipeline.regime import RegimeRule
 
     incidents = [settings.incidents, *(settings.incidents.overridden(override.incidents) for override in settings.overrides)]
     parameters = {
@@ -164,7 +164,7 @@ def build_rules(settings: Settings, partitions: int = 1) -> Rules:
 
 def build_context(settings: Settings, artifact: Artifact, mode: str) -> AlertContext:
     """What every alert says of the detector."""
-    from anomaly_daemon.pipeline.alerts import AlertContext
+    from anomaly_daemon.incidents.alerts import AlertContext
 
     return AlertContext(
         detector_id=settings.detector_id,

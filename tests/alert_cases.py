@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 
 from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Partition, Phase, Transition, WindowPoint
-from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, build_alert
-from anomaly_daemon.pipeline.incident import Judged, Turn
+from anomaly_daemon.incidents.alerts import AlertContext, Explanation, build_alert
+from anomaly_daemon.incidents.incident import Judged, Turn
 
 READINGS = Partition("readings", 3)
 START_US = 1_704_067_200_250_000  # 2024-01-01T00:00:00.250Z
@@ -28,7 +28,7 @@ def _is_time(text: object) -> bool:
 
 
 def schema() -> dict[str, Any]:
-    return dict(json.loads((files("anomaly_daemon.pipeline") / "alert.schema.json").read_text()))
+    return dict(json.loads((files("anomaly_daemon.incidents") / "alert.schema.json").read_text()))
 
 
 VALIDATOR = jsonschema.Draft202012Validator(schema(), format_checker=_FORMATS)

@@ -28,7 +28,7 @@ from anomaly_daemon.evaluation.comparison import (
     is_regraded,
     refuse_incomparable,
 )
-from anomaly_daemon.pipeline.alerts import rfc3339
+from anomaly_daemon.incidents.alerts import rfc3339
 from anomaly_daemon.settings import EPOCH, load
 from anomaly_daemon.telemetry import logging
 

@@ -34,6 +34,9 @@ class Column:
 FROZEN = "frozen"
 """Beside the columns: bool [B], entities that learn nothing at present; absent where all learn."""
 
+RESTARTED = "restarted"
+"""Likewise: entities that started anew after a lasting change, of which nothing is an anomaly before their warm-up is over."""
+
 # Kept by the pipeline for everybody; `observations` counts those before the one at hand.
 OBSERVATIONS = Column("observations", "int32")
 LAST_SEEN_US = Column("last_seen_us", "int64", fill=np.iinfo(np.int64).min)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from anomaly_daemon.channels.engine import Window
 from anomaly_daemon.channels.models import Findings, Models
 from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Observations, Offset, Partition, Phase, Record, WindowPoint
-from anomaly_daemon.pipeline.alerts import AlertContext, Explanation, build_alert
-from anomaly_daemon.pipeline.incidents import Advance, IncidentMachine, Judged
-from anomaly_daemon.pipeline.regime import Effect
-from anomaly_daemon.pipeline.wording import CHARTS
+from anomaly_daemon.incidents.alerts import AlertContext, Explanation, build_alert
+from anomaly_daemon.incidents.machine import Advance, IncidentMachine, Judged
+from anomaly_daemon.incidents.regime import Effect
+from anomaly_daemon.incidents.wording import CHARTS
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.thresholds.judge import Verdicts
 
@@ -71,8 +71,8 @@ class Announcer:
         hot = _hot(micro, machines)
         if not len(hot):
             return Announced(alerts, incident_ids, restarted, [])
-        judged = _Judgements(micro, self.channels, self.judges_in_warmup)
-        advances, waiting = _advanced(micro, machines, judged, hot.tolist())
+        judged = _Judgements(micro, self.channels)
+        advances, waiting = _advanced(micro, machines, judged, hot.tolist(), self.judges_in_warmup)
         if waiting:
             return Announced([], incident_ids, [], waiting)
         for rank, (places, advance) in advances.items():
@@ -107,15 +107,15 @@ class Announcer:
 class _Judgements:
     """Verdicts on the host, for the few rows that an incident looks at."""
 
-    def __init__(self, micro: MicroBatch, channels: Sequence[str], judges_in_warmup: bool) -> None:
-        verdicts, self._judges_in_warmup = micro.verdicts, judges_in_warmup
+    def __init__(self, micro: MicroBatch, channels: Sequence[str]) -> None:
+        verdicts = micro.verdicts
         self._parts, self._charts = verdicts.parts.cpu().numpy(), [place for place, name in enumerate(channels) if name in CHARTS]
         self._order, self._observations = micro.layout.order, micro.observations
         self._score, self._tail = verdicts.anomaly_score.cpu().numpy(), verdicts.tail_probability.cpu().numpy()
         self._threshold, self._grade = verdicts.threshold.cpu().numpy(), verdicts.grade.cpu().numpy()
         self._phase, self._is_anomaly = verdicts.phase.cpu().numpy(), verdicts.is_anomaly.cpu().numpy()
 
-    def at(self, row: int) -> Judged:
+    def at(self, row: int, *, judges_in_warmup: bool) -> Judged:
         """The verdict of a layout row, in Python's own numbers."""
         position = self._order[row]
         record: Record = self._observations.records[position]
@@ -125,7 +125,7 @@ class _Judgements:
             offset=record.offset,
             time_us=int(self._observations.times_us[position]),
             is_anomaly=bool(self._is_anomaly[row]),
-            is_judged=(self._judges_in_warmup or self.phase(row) is Phase.LIVE) and not np.isnan(score),
+            is_judged=(judges_in_warmup or self.phase(row) is Phase.LIVE) and not np.isnan(score),
             anomaly_score=score,
             tail_probability=float(self._tail[row]),
             threshold=float(self._threshold[row]),
@@ -143,7 +143,7 @@ class _Judgements:
 
 
 def _advanced(
-    micro: MicroBatch, machines: Mapping[Partition, IncidentMachine], judged: _Judgements, ranks: Sequence[int]
+    micro: MicroBatch, machines: Mapping[Partition, IncidentMachine], judged: _Judgements, ranks: Sequence[int], judges_in_warmup: bool
 ) -> tuple[dict[int, tuple[list[int], Advance]], list[int]]:
     """By rank the rows of an entity and what they led to; and the places in the log order of rows that must wait, where nothing was led anywhere."""
     layout = micro.layout
@@ -154,7 +154,9 @@ def _advanced(
         machine, entity = machines[micro.owners[rank]], micro.entities[rank]
         places = (layout.starts[: np.count_nonzero(layout.widths > rank)] + rank).tolist()
         before.append((machine, entity, machine.kept(entity)))
-        advance = machine.advance(entity, int(micro.profile[rank]), int(micro.recent[rank]), [judged.at(row) for row in places])
+        is_heard = judges_in_warmup and not machine.regimes.is_restarted(entity)
+        seen = [judged.at(row, judges_in_warmup=is_heard) for row in places]
+        advance = machine.advance(entity, int(micro.profile[rank]), int(micro.recent[rank]), seen)
         advances[rank] = places, advance
         waiting += [int(layout.order[row]) for row in places[len(advance.incident_ids) :]]
     if waiting:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Alert, Observations, Partition, Scores, Transition
-from anomaly_daemon.pipeline.incident import OF_READINGS
+from anomaly_daemon.incidents.incident import OF_READINGS
 from anomaly_daemon.pipeline.pieces import Piece, cut, runs
 
 FORMAT: Final = 1

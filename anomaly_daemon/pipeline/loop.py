@@ -16,8 +16,8 @@ import structlog
 from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, Recoverable
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
 from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Offset, Partition, PartitionChange
+from anomaly_daemon.incidents.alerts import AlertContext
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
-from anomaly_daemon.pipeline.alerts import AlertContext
 from anomaly_daemon.pipeline.pieces import next_offsets
 from anomaly_daemon.pipeline.process import Processor, Rules
 from anomaly_daemon.pipeline.rule_book import RuleBook

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.records import Alert, Observations, Partition, Record
-from anomaly_daemon.pipeline.alerts import AlertContext
-from anomaly_daemon.pipeline.notices import notice_alert, silence_notice
+from anomaly_daemon.incidents.alerts import AlertContext
+from anomaly_daemon.incidents.notices import notice_alert, silence_notice
+from anomaly_daemon.incidents.tracks import Tracks
 from anomaly_daemon.pipeline.pieces import runs
 from anomaly_daemon.pipeline.quality import Finding, Inspector, Place
-from anomaly_daemon.pipeline.tracks import Tracks
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly_daemon.channels.models import Models
-from anomaly_daemon.domain.columns import FROZEN, LAST_SEEN_US, OBSERVATIONS, Column
+from anomaly_daemon.domain.columns import FROZEN, LAST_SEEN_US, OBSERVATIONS, RESTARTED, Column
 from anomaly_daemon.domain.entity import Profiles
 from anomaly_daemon.domain.records import (
     Alert,
@@ -30,7 +30,9 @@ from anomaly_daemon.domain.records import (
     ScoredBatch,
     Scores,
 )
-from anomaly_daemon.pipeline.alerts import AlertContext, alert_message, dead_letter_message
+from anomaly_daemon.incidents.alerts import AlertContext, alert_message, dead_letter_message
+from anomaly_daemon.incidents.regime import RegimeRule
+from anomaly_daemon.incidents.tracks import Tracks
 from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.budget import Budgets
 from anomaly_daemon.pipeline.decode import Decoder
@@ -38,9 +40,7 @@ from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.moments import listen, pass_time
 from anomaly_daemon.pipeline.pieces import at, next_offsets, only, pieces
 from anomaly_daemon.pipeline.quality import Finding, Inspector, Place, inspect
-from anomaly_daemon.pipeline.regime import RegimeRule
 from anomaly_daemon.pipeline.scored import in_order, joined, scores_of
-from anomaly_daemon.pipeline.tracks import Tracks
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
@@ -275,9 +275,12 @@ class Processor:
         for name, parameter in parameters.items():
             rows[f"parameter.{name}"] = torch.from_numpy(parameter).to(rows[OBSERVATIONS.name].device)
         rows["slot"] = torch.from_numpy(layout.slots)
-        if any(tracks.readings.regimes.is_any_frozen for tracks in self._tracks.values()):
-            is_frozen = [self._tracks[owner].readings.regimes.is_frozen(entity) for owner, entity in zip(owners, entities, strict=True)]
-            rows[FROZEN] = torch.tensor(is_frozen).to(rows[OBSERVATIONS.name].device)
+        changes = {owner: self._tracks[owner].readings.regimes for owner in set(owners)}
+        if any(one.by_entity for one in changes.values()):
+            known = [(changes[owner], entity) for owner, entity in zip(owners, entities, strict=True)]
+            device = rows[OBSERVATIONS.name].device
+            rows[FROZEN] = torch.tensor([one.is_frozen(entity) for one, entity in known]).to(device)
+            rows[RESTARTED] = torch.tensor([one.is_restarted(entity) for one, entity in known]).to(device)
         times_us = observations.times_us[layout.order]
         values, gaps_s = stages.transforms.transform(
             layout, times_us, observations.readings[layout.order], observations.categories[layout.order], host

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.records import Alert, Fault, FeatureReading, Observations, Offset, Partition, Record, Transition
-from anomaly_daemon.pipeline.alerts import AlertContext, rfc3339
+from anomaly_daemon.incidents.alerts import AlertContext, rfc3339
+from anomaly_daemon.incidents.incident import Judged, Turn
+from anomaly_daemon.incidents.notices import GRADE, Notice, notice_alert, spoken
+from anomaly_daemon.incidents.tracks import Tracks
 from anomaly_daemon.pipeline.announce import MicroBatch
 from anomaly_daemon.pipeline.fields import number_features
-from anomaly_daemon.pipeline.incident import Judged, Turn
-from anomaly_daemon.pipeline.notices import GRADE, Notice, notice_alert, spoken
 from anomaly_daemon.pipeline.stuck import Stuck
-from anomaly_daemon.pipeline.tracks import Tracks
 from anomaly_daemon.settings import Quality, RecordSchema
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.state.table import HostRows

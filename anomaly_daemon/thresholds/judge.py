@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anomaly_daemon.domain.columns import FROZEN, OBSERVATIONS, Column
+from anomaly_daemon.domain.columns import FROZEN, OBSERVATIONS, RESTARTED, Column
 from anomaly_daemon.domain.records import Phase
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.state.segments import Layout
@@ -112,7 +112,7 @@ class Judge:
     def judge(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Verdicts:
         """Judge N rows of B entities, step by step, learning each after its verdict and counting it in `observations`.
 
-        rows:     [B, …], changed in place; with parameter.z, parameter.level (float64) and slot (int64) beside the columns, and FROZEN: entities
+        rows:     [B, …], changed in place; with parameter.z, parameter.level (float64) and slot (int64) beside the columns, FROZEN: entities
                   of which no live row teaches.
         evidence: channel → float64 [N] in layout order, an error ≥ 0, NaN = nothing to say.
         fresh:    channel → bool [N], whether that error is new at the row; only then the channel calibrates on it.
@@ -165,6 +165,8 @@ class Judge:
         rank, step = (torch.from_numpy(index).to(observations.device) for index in (layout.rank, layout.step))
         is_live = observations[rank] + step >= self._warmup_observations
         may_alarm = is_judged if self.judges_in_warmup else is_judged & is_live
+        if RESTARTED in rows:
+            may_alarm = may_alarm & (is_live | ~rows[RESTARTED][rank])
         return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), may_alarm, is_live)
 
     def _weigh(self, rows: Rows, error: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from river import drift
 
 from anomaly_daemon.domain.records import Batch, Partition, Record
-from anomaly_daemon.pipeline.incident import OpenIncident
-from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged
-from anomaly_daemon.pipeline.regime import HISTORY, RegimeRule
+from anomaly_daemon.incidents.incident import OpenIncident
+from anomaly_daemon.incidents.machine import IncidentMachine, Judged
+from anomaly_daemon.incidents.regime import HISTORY, RegimeRule
 from tests import small
 
 STEPS, ONSET, ENTITIES, WARMUP = 4000, 2000, 10, 64

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from anomaly_daemon.pipeline.alerts import alert_message
+from anomaly_daemon.incidents.alerts import alert_message
 from tests.alert_cases import alert, opened
 
 GOLDEN = Path(__file__).with_name("alert_opened.json")

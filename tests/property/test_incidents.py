@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
-from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged, Turn
-from anomaly_daemon.pipeline.regime import RegimeRule
+from anomaly_daemon.incidents.machine import IncidentMachine, Judged, Turn
+from anomaly_daemon.incidents.regime import RegimeRule
 from anomaly_daemon.settings import Incidents, Regime, Window
 
 SECOND_US = 1_000_000

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_daemon.domain.records import Alert, Record
-from anomaly_daemon.pipeline.silence import Heard, Silence, SilenceTurn
-from anomaly_daemon.pipeline.watermark import UNKNOWN_US, Watermark
+from anomaly_daemon.incidents.silence import Heard, Silence, SilenceTurn
+from anomaly_daemon.incidents.watermark import UNKNOWN_US, Watermark
 from tests.small import P, judge
 
 LIMITS: tuple[int | None, ...] = (5, 9, None)

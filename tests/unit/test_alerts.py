@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Message, Partition, Phase, Reason, Record, Rejection, WindowPoint
-from anomaly_daemon.pipeline.alerts import Explanation, alert_message, build_alert, confidence, dead_letter_message, fingerprint, rfc3339
-from anomaly_daemon.pipeline.incident import Kind, Turn
+from anomaly_daemon.incidents.alerts import Explanation, alert_message, build_alert, confidence, dead_letter_message, fingerprint, rfc3339
+from anomaly_daemon.incidents.incident import Kind, Turn
 from tests.alert_cases import CONTEXT, EXPLANATION, READINGS, START_US, alert, closed, judged, opened, schema, updated, validate
 
 NOW_US = 1_767_225_600_000_001

@@ -7,7 +7,7 @@ import pytest
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
-from anomaly_daemon.pipeline.incidents import Advance, IncidentMachine, Judged
+from anomaly_daemon.incidents.machine import Advance, IncidentMachine, Judged
 from anomaly_daemon.settings import Incidents, Window
 
 READINGS = Partition("readings", 3)

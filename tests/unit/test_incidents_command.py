@@ -20,8 +20,8 @@ from anomaly_daemon.commands.incidents import render_worst, show, worst
 from anomaly_daemon.commands.published import Incidents, Wanted, read_incidents
 from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Message, Offset, Partition, PartitionChange, Record, WindowPoint
-from anomaly_daemon.pipeline.alerts import Explanation, alert_message
-from anomaly_daemon.pipeline.incident import Turn
+from anomaly_daemon.incidents.alerts import Explanation, alert_message
+from anomaly_daemon.incidents.incident import Turn
 from tests.alert_cases import EXPLANATION, SECOND_US, START_US, alert, closed, judged, opened, updated
 
 NOW_US = 1_767_225_600_000_000

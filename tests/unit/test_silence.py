@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from anomaly_daemon.domain.records import Partition, Record
-from anomaly_daemon.pipeline.alerts import alert_message
-from anomaly_daemon.pipeline.notices import notice_alert, silence_notice, spoken
-from anomaly_daemon.pipeline.silence import Heard, Silence, SilenceTurn
-from anomaly_daemon.pipeline.watermark import Watermark
+from anomaly_daemon.incidents.alerts import alert_message
+from anomaly_daemon.incidents.notices import notice_alert, silence_notice, spoken
+from anomaly_daemon.incidents.silence import Heard, Silence, SilenceTurn
+from anomaly_daemon.incidents.watermark import Watermark
 from tests.alert_cases import CONTEXT, READINGS, START_US, validate
 from tests.small import P, judge
 

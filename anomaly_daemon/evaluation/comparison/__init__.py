@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Offset, Partition
-from anomaly_daemon.pipeline.incident import Severity
+from anomaly_daemon.incidents.incident import Severity
 
 ChangeKind = Literal["added", "gone", "moved", "re-graded"]
 Cause = Literal["settings", "model", "version", "data", "unknown"]

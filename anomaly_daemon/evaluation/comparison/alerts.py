@@ -13,7 +13,7 @@ import msgspec
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Offset, Partition
 from anomaly_daemon.evaluation.comparison import INCIDENTS_MAX, ModelName, Side, SideIncident
-from anomaly_daemon.pipeline.incident import Severity
+from anomaly_daemon.incidents.incident import Severity
 from anomaly_daemon.settings import microseconds_since_1970
 
 LINE_BYTES_MAX: Final = 16 << 20

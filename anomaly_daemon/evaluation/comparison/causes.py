@@ -18,7 +18,7 @@ from anomaly_daemon.domain.records import Offset, Partition
 from anomaly_daemon.evaluation.comparison import Difference, ModelName, Side, shared_ranges
 from anomaly_daemon.evaluation.comparison.exports import partitions_of
 from anomaly_daemon.evaluation.scores import NO_CODE, NO_TIME, Column, ScoreFile
-from anomaly_daemon.pipeline.alerts import rfc3339
+from anomaly_daemon.incidents.alerts import rfc3339
 from anomaly_daemon.settings import DECIDING, RULES, is_under
 
 BLOCK_OFFSETS: Final = 4096

@@ -19,8 +19,8 @@ from anomaly_daemon.domain.records import Partition, Phase, Transition
 from anomaly_daemon.evaluation.comparison import INCIDENTS_MAX, ModelName, Side, SideIncident
 from anomaly_daemon.evaluation.notes import ExportNotes, notes_of
 from anomaly_daemon.evaluation.scores import NO_CODE, NO_TIME, Column, ScoreFile
-from anomaly_daemon.pipeline.incident import severity_of
-from anomaly_daemon.pipeline.incidents import IncidentMachine, Judged, push
+from anomaly_daemon.incidents.incident import severity_of
+from anomaly_daemon.incidents.machine import IncidentMachine, Judged, push
 from anomaly_daemon.settings import Incidents, Override
 
 _COLUMNS: Final = ("topic", "partition", "offset", "entity", "timestamp", "phase", "anomaly_score", "is_anomaly", "grade", "incident_id")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.records import Offset, Partition, Transition
 from anomaly_daemon.evaluation.scores import NO_TIME
 from anomaly_daemon.evaluation.tuning.rows import HISTORY, KeptRows, Sensitivity
-from anomaly_daemon.pipeline.incidents import RECENT_MASK, IncidentMachine, Judged, Turn
+from anomaly_daemon.incidents.machine import RECENT_MASK, IncidentMachine, Judged, Turn
 
 if TYPE_CHECKING:
     from anomaly_daemon.pipeline.process import Rules

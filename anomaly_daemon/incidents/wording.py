@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from anomaly_daemon.domain.records import ChannelShare
-from anomaly_daemon.pipeline.incident import Kind
+from anomaly_daemon.incidents.incident import Kind
 
 CHARTS = frozenset({"level", "linear", "residual"})
 SHARE_TOLD_MIN = 0.05

@@ -28,8 +28,8 @@ from anomaly_daemon.domain.records import (
     Transition,
     WindowPoint,
 )
-from anomaly_daemon.pipeline.incident import Turn
-from anomaly_daemon.pipeline.wording import leading_words, shares_text
+from anomaly_daemon.incidents.incident import Turn
+from anomaly_daemon.incidents.wording import leading_words, shares_text
 
 SCHEMA_VERSION = "1.0"
 Direction = Literal["above", "below", "mixed"]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.records import Offset
-from anomaly_daemon.pipeline.watermark import UNKNOWN_US
+from anomaly_daemon.incidents.watermark import UNKNOWN_US
 
 Event = Literal["silent", "returned", "expired", "forgotten"]
 _NEVER_US: Final = 1 << 62

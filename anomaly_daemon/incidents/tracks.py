@@ -9,10 +9,10 @@ import msgspec
 from anomaly_daemon.domain.entity import Profiles
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition
-from anomaly_daemon.pipeline.incidents import Advance, IncidentMachine, Judged
-from anomaly_daemon.pipeline.regime import RegimeRule
-from anomaly_daemon.pipeline.silence import Entry, Silence
-from anomaly_daemon.pipeline.watermark import Leap, Watermark
+from anomaly_daemon.incidents.machine import Advance, IncidentMachine, Judged
+from anomaly_daemon.incidents.regime import RegimeRule
+from anomaly_daemon.incidents.silence import Entry, Silence
+from anomaly_daemon.incidents.watermark import Leap, Watermark
 from anomaly_daemon.settings import Incidents
 
 

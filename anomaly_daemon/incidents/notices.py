@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from anomaly_daemon.domain.records import Alert, FeatureReading, Offset, Partition, Status, Transition
-from anomaly_daemon.pipeline.alerts import SCHEMA_VERSION, AlertContext, fingerprint, rfc3339
-from anomaly_daemon.pipeline.incident import Kind, severity_of
-from anomaly_daemon.pipeline.silence import SilenceTurn
+from anomaly_daemon.incidents.alerts import SCHEMA_VERSION, AlertContext, fingerprint, rfc3339
+from anomaly_daemon.incidents.incident import Kind, severity_of
+from anomaly_daemon.incidents.silence import SilenceTurn
 
 # Nothing grades what has no score: every silence and every fault is medium.
 GRADE: Final = 0.25

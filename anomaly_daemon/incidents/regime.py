@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from anomaly_daemon.domain.records import Transition
-from anomaly_daemon.pipeline.incident import Judged, OpenIncident, Turn
+from anomaly_daemon.incidents.incident import Judged, OpenIncident, Turn
 from anomaly_daemon.settings import Regime, format_duration
 
 HISTORY = 63
@@ -87,10 +87,10 @@ class RegimeChanges:
         self.rules = rules
         self.by_entity: dict[str, RegimeChange] = {}
 
-    @property
-    def is_any_frozen(self) -> bool:
-        """Whether some entity learns nothing at present."""
-        return any(change.is_frozen for change in self.by_entity.values())
+    def is_restarted(self, entity: str) -> bool:
+        """Whether the entity started anew and is not settled yet: held against the priors, its new level would be strange again."""
+        change = self.by_entity.get(entity)
+        return change is not None and change.is_accepted
 
     def is_frozen(self, entity: str) -> bool:
         """Whether the entity learns nothing at present."""

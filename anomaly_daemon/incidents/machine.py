@@ -18,8 +18,8 @@ import msgspec
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
-from anomaly_daemon.pipeline.incident import Judged, OpenIncident, Turn, open_incident
-from anomaly_daemon.pipeline.regime import IDENTITY, Effect, RegimeChange, RegimeChanges, RegimeRule
+from anomaly_daemon.incidents.incident import Judged, OpenIncident, Turn, open_incident
+from anomaly_daemon.incidents.regime import IDENTITY, Effect, RegimeChange, RegimeChanges, RegimeRule
 from anomaly_daemon.settings import Incidents, format_duration
 
 __all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "push"]
