@@ -47,9 +47,13 @@ class Tail:
         """Quantiles and credit, 36 bytes."""
         return (Column(self._gaps, "float32", (len(LEVELS),), self._start), Column(self._credit, "float32", fill=_CREDIT))
 
-    def probability(self, rows: Mapping[str, Tensor], deviations: Tensor) -> Tensor:
-        """Of a deviation [n] as high, float64 [n] in [1e-4, 1]."""
-        gaps = rows[self._gaps].double()
+    def known(self, rows: Mapping[str, Tensor]) -> Tensor:
+        """The quantiles as they stand, a copy, float32 [n, K]."""
+        return rows[self._gaps].clone()
+
+    def probability(self, known: Tensor, deviations: Tensor) -> Tensor:
+        """Of a deviation [n] as high, float64 [n] in [1e-4, 1], by what was `known` [n, K] before it."""
+        gaps = known.double()
         levels, drops = self._levels.to(gaps.device), self._drops.to(gaps.device)
         quantiles = gaps.cumsum(1)
         passed = (deviations[:, None] > quantiles).sum(1)
@@ -68,9 +72,13 @@ class Tail:
         """
         gaps, credit = rows[self._gaps].double(), rows[self._credit]
         levels, drops = self._levels.to(gaps.device), self._drops.to(gaps.device)
-        is_trusted = (weight > 0) & (weight < 1) & (credit >= 1)
-        credit.copy_(torch.where(weight > 0, (credit - is_trusted.to(credit.dtype) + _CREDIT_BACK).clamp_(max=_CREDIT), credit))
-        taught = torch.where(is_trusted, 1.0, weight)
+        taught = weight
+        if bool((weight == 1).all()):
+            credit.add_(_CREDIT_BACK).clamp_(max=_CREDIT)
+        else:
+            is_trusted = (weight > 0) & (weight < 1) & (credit >= 1)
+            credit.copy_(torch.where(weight > 0, (credit - is_trusted.to(credit.dtype) + _CREDIT_BACK).clamp_(max=_CREDIT), credit))
+            taught = torch.where(is_trusted, 1.0, weight)
         counted = seen.clamp(max=self._observations_max) + _PRIOR_OBSERVATIONS
         exceeds = (deviations[:, None] > gaps.cumsum(1)).to(gaps.dtype)
         # A step of a quantile at level p is its local scale, gap over drop, times this.

@@ -37,7 +37,7 @@ class Judgement:
     is_anomaly:       bool [n].
     is_suspect:       bool [n], whether the score teaches little. It follows no parameter that may change while the daemon runs, so that
                       what is learned does not depend on how loud the detector is; a river estimator's alone does.
-    tail_probability: float64 [n] in [1e-4, 1], of a normal score as high.
+    tail:             columns [n, …] that `Threshold.tail_probability` tells from; for all rows of a micro-batch at once.
     deviations:       float64 [n], of the log score above its mean: anomalous where above z; HELD_BACK where it is no anomaly at any z or level;
                       NaN where the method knows none.
     """
@@ -45,7 +45,7 @@ class Judgement:
     threshold: Tensor
     is_anomaly: Tensor
     is_suspect: Tensor
-    tail_probability: Tensor
+    tail: tuple[Tensor, ...]
     deviations: Tensor
 
 
@@ -63,6 +63,10 @@ class Threshold(Protocol):
 
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """Judge score [n] float64 ≥ 0 by what was learned before; nothing is learned."""
+        ...
+
+    def tail_probability(self, *tail: Tensor) -> Tensor:
+        """Of a normal score as high as each row's, float64 [n] in [1e-4, 1]; see `Judgement.tail`."""
         ...
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement, /) -> None:

@@ -62,7 +62,7 @@ class EwmaThreshold:
         average = self._average(rows, score)
         deviations = (average - mean).div_(deviation)
         is_suspect = deviations > self._suspect_z
-        tail = self._tail.probability(rows, deviations)
+        tail = (self._tail.known(rows), deviations)
         if least is not None:
             limit, deviations = torch.maximum(limit, least), torch.where(average > least, deviations, HELD_BACK)
         return Judgement(self._needed(rows, limit), deviations > rows["parameter.z"], is_suspect, tail, deviations)
@@ -72,9 +72,13 @@ class EwmaThreshold:
         least = self._holding.limit(rows)
         return None if least is None else self._needed(rows, least)
 
-    def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
+    def tail_probability(self, *tail: Tensor) -> Tensor:
         """See Threshold."""
-        (usual, spread), average = self._usual(rows), self._average(rows, score)
+        return self._tail.probability(*tail)
+
+    def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
+        """See Threshold."""
+        average = self._average(rows, score)
         mean, most = rows[self._log_score.mean], self._log_score.deviation(rows).mul_(self._suspect_z)
         if self._is_remembering:
             is_judged = rows[JUDGED] > 0
@@ -83,7 +87,7 @@ class EwmaThreshold:
         taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
-        self._tail.learn(rows, (average - usual).div_(spread), weight, seen)
+        self._tail.learn(rows, judgement.tail[1], weight, seen)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
         self._log_score.learn(rows, taught, weight, seen / _YOUTH)

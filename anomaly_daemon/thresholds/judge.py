@@ -16,7 +16,7 @@ from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.statistics.ordered import summed
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
-from anomaly_daemon.thresholds.base import GIVEN, JUDGED, Judgement, Rows
+from anomaly_daemon.thresholds.base import GIVEN, JUDGED, Judgement, Rows, Threshold
 from anomaly_daemon.thresholds.registry import build
 
 ERROR_MAX = 1e30  # an infinite error counts as this one: nothing non-finite enters state
@@ -145,7 +145,7 @@ class Judge:
             scores.append(score)
             judgements.append(judgement)
             flags.append(is_anomaly)
-        return _verdicts(prepared, parts, scores, judgements, flags)
+        return _verdicts(self._threshold, prepared, parts, scores, judgements, flags)
 
     def _begin(self, rows: Rows) -> None:
         """An entity never seen starts from the priors of its model; those of the first are what its columns hold."""
@@ -186,12 +186,18 @@ class Judge:
 
 
 def _verdicts(
-    prepared: _Evidence, parts: Sequence[Tensor], scores: Sequence[Tensor], judgements: Sequence[Judgement], flags: Sequence[Tensor]
+    judged_by: Threshold,
+    prepared: _Evidence,
+    parts: Sequence[Tensor],
+    scores: Sequence[Tensor],
+    judgements: Sequence[Judgement],
+    flags: Sequence[Tensor],
 ) -> Verdicts:
     none = prepared.judged[:0]  # so that no rows give no verdicts
     score, is_anomaly = torch.cat([none, *scores]), torch.cat([none > 0, *flags])
     threshold = torch.cat([none, *(judgement.threshold for judgement in judgements)])
-    tail = torch.cat([none, *(judgement.tail_probability for judgement in judgements)])
+    tails = [torch.cat(column) for column in zip(*(judgement.tail for judgement in judgements), strict=True)]
+    tail = judged_by.tail_probability(*tails) if tails else none
     is_judged = prepared.judged > 0
     nothing = score.new_tensor(float("nan"))
     deviations = torch.cat([none, *(judgement.deviations for judgement in judgements)])

@@ -38,7 +38,11 @@ class QuantileThreshold:
         """See Threshold."""
         threshold = self._first.until_known(rows, rows[self._quantile.quantile])
         is_anomaly = score > threshold
-        return Judgement(threshold, is_anomaly, is_anomaly, self._quantile.tail_probability(rows, score), torch.full_like(score, torch.nan))
+        return Judgement(threshold, is_anomaly, is_anomaly, (self._quantile.tail_probability(rows, score),), torch.full_like(score, torch.nan))
+
+    def tail_probability(self, *tail: Tensor) -> Tensor:
+        """See Threshold."""
+        return tail[0]
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""

@@ -76,7 +76,11 @@ class RiverThreshold:
             tails.append(tail)
         beyond = torch.tensor(flags, dtype=torch.bool, device=score.device)
         probability = score.new_tensor(tails).clamp_(min=TAIL_PROBABILITY_MIN)
-        return Judgement(score.new_tensor(thresholds), beyond, beyond, probability, torch.full_like(score, torch.nan))
+        return Judgement(score.new_tensor(thresholds), beyond, beyond, (probability,), torch.full_like(score, torch.nan))
+
+    def tail_probability(self, *tail: Tensor) -> Tensor:
+        """See Threshold."""
+        return tail[0]
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold; of the scores just judged those at weight 1 are learned."""

@@ -36,7 +36,11 @@ class SpotThreshold:
         """See Threshold."""
         threshold = self._first.until_known(rows, rows[self._spot.quantile])
         is_anomaly = score > threshold
-        return Judgement(threshold, is_anomaly, is_anomaly, self._spot.tail_probability(rows, score), torch.full_like(score, torch.nan))
+        return Judgement(threshold, is_anomaly, is_anomaly, (self._spot.tail_probability(rows, score),), torch.full_like(score, torch.nan))
+
+    def tail_probability(self, *tail: Tensor) -> Tensor:
+        """See Threshold."""
+        return tail[0]
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
         """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""

@@ -37,6 +37,10 @@ class StaticThreshold:
         is_anomaly = (score / (1 + score) > level) & (usual.deviations != HELD_BACK)
         return replace(usual, threshold=threshold if least is None else torch.maximum(threshold, least), is_anomaly=is_anomaly)
 
+    def tail_probability(self, *tail: Tensor) -> Tensor:
+        """See Threshold."""
+        return self._usual.tail_probability(*tail)
+
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
         """See Threshold."""
         self._usual.learn(rows, score, weight, judgement)

@@ -20,7 +20,7 @@ def taught(
     rows = fresh_rows(tail.columns(), samples.shape[1])
     found = np.empty_like(samples)
     for step, sample in enumerate(torch.from_numpy(samples)):
-        found[step] = tail.probability(rows, sample).numpy()
+        found[step] = tail.probability(tail.known(rows), sample).numpy()
         tail.learn(rows, sample, torch.full_like(sample, weight), torch.full_like(sample, step))
     return tail, rows, found
 
@@ -35,7 +35,7 @@ def test_of_normal_deviations_it_begins_with_their_probability() -> None:
     rows = fresh_rows(tail.columns(), 5)
     deviations = vector(-1.0, 0.0, 1.0, 2.5, 3.3)
 
-    assert tail.probability(rows, deviations).numpy() == pytest.approx(norm.sf(deviations.numpy()), rel=0.06)
+    assert tail.probability(tail.known(rows), deviations).numpy() == pytest.approx(norm.sf(deviations.numpy()), rel=0.06)
 
 
 STEPS, ENTITIES = 1600, 120
@@ -64,7 +64,7 @@ def test_a_probability_never_rises_with_the_deviation_and_stays_within_what_is_c
     tail, rows, _ = taught(np.random.default_rng(0).standard_t(3, (500, 1)))
     grid = torch.linspace(-50, 200, 400, dtype=torch.float64)
 
-    found = tail.probability({name: column.expand(400, *column.shape[1:]) for name, column in rows.items() if name.startswith("tail")}, grid)
+    found = tail.probability(tail.known(rows).expand(400, -1), grid)
 
     assert (found.diff() <= 0).all()
     assert (found[0].item(), found[-1].item()) == (1.0, TAIL_PROBABILITY_MIN)

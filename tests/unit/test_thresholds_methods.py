@@ -94,7 +94,7 @@ def test_judging_changes_nothing_and_a_higher_score_is_never_more_probable(metho
     rows = taught(threshold, usual_scores())
     before = {name: column.clone() for name, column in rows.items()}
 
-    tails = [threshold.judge(rows, vector(score)).tail_probability.item() for score in (0.0, 0.1, 0.5, 1.0, 5.0, 1e9)]
+    tails = [threshold.tail_probability(*threshold.judge(rows, vector(score)).tail).item() for score in (0.0, 0.1, 0.5, 1.0, 5.0, 1e9)]
 
     assert tails == sorted(tails, reverse=True)
     assert 1e-4 <= tails[-1] <= 1 / 400
@@ -107,13 +107,11 @@ def test_a_judgement_is_not_a_view_that_learning_moves(method: str) -> None:
     threshold = build(ThresholdSettings(method=method, tail=0.01, window=400))
     rows = taught(threshold, usual_scores(399))
     judgement = threshold.judge(rows, vector(9.0))
-    before = [part.clone() for part in (judgement.threshold, judgement.is_anomaly, judgement.tail_probability)]
+    before = [part.clone() for part in (judgement.threshold, judgement.is_anomaly, *judgement.tail)]
 
     threshold.learn(rows, vector(9.0), vector(1), judgement)
 
-    assert all(
-        torch.equal(old, new) for old, new in zip(before, (judgement.threshold, judgement.is_anomaly, judgement.tail_probability), strict=True)
-    )
+    assert all(torch.equal(old, new) for old, new in zip(before, (judgement.threshold, judgement.is_anomaly, *judgement.tail), strict=True))
 
 
 def test_unknown_method_is_refused_with_the_nearest_one() -> None:

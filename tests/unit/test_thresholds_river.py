@@ -17,7 +17,7 @@ def step(threshold: RiverThreshold, rows: dict[str, torch.Tensor], *score: float
     judgement = threshold.judge(rows, vector(*score))
     threshold.learn(rows, vector(*score), torch.full((len(score),), weight, dtype=torch.float64), judgement)
     rows["observations"] += 1
-    return judgement.threshold.tolist(), judgement.is_anomaly.tolist(), judgement.tail_probability.tolist()
+    return judgement.threshold.tolist(), judgement.is_anomaly.tolist(), judgement.tail[0].tolist()
 
 
 def river(method: str, **parameters: float | str) -> RiverThreshold:
@@ -138,8 +138,8 @@ def test_tail_probability_is_the_rank_among_the_last_scores() -> None:
     for score in range(1000):
         step(threshold, rows, float(score))
 
-    assert threshold.judge(rows, vector(998.5)).tail_probability.item() == 2 / 257
-    assert threshold.judge(rows, vector(0.0)).tail_probability.item() == 1.0
+    assert threshold.judge(rows, vector(998.5)).tail[0].item() == 2 / 257
+    assert threshold.judge(rows, vector(0.0)).tail[0].item() == 1.0
 
 
 def test_its_state_cannot_be_checkpointed() -> None:
