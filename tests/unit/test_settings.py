@@ -285,7 +285,7 @@ def test_a_policy_is_taken_live_with_its_overrides_and_refused_where_only_a_rest
     live = take_live(old, new)
 
     assert (live.regime, live.overrides, restart_needed(old, new)) == (new.regime, new.overrides, [])
-    assert with_live_part(old, live_part(new)) == new
+    assert with_live_part(old, live_part(new)) == (new, 1)
     with pytest.raises(SettingsError, match=r"regime.policy: accept: with a static threshold .* needs a restart"):
         take_live(settings(*static), settings("threshold.method=static", "regime={policy: accept}"))
 
@@ -294,7 +294,7 @@ def test_rules_noted_before_there_were_changes_look_for_none() -> None:
     noted = json.loads(live_part(settings("threshold.z=5")))
     del noted["regime"]
 
-    assert with_live_part(settings(), json.dumps(noted)).regime.after is None
+    assert with_live_part(settings(), json.dumps(noted))[0].regime.after is None
 
 
 def test_features_are_needed_by_whoever_reads_records() -> None:

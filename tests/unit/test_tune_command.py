@@ -24,7 +24,7 @@ SECOND = Partition("readings", 1)
         (5, "8/day", ("engine.entity_ttl=20m", "threshold.warmup_observations=3", "incidents.trigger={count: 1, of: 1}")),
         (7, "20/day", ("threshold.span=3", "threshold.recovery=0.6", "threshold.reference_observations=60", "threshold.z=3")),
         (8, "40/day", ("threshold.method=static", "threshold.level=0.6", "threshold.span=2", "threshold.recovery=0.8")),
-        (6, "6/day", ("threshold.method=quantile", "threshold.window=100", "threshold.tail=0.02")),
+        (6, "6/day", ("threshold.method=quantile", "threshold.window=100", "threshold.tail=0.02", "regime={after: null}")),
     ],
 )
 def test_a_full_replay_under_the_patch_brings_exactly_the_incidents_promised(
@@ -46,7 +46,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Settings and an export of one partition, with faults of every other pump from some time on."""
     folder = tmp_path_factory.mktemp("scored")
     records = small.stream(1, 4, 1200)
-    return tuning_cases.settings_file(folder), tuning_cases.export(folder / "scores.parquet", records, small.settings())
+    silent = "threshold.warmup=silent"
+    return tuning_cases.settings_file(folder, silent), tuning_cases.export(folder / "scores.parquet", records, small.settings(silent))
 
 
 def labels(folder: Path, *lines: str) -> str:
