@@ -44,7 +44,7 @@ class Incidents(Section):
     @classmethod
     def _check_silence(cls, after: float | None) -> float | None:
         if after is not None and after <= 0:
-            raise ValueError("give a time longer than 0, or none")
+            raise ValueError("give a time longer than 0, or null")
         return after
 
     @field_validator("trigger", "recovery", mode="before")
@@ -68,7 +68,11 @@ class Regime(Section):
             "for it says accept or hold."
         ),
     )
-    after: Duration | None = spelled("1d", "How long, by event time, an incident lasts before it is taken for a change; none: it never is.")
+    after: Duration | None = spelled(
+        "1d",
+        "How long, by event time, an incident lasts before it is taken for a change; none: it never is. Suspects teach a little: at a record a "
+        "minute and `threshold.suspect_learning: 0.1` a shift is usual after half a day, so give less than that, or let them teach nothing.",
+    )
     share: float = Field(
         0.8, gt=0, le=1, description="Of the incident's observations, and of its last 63, the least share that is anomalous where a change lasts."
     )

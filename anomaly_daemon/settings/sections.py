@@ -188,7 +188,7 @@ class Threshold(Section):
     )
     reference_observations: int | None = Field(
         None,
-        ge=1,
+        ge=16,
         le=10_000_000,
         description=(
             "ewma, static: the mean and deviation of an entity's first so many observations stay, and nothing is an anomaly that is no higher than "
