@@ -21,6 +21,7 @@ from anomaly_daemon.domain.records import (
     FeatureReading,
     Headers,
     Message,
+    Offset,
     Partition,
     Phase,
     Rejection,
@@ -127,18 +128,22 @@ def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, par
         },
         "window": [_point(point) for point in explanation.window],
         "phase": phase.name.lower(),
-        "mode": context.mode,
-        "model": {"name": context.model_name, "version": context.model_version},
-        "settings_hash": context.settings_hash,
-        "source_records": {
-            "topic": partition.topic,
-            "partition": partition.number,
-            "first_offset": turn.first_offset,
-            "last_offset": turn.last_offset,
-        },
+        **made_by(context),
+        **made_of(partition, turn.first_offset, turn.last_offset),
         "suppression": {"count": turn.suppressed, "rule": turn.suppression_rule},
     }
     return Alert(partition, at.offset, turn.entity, turn.incident_id, turn.transition, rfc3339(at.time_us), body)
+
+
+def made_by(context: AlertContext) -> dict[str, Any]:
+    """The part of a body that says who speaks."""
+    model = {"name": context.model_name, "version": context.model_version}
+    return {"mode": context.mode, "model": model, "settings_hash": context.settings_hash}
+
+
+def made_of(partition: Partition, first_offset: Offset, last_offset: Offset) -> dict[str, Any]:
+    """The part of a body that says which records it is about."""
+    return {"source_records": {"topic": partition.topic, "partition": partition.number, "first_offset": first_offset, "last_offset": last_offset}}
 
 
 def fingerprint(detector_id: str, entity: str, track: str = "readings") -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from anomaly_daemon.domain.records import Alert, FeatureReading, Offset, Partition, Status, Transition
-from anomaly_daemon.incidents.alerts import SCHEMA_VERSION, AlertContext, fingerprint, rfc3339
+from anomaly_daemon.incidents.alerts import SCHEMA_VERSION, AlertContext, fingerprint, made_by, made_of, rfc3339
 from anomaly_daemon.incidents.incident import Kind, severity_of
 from anomaly_daemon.incidents.silence import SilenceTurn
 
@@ -76,15 +76,8 @@ def notice_alert(notice: Notice, context: AlertContext, partition: Partition) ->
         "explanation": {"message": notice.message, "reasons": list(notice.reasons)},
         "window": [],
         "phase": None,
-        "mode": context.mode,
-        "model": {"name": context.model_name, "version": context.model_version},
-        "settings_hash": context.settings_hash,
-        "source_records": {
-            "topic": partition.topic,
-            "partition": partition.number,
-            "first_offset": notice.first_offset,
-            "last_offset": notice.last_offset,
-        },
+        **made_by(context),
+        **made_of(partition, notice.first_offset, notice.last_offset),
         "suppression": {"count": notice.suppressed, "rule": notice.suppression_rule},
     }
     return Alert(partition, notice.offset, notice.entity, notice.incident_id, notice.transition, rfc3339(notice.time_us), body)

@@ -275,9 +275,8 @@ class Processor:
         for name, parameter in parameters.items():
             rows[f"parameter.{name}"] = torch.from_numpy(parameter).to(rows[OBSERVATIONS.name].device)
         rows["slot"] = torch.from_numpy(layout.slots)
-        changes = {owner: self._tracks[owner].readings.regimes for owner in set(owners)}
-        if any(one.by_entity for one in changes.values()):
-            known = [(changes[owner], entity) for owner, entity in zip(owners, entities, strict=True)]
+        if any(tracks.readings.regimes.by_entity for tracks in self._tracks.values()):
+            known = [(self._tracks[owner].readings.regimes, entity) for owner, entity in zip(owners, entities, strict=True)]
             device = rows[OBSERVATIONS.name].device
             rows[FROZEN] = torch.tensor([one.is_frozen(entity) for one, entity in known]).to(device)
             rows[RESTARTED] = torch.tensor([one.is_restarted(entity) for one, entity in known]).to(device)

@@ -112,8 +112,8 @@ class Judge:
     def judge(self, layout: Layout, rows: Rows, evidence: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> Verdicts:
         """Judge N rows of B entities, step by step, learning each after its verdict and counting it in `observations`.
 
-        rows:     [B, …], changed in place; with parameter.z, parameter.level (float64) and slot (int64) beside the columns, FROZEN: entities
-                  of which no live row teaches.
+        rows:     [B, …], changed in place; with parameter.z, parameter.level (float64) and slot (int64) beside the columns, and where there
+                  are any FROZEN, entities of which no live row teaches, and RESTARTED, of which nothing is an anomaly before they are live.
         evidence: channel → float64 [N] in layout order, an error ≥ 0, NaN = nothing to say.
         fresh:    channel → bool [N], whether that error is new at the row; only then the channel calibrates on it.
         """

@@ -13,15 +13,15 @@ from tests.benchmarks import skab
 from tests.benchmarks.quality.streams import CONFIGS, copy_streams, judge, measured, train
 
 DATA = skab.SHARED / "data"
-SMALL = ("training.seed=0",)
+SEED = ("training.seed=0",)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not skab.streams(), reason=f"no public streams in {DATA}; set TEST_SHARED")]
 
 
 def found(name: str, folder: Path, *entities: str) -> dict[str, float | None]:
     copy_streams(DATA / name, folder, entities)
     config, export = CONFIGS / f"{name}.yaml", folder / "scores.parquet"
-    train(config, folder, SMALL)
-    judge(config, folder, export, SMALL)
+    train(config, folder, SEED)
+    judge(config, folder, export, SEED)
     return measured(export, DATA / name)["detector"]
 
 
