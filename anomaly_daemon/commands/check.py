@@ -65,12 +65,14 @@ def _threshold(settings: Settings) -> list[str]:
 
     threshold = settings.threshold
     build(threshold)
+    warnings = []
     if is_judged_by_level(threshold.method) and "level" not in threshold.model_fields_set:
-        unset = f"threshold.level is left at {threshold.level:g}, but this detector reads on a scale of its own: set it to fit"
-        return [threshold.method, unset]
+        warnings.append(f"threshold.level is left at {threshold.level:g}, but this detector reads on a scale of its own: set it to fit")
+    if "warmup" in threshold.model_fields_set and threshold.warmup == "judge" and not threshold.judges_in_warmup:
+        warnings.append("threshold.warmup: judge has no effect: river's estimators know no prior and are silent in warm-up; set it to silent")
     if threshold.alerts_per_day is not None:
         return [f"{threshold.method}, {threshold.alerts_per_day:g} alerts a day, beginning at z {threshold.z:g}"]
-    return [threshold.method]
+    return [threshold.method, *warnings]
 
 
 def _device(settings: Settings) -> list[str]:

@@ -148,4 +148,6 @@ class Evidence(Section):
         doubled = {name for name in self.channels if self.channels.count(name) > 1}
         if doubled:
             raise ValueError(f"channels: {', '.join(sorted(doubled))} stands twice")
+        if self.half_life is not None and self.calibration == "trained":
+            raise ValueError("half_life: without effect on calibration: trained, which learns nothing; set calibration: entity, or leave it out")
         return self

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from anomaly_daemon.settings.record_schema import Section
-from anomaly_daemon.settings.values import Duration, spelled
+from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
 
 
 class Window(Section):
@@ -31,7 +31,7 @@ class Incidents(Section):
     recovery: Window = Field(Window(count=10, of=10), description="It closes when this many of the last observations are normal.")
     cooldown: Duration = spelled("0", "For this long after a close no incident of the entity opens; what would have is counted.")
     update_every: Duration = spelled("5m", "An open incident is announced again at most this often, by event time, and when its severity rises.")
-    silence_after: Duration | None = Field(
+    silence_after: LimitOrNone = Field(
         None,
         description=(
             "An entity is silent once its partition's watermark has moved on by more than this since its last record: the records of the others "
@@ -39,13 +39,6 @@ class Incidents(Section):
         ),
     )
     window_points: int = Field(16, ge=0, le=64, description="Recent points in an alert.")
-
-    @field_validator("silence_after")
-    @classmethod
-    def _check_silence(cls, after: float | None) -> float | None:
-        if after is not None and after <= 0:
-            raise ValueError("give a time longer than 0, or null")
-        return after
 
     @field_validator("trigger", "recovery", mode="before")
     @classmethod
@@ -68,7 +61,7 @@ class Regime(Section):
             "for it says accept or hold."
         ),
     )
-    after: Duration | None = spelled(
+    after: LimitOrNone = spelled(
         "1d",
         "How long, by event time, an incident lasts before it is taken for a change; none: it never is. Suspects teach a little: at a record a "
         "minute and `threshold.suspect_learning: 0.1` a shift is usual after half a day, so give less than that, or let them teach nothing.",

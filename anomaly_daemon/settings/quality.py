@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from anomaly_daemon.settings.record_schema import Section
-from anomaly_daemon.settings.values import Duration, spelled
+from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
 
 
 class Quality(Section):
@@ -18,7 +18,7 @@ class Quality(Section):
     late: Duration | None = Field(
         None, description="late: event time behind the partition's watermark by more than this. For topics whose entities report side by side."
     )
-    stuck_after: Duration | None = Field(
+    stuck_after: LimitOrNone = Field(
         None,
         description=(
             "stuck: a reading (kinds number, asinh, log, unless context) repeats its value exactly for longer than this, and ten times at least. "

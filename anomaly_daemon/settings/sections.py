@@ -16,7 +16,7 @@ from anomaly_daemon.settings.log_url import checked_log
 from anomaly_daemon.settings.nearest import unknown_key
 from anomaly_daemon.settings.quality import Quality
 from anomaly_daemon.settings.record_schema import RecordSchema, Section
-from anomaly_daemon.settings.values import Duration, spelled
+from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
 
 ENVIRONMENT_PREFIX: Final = "ANOMALY_DAEMON_"
 
@@ -47,7 +47,7 @@ class TopicCreation(Section):
 
     create_topics: bool = Field(False, description="Make missing topics instead of refusing to start.")
     partitions: int = Field(4, ge=1, le=4096, description="Partitions of a topic that is made.")
-    retention: Duration | None = Field(
+    retention: LimitOrNone = Field(
         None, description="Records older than this are deleted; Kafka: of a topic that is made. None: kept; Kafka: as the broker has it."
     )
     retention_bytes: int | None = Field(
@@ -107,6 +107,8 @@ class Model(Section):
     def _check(self) -> Self:
         if (self.per == "group") != bool(self.groups):
             raise ValueError("groups go with `per: group`, and only with it")
+        if self.network == "shared" and self.per == "fleet":
+            raise ValueError("network: shared goes with `per: group` or `per: entity`; with `per: fleet` one network is all there is: leave it out")
         return self
 
 
@@ -236,13 +238,23 @@ class Threshold(Section):
     )
     suspect_learning: float = Field(0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one.")
 
+    HOLDING: ClassVar[tuple[str, ...]] = ("span", "reference_observations", "recovery")
+
     @property
     def judges_in_warmup(self) -> bool:
         """Whether a record in warm-up can be anomalous; river's estimators know no prior."""
         return self.warmup == "judge" and not self.method.startswith("river:")
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether the method heeds the keys of HOLDING."""
+        return self.method not in ("spot", "quantile") and not self.method.startswith("river:")
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        idle = [key for key in self.HOLDING if getattr(self, key) != type(self).model_fields[key].default]
+        if idle and not self.holds_back:
+            raise ValueError(f"{', '.join(idle)}: without effect on method {self.method}; set method: ewma or static, or leave it out")
         if self.level >= 1 and not self.method.startswith("river:"):
             raise ValueError(f"level ({self.level:g}) must be below 1, as anomaly_score is; only river detectors read higher")
         if self.alerts_per_day is not None and self.method != "ewma":
@@ -338,7 +350,24 @@ class Settings(BaseSettings):
         return self
 
     def unacceptable(self) -> list[str]:
-        """Where a change cannot be accepted: an entity that starts anew would be judged as before, or its past cannot be let go of."""
+        """Where a change would never be looked for, or cannot be accepted: who starts anew would be judged as before, or the past stays."""
+        return [*self._unlooked_for(), *self._irreversible()]
+
+    def _unlooked_for(self) -> list[str]:
+        """Where an answer to changes is given that nobody looks for. The common one may be for overrides that give a time."""
+        given = [(f"override {one.match!r}: regime", one.regime) for one in self.overrides]
+        is_for_overrides = any(keys.get("after") is not None for _, keys in given)
+        places = [] if is_for_overrides else [("regime", self.regime.policy, self.regime.after)]
+        places += [(where, keys["policy"], keys.get("after", self.regime.after)) for where, keys in given if "policy" in keys]
+        return [
+            f"{where}.policy: {policy}: without effect, because {where}.after is null and so no change is looked for; "
+            "give it a time, such as 1d, or set policy: hold"
+            for where, policy, after in places
+            if after is None and policy != "hold"
+        ]
+
+    def _irreversible(self) -> list[str]:
+        """Where a change cannot be accepted."""
         places = [("regime", self.regime.policy), *((f"override {one.match!r}: regime", one.regime.get("policy")) for one in self.overrides)]
         asked = [where for where, policy in places if policy == "accept"]
         if self.threshold.method.startswith("river:"):

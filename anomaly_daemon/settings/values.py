@@ -47,6 +47,12 @@ def parse_instant_us(text: str) -> int:
     return microseconds_since_1970(datetime.fromisoformat(text))
 
 
+def _longer_than_0(seconds: float) -> float:
+    if seconds <= 0:
+        raise ValueError("give a time longer than 0, or null")
+    return seconds
+
+
 def _instant(text: str) -> str:
     try:
         parse_instant_us(text)
@@ -63,4 +69,6 @@ def spelled(text: str | tuple[str, ...], description: str) -> Any:
 Duration = Annotated[
     float, BeforeValidator(parse_duration_s, json_schema_input_type=str), PlainSerializer(format_duration, return_type=str, when_used="json")
 ]
+LimitOrNone = Annotated[Duration, AfterValidator(_longer_than_0)] | None
+"""Where 0 could be taken for never as well as for at once, and is neither."""
 Instant = Annotated[str, AfterValidator(_instant)]

@@ -109,7 +109,7 @@ def test_fault_that_ends_before_it_counts_as_a_change_is_none() -> None:
 
 
 def test_without_a_duration_no_change_is_looked_for() -> None:
-    assert not changes(judge(shifted(), (), "regime={policy: accept, after: null}", *CALM).alerts)
+    assert not changes(judge(shifted(), (), "regime={after: null}", *CALM).alerts)
 
 
 def test_an_override_decides_for_the_entities_that_match() -> None:
@@ -193,6 +193,9 @@ def test_with_a_method_of_river_a_change_is_announced_and_held_without_an_effect
         ),
         (("overrides=[{match: a, regime: {polcy: accept}}]",), "did you mean `policy`?"),
         (("regime={share: 0}",), "regime.share"),
+        (("regime={policy: accept, after: null}",), "regime.policy: accept: without effect, because regime.after is null"),
+        (("regime={after: null}", "overrides=[{match: a, regime: {policy: ask}}]"), "override 'a': regime.after is null"),
+        (("regime={policy: ask, after: null}",), "give it a time, such as 1d, or set policy: hold"),
     ],
 )
 def test_what_cannot_be_accepted_is_refused_with_a_remedy(given: tuple[str, ...], told: str) -> None:
@@ -200,3 +203,10 @@ def test_what_cannot_be_accepted_is_refused_with_a_remedy(given: tuple[str, ...]
         settings(*given)
 
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(("common", "own"), [("null", "1h"), ("1h", "null")])
+def test_a_common_policy_may_be_for_those_alone_whose_changes_are_looked_for(common: str, own: str) -> None:
+    loaded = settings(f"regime={{policy: accept, after: {common}}}", f"overrides=[{{match: a, regime: {{after: {own}}}}}]")
+
+    assert loaded.regime.overridden(loaded.overrides[0].regime).policy == "accept"

@@ -260,6 +260,25 @@ def test_a_log_may_stand_at_any_address(url: str) -> None:
     assert settings(f"log={url}").log == url
 
 
+@pytest.mark.parametrize(
+    ("assignments", "told"),
+    [
+        (("threshold={method: spot, span: 5}",), "threshold: span: without effect on method spot; set method: ewma or static, or leave it out"),
+        (("threshold={method: quantile, span: 5, recovery: 0.5}",), "threshold: span, recovery: without effect on method quantile"),
+        (("threshold={method: 'river:stats.Max', reference_observations: 100}",), "reference_observations: without effect on method river:stats.Max"),
+        (("model.network=shared",), "network: shared goes with `per: group` or `per: entity`"),
+        (("evidence={calibration: trained, half_life: 100}",), "half_life: without effect on calibration: trained"),
+        *(
+            ((f"{key}=0",), f"{key}: give a time longer than 0, or null (given: '0')")
+            for key in ("regime.after", "quality.stuck_after", "incidents.silence_after", "topics.retention")
+        ),
+        (("overrides=[{match: a, regime: {after: 0s}}]",), "override 'a': regime.after: give a time longer than 0, or null"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused_with_the_key_and_a_remedy(assignments: tuple[str, ...], told: str) -> None:
+    assert told in refusal(assignments=assignments)
+
+
 def test_one_key_of_a_group_leaves_the_others_as_they_are() -> None:
     loaded = settings("incidents.trigger.count=4", "incidents.recovery.of=12", "overrides=[{match: a, incidents: {trigger: {of: 9}}}]")
 

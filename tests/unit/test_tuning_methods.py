@@ -14,17 +14,20 @@ from anomaly_daemon.evaluation.notes import ExportNotes, notes_of
 from anomaly_daemon.evaluation.scores import ScoreFile
 from anomaly_daemon.evaluation.tuning import methods as tuning_methods
 from anomaly_daemon.evaluation.tuning.choice import followers, lowest, sensitivity_of
+from anomaly_daemon.evaluation.tuning.patch import patch
 from anomaly_daemon.evaluation.tuning.rows import keep_rows
 from anomaly_daemon.settings import Settings
 from tests import small, tuning_cases
 
 RECORDS = small.stream(3, 5, 900, with_bad=True) + small.stream(4, 3, 600, partition=Partition("readings", 1))
-COMMON = ("threshold.window=100", "threshold.tail=0.02", "engine.entity_ttl=25m", "threshold.span=2", "threshold.recovery=0.5")
+COMMON = ("threshold.window=100", "threshold.tail=0.02", "engine.entity_ttl=25m")
+HOLDING = ("threshold.span=2", "threshold.recovery=0.5")
 
 
 def settings(method: str) -> Settings:
     overrides = "overrides=[{match: pump-1, threshold: {level: 0.5, z: 1}}]"
-    return small.settings(*COMMON, small.EVERY_CHANNEL, f"threshold.method={method}", "threshold.level=0.6", overrides)
+    holding = HOLDING if method in ("ewma", "static") else ()
+    return small.settings(*COMMON, *holding, small.EVERY_CHANNEL, f"threshold.method={method}", "threshold.level=0.6", overrides)
 
 
 @pytest.mark.parametrize("batch_rows", [16_384, 97])
@@ -50,7 +53,7 @@ def test_another_method_says_of_exported_evidence_what_it_says_in_a_replay(
 
 def test_a_method_chosen_brings_exactly_the_incidents_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # Of which few records stand out.
-    assignments = (*COMMON, "threshold.method=static", "evidence.channels=[prediction, reconstruction]")
+    assignments = (*COMMON, *HOLDING, "threshold.method=static", "evidence.channels=[prediction, reconstruction]")
     config = tuning_cases.settings_file(tmp_path, *assignments)
     scores = tuning_cases.export(tmp_path / "scores.parquet", RECORDS, small.settings(*assignments))
 
@@ -60,6 +63,16 @@ def test_a_method_chosen_brings_exactly_the_incidents_promised(tmp_path: Path, c
     assert "threshold.method" in found["changes"]
     assert tuning_cases.promised(found) == tuning_cases.incidents(RECORDS, tuning_cases.under(config, tmp_path / "patch.yaml")) != set()
     assert "needs a restart" in found["patch"]
+
+
+@pytest.mark.parametrize("method", tuning_methods.COMPARED)
+def test_a_patch_to_a_method_takes_out_what_that_does_not_heed(tmp_path: Path, method: str) -> None:
+    held = ("threshold.span=2", "threshold.recovery=0.5", "threshold.reference_observations=100")
+    present = small.settings(*held)
+    wanted = tuning_methods.under(present, method)
+    (tmp_path / "patch.yaml").write_text(patch(present, wanted, {}, ()))
+
+    assert tuning_cases.under(tuning_cases.settings_file(tmp_path, *held), tmp_path / "patch.yaml").threshold == wanted.threshold
 
 
 def test_evidence_after_a_checkpoint_tells_nothing_of_another_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,14 @@ def _held(verdicts: Verdicts, sensitivity: Sensitivity, judges_in_warmup: bool) 
     return np.where(is_judged, verdicts.is_anomaly.numpy().astype(np.float64), np.nan)
 
 
+def under(settings: Settings, method: str) -> Settings:
+    """The settings with this method, and without what holds scores back where it does not heed that."""
+    threshold = settings.threshold.model_copy(update={"method": method})
+    if not threshold.holds_back:
+        threshold = threshold.model_copy(update={key: type(threshold).model_fields[key].default for key in threshold.HOLDING})
+    return settings.model_copy(update={"threshold": threshold})
+
+
 def compared(wanted: str | None, own: str) -> Sequence[str]:
     """The methods to compare with the present one."""
     if wanted is None or wanted == own:

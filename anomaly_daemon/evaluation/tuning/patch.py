@@ -6,9 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anomaly_daemon.settings import Override, Settings, Window, format_duration
+from anomaly_daemon.settings import Override, Settings, Threshold, Window, format_duration
 
-KEYS = ("threshold.method", "threshold.z", "threshold.level", "incidents.trigger", "incidents.recovery", "incidents.cooldown")
+KEYS = (
+    "threshold.method",
+    "threshold.z",
+    "threshold.level",
+    *(f"threshold.{key}" for key in Threshold.HOLDING),
+    "incidents.trigger",
+    "incidents.recovery",
+    "incidents.cooldown",
+)
 
 
 def differing(before: Settings, after: Settings) -> list[str]:
@@ -64,7 +72,7 @@ def _written(value: object) -> str:
         return f"{{count: {value.count}, of: {value.of}}}"
     if isinstance(value, float):
         return f"{value!r}"
-    return str(value)
+    return "null" if value is None else str(value)
 
 
 def _quoted(value: object) -> str:

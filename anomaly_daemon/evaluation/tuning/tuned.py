@@ -136,7 +136,7 @@ def tune(path: Path, settings: Settings, wish: Wish, rules_of: Callable[[Setting
     labelled = _labelled(path, rows, wish)
     solved = [_solved(rows, settings, wish, labelled, rules_of)]
     for name in others:
-        under = settings.model_copy(update={"threshold": settings.threshold.model_copy(update={"method": name})})
+        under = methods.under(settings, name)
         with ScoreFile(path) as file:
             solved.append(_solved(methods.rejudge(file, notes, under, rules_of(under)), under, wish, labelled, rules_of))
     # The present method stands first: it stays unless another is better.
