@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from anomaly_daemon.settings.evidence import Evidence
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime
 from anomaly_daemon.settings.log_url import checked_log
-from anomaly_daemon.settings.nearest import unknown_key
+from anomaly_daemon.settings.nearest import unknown_key, unknown_word
 from anomaly_daemon.settings.quality import Quality
 from anomaly_daemon.settings.record_schema import RecordSchema, Section
 from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
@@ -409,5 +409,7 @@ def _fault(section: Section, keys: Mapping[str, Any], where: str) -> str | None:
         key = ".".join((where, *map(str, problem["loc"])))
         if problem["type"] == "extra_forbidden":
             return f"{key}: {unknown_key(str(problem['loc'][-1]), type(section).model_fields)}"
+        if problem["type"] == "literal_error":
+            return f"{key}: {unknown_word(problem['input'], problem['ctx']['expected'])}"
         return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
     return None

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings.log_url import masked
-from anomaly_daemon.settings.nearest import unknown_key
+from anomaly_daemon.settings.nearest import unknown_key, unknown_word
 from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE, read_secrets
 from anomaly_daemon.settings.sections import ENVIRONMENT_PREFIX, Settings
 
@@ -165,11 +165,17 @@ def _merge(below: Tree, above: Tree) -> Tree:
 
 def _explain(error: ValidationError, sources: Sequence[tuple[str, Tree]]) -> str:
     lines = []
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems:
         location, kind = problem["loc"], problem["type"]
+        if kind == "too_short" and any(one["loc"] != location == one["loc"][: len(location)] for one in problems):
+            continue  # only those of its elements that are at fault are missing
         where = ": ".join([_origin(location, sources), *([".".join(map(str, location))] if location else [])])
         if kind == "extra_forbidden":
             fault = unknown_key(str(location[-1]), _keys_beside(location))
+        elif kind == "literal_error":
+            given = problem["input"]
+            fault = unknown_word(given, problem["ctx"]["expected"]) + _given(given, location, sources, is_word=isinstance(given, str))
         else:
             fault = _WORDING.get(kind, problem["msg"].removeprefix("Value error, ")) + _given(problem.get("input"), location, sources)
         lines.append(f"{where}: {fault}")
@@ -193,10 +199,13 @@ def _depth(tree: Any, location: Location) -> int:
     return len(location)
 
 
-def _given(value: object, location: Location, sources: Sequence[tuple[str, Tree]]) -> str:
-    """The value at fault; not where a group may hold a secret, nor what is secret by its name or by where it came from."""
+def _given(value: object, location: Location, sources: Sequence[tuple[str, Tree]], *, is_word: bool = False) -> str:
+    """The value at fault; not where a group may hold a secret, nor what is secret by its name or by where it came from.
+
+    is_word: one of a few words was wanted, in a list perhaps.
+    """
     is_secret = _origin(location, sources).startswith("secrets directory") or any("password" in str(part) for part in location)
-    if is_secret or value is None or not _is_single(location):
+    if is_secret or value is None or not (is_word or _is_single(location)):
         return ""
     shown = repr(masked(value) if isinstance(value, str) else value)
     return f" (given: {shown if len(shown) <= _GIVEN_MAX else shown[:_GIVEN_MAX] + '…'})"

@@ -279,6 +279,31 @@ def test_what_would_have_no_effect_is_refused_with_the_key_and_a_remedy(assignme
     assert told in refusal(assignments=assignments)
 
 
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("evidence.channels=[levle]", "evidence.channels.0: unknown word; did you mean `level`? (given: 'levle')"),
+        ("evidence.channels=[level, noveltie]", "evidence.channels.1: unknown word; did you mean `novelty`? (given: 'noveltie')"),
+        ("record.features=[{name: a, kind: catgory}]", "record.features.0.kind: unknown word; did you mean `category`? (given: 'catgory')"),
+        ("model.per=xyz", "model.per: unknown word; known here: entity, fleet, group (given: 'xyz')"),
+    ],
+)
+def test_a_misspelt_word_brings_one_error_with_the_nearest_that_is_known(assignment: str, told: str) -> None:
+    assert refusal(assignments=(assignment,)) == f"--set: {told}"
+
+
+def test_a_misspelt_word_of_an_override_has_the_nearest_too() -> None:
+    assert "override 'a': regime.policy: unknown word; did you mean `accept`?" in refusal(
+        assignments=("overrides=[{match: a, regime: {policy: acept}}]",)
+    )
+
+
+def test_a_word_out_of_the_secrets_directory_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / f"{P}KAFKA__SASL_MECHANISM").write_text("hunter2")
+
+    assert "hunter2" not in refusal(environment={f"{P}SECRETS_DIR": str(tmp_path)})
+
+
 def test_one_key_of_a_group_leaves_the_others_as_they_are() -> None:
     loaded = settings("incidents.trigger.count=4", "incidents.recovery.of=12", "overrides=[{match: a, incidents: {trigger: {of: 9}}}]")
 
