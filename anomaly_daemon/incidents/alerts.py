@@ -309,12 +309,14 @@ def _deviation_text(leading: FeatureReading | None) -> str:
         return ""
     actual, expected, direction = _number(leading.actual), _number(leading.expected), _direction(leading)
     if actual is None or expected is None or direction == "mixed":
-        return f"{leading.feature}{' missing' if actual is None else ''}, "
+        return f"{leading.feature}{' missing' if leading.imputed else ''}, "
     return f"{leading.feature} {_text(abs(actual - expected))} {direction} expected, "
 
 
 def _reading_text(reading: FeatureReading, separator: str) -> str:
     actual, expected, lower, upper = map(_number, (reading.actual, reading.expected, reading.lower, reading.upper))
+    if actual is None and not reading.imputed:
+        return f"{reading.feature}{separator}another value than expected"
     words = f"{reading.feature}{separator}{'missing' if actual is None else _text(actual)}"
     if expected is not None:
         words += f" where {_text(expected)} was expected"

@@ -53,10 +53,10 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Announcer:
-    """Turns incidents and explains them; the models look again at each record that an alert is about."""
+    """Turns incidents and explains them; the models look again at each record that an alert is about. told: see FeatureTransforms."""
 
     models: Models
-    names: tuple[str, ...]
+    told: Mapping[str, Sequence[int]]
     channels: tuple[str, ...]
     context: AlertContext
     window_points: int
@@ -94,14 +94,18 @@ class Announcer:
         total = sum(weights.values())
         shares = (ChannelShare(name, weight / total if total > 0 else 1 / len(weights)) for name, weight in weights.items())
         window = self.models.explain(micro.findings, row, max(self.window_points, 1), weights)
-        readings = tuple(_reading(name, window, column) for column, name in enumerate(self.names))
+        readings = tuple(_reading(name, window, columns) for name, columns in self.told.items())
         points = tuple(
-            WindowPoint(back, _numbers(actual), _numbers(rebuilt))
+            WindowPoint(back, self._numbers(actual), self._numbers(rebuilt))
             for back, actual, rebuilt in zip(range(len(window.actual) - 1, -1, -1), window.actual, window.rebuilt, strict=True)
             if not np.isnan(actual).all()
         )
         channels = tuple(sorted(shares, key=lambda one: -one.contribution))
         return Explanation(readings, points[-self.window_points :] if self.window_points else (), channels)
+
+    def _numbers(self, values: NDArray[np.float64]) -> tuple[float | None, ...]:
+        """Of a point's values one a name; several together are no number."""
+        return tuple(_number(values[columns[0]]) if len(columns) == 1 else None for columns in self.told.values())
 
 
 class _Judgements:
@@ -175,8 +179,12 @@ def _hot(micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> ND
     return np.flatnonzero(hot)
 
 
-def _reading(name: str, window: Window, column: int) -> FeatureReading:
+def _reading(name: str, window: Window, columns: Sequence[int]) -> FeatureReading:
+    """What is told under one name: of several columns only their share of the evidence, for together they are no number."""
+    column = columns[0]
     actual = _number(window.actual[-1, column])
+    if len(columns) > 1:
+        return FeatureReading(name, None, None, None, None, contribution=float(window.contribution[columns].sum()), imputed=actual is None)
     return FeatureReading(
         feature=name,
         actual=actual,
@@ -186,10 +194,6 @@ def _reading(name: str, window: Window, column: int) -> FeatureReading:
         contribution=float(window.contribution[column]),
         imputed=actual is None,
     )
-
-
-def _numbers(values: NDArray[np.float64]) -> tuple[float | None, ...]:
-    return tuple(_number(value) for value in values)
 
 
 def _number(value: float) -> float | None:

@@ -66,6 +66,8 @@ class FeatureTransforms:
 
     def __init__(self, features: tuple[Feature, ...]) -> None:
         names: list[str] = []
+        self.told: dict[str, list[int]] = {}
+        """By the name that alerts tell: its columns of the values."""
         self._pointwise: list[_Numeric] = []
         self._changes: list[_Numeric] = []
         self._elapsed: list[int] = []
@@ -78,6 +80,8 @@ class FeatureTransforms:
         for feature in features:
             value = len(names)
             names += feature.columns
+            for column, name in enumerate(feature.told, value):
+                self.told.setdefault(name, []).append(column)
             if feature.kind in NUMBER_KINDS:
                 if feature.kind == "relative":
                     compared.append((feature, readings, value))

@@ -102,7 +102,7 @@ class Processor:
         """is_wanted: the entities that are judged; the records of others are dropped. None: all."""
         self._stages, self._rules = stages, rules
         self._announcer = Announcer(
-            stages.models, stages.transforms.names, stages.judge.channels, context, window_points, stages.judge.judges_in_warmup
+            stages.models, stages.transforms.told, stages.judge.channels, context, window_points, stages.judge.judges_in_warmup
         )
         self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
         self._ttl_us, self._now_us = int(entity_ttl_s * 1e6), now_us

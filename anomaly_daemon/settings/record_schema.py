@@ -59,7 +59,8 @@ class Feature(Section):
         ge=0,
         le=48,
         description=(
-            "category only: columns of 1 and -1 that tell values apart, so that the network knows which one it was; 16 for some ten values; 0: none."
+            "category only: columns of 1 and -1 that tell values apart, so that the network knows which one it was; 16 for some ten values; 0: none. "
+            "In alerts they are one feature, without numbers."
         ),
     )
 
@@ -92,6 +93,11 @@ class Feature(Section):
         suffixes = {"cyclic": ("_sin", "_cos"), "category": ("_rarity", "_new", *bits)}.get(self.kind, ("",))
         return tuple(self.name + suffix for suffix in suffixes)
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The name that alerts give each of its columns: the bits of a category are one to a person, named as the feature is."""
+        return self.columns[: len(self.columns) - self.bits] + (self.name,) * self.bits
+
 
 class Time(Section):
     """Where the event time stands."""
@@ -120,7 +126,7 @@ class RecordSchema(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = Counter(name for feature in self.features for name in feature.columns)
+        names = Counter(name for feature in self.features for name in {*feature.columns, *feature.told})
         doubled = [name for name, count in names.items() if count > 1]
         if doubled:
             raise ValueError(f"feature names must differ: {', '.join(doubled)} stands twice")

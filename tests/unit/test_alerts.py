@@ -99,6 +99,13 @@ def test_sentence_of_a_close_sums_the_incident_up() -> None:
     assert message_of(closed()) == said
 
 
+def test_a_feature_without_a_number_is_told_as_another_value_than_expected_not_as_missing() -> None:
+    body = explained(FeatureReading("merchant", None, None, None, None, 1.0, False)).body
+
+    assert body["explanation"]["message"].startswith("pump-7: merchant another value than expected; score")
+    assert body["explanation"]["reasons"][0] == "merchant: another value than expected; 100% of the evidence"
+
+
 @pytest.mark.parametrize(
     ("one", "said"),
     [
