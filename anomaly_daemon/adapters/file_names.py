@@ -30,10 +30,10 @@ class InputFile:
 
 
 def find_files(patterns: Sequence[str]) -> list[InputFile]:
-    """The files of some paths, folders, globs (`**` reaches into folders) and file:// URLs, sorted by path.
+    """The files of some paths, folders, globs (`**` reaches into folders) and file:// URLs, as given; those of one pattern sorted by path.
 
-    A folder stands for the files in it of a known kind, without those in folders of its own. Raises InputError where a
-    pattern matches nothing.
+    A folder stands for the files in it of a known kind, without those in folders of its own. A file found twice stands where it was found
+    first. Raises InputError where a pattern matches nothing.
     """
     found: dict[Path, str] = {}
     for pattern in patterns:
@@ -41,9 +41,9 @@ def find_files(patterns: Sequence[str]) -> list[InputFile]:
         fixed, paths = _files_of(text)
         if not paths:
             raise InputError(_why_none(pattern, Path(text)))
-        for path in paths:
-            found[path] = _without_suffixes(path.relative_to(fixed))
-    return [InputFile(path, found[path]) for path in sorted(found)]
+        for path in sorted(paths):
+            found.setdefault(path, _without_suffixes(path.relative_to(fixed)))
+    return [InputFile(path, name) for path, name in found.items()]
 
 
 def is_gzipped(path: Path) -> bool:

@@ -104,7 +104,8 @@ def load(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="CSV, JSON Lines or Parquet, gzipped or not; a folder, a quoted pattern such as 'folder/**/*.csv.gz', or - for standard input",
+        help="CSV, JSON Lines or Parquet, gzipped or not; a folder, a quoted pattern such as 'folder/**/*.csv.gz' (its files by name), or - for "
+        "standard input; several are taken as given",
     )
     parser.add_argument("--topic", metavar="TOPIC", required=True, help="where the records go")
     parser.add_argument("--create", action="store_true", help="make the topic when it is missing")

@@ -1,4 +1,4 @@
-"""`load`: writes files or standard input into a topic of either log, each row one record."""
+"""`load`: writes files or standard input into a topic of either log, one after the other as given, each row one record."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from pathlib import Path
 
 from anomaly_daemon.adapters.dump_format import decode_message, is_dumped
 from anomaly_daemon.adapters.file_columns import NO_COLUMNS, RowColumns
@@ -113,14 +114,15 @@ def interleaved(streams: Sequence[Iterator[Message]]) -> Iterator[Message]:
 
 
 def _inputs(names: Sequence[str], form: str) -> list[InputFile]:
-    """The files, read as `form` says whatever they are called; standard input last. Raises InputError."""
-    paths = [name for name in names if name not in STANDARD_INPUT_NAMES]
-    files = find_files(paths)
-    if form in _SUFFIXES:
-        files = [replace(file, suffix=_SUFFIXES[form]) for file in files]
-    if len(paths) < len(names):
-        files.append(InputFile(STANDARD_INPUT, "", _SUFFIXES.get(form, ".jsonl")))
-    return files
+    """The files as given, each once, read as `form` says whatever they are called. Raises InputError."""
+    found: dict[Path, InputFile] = {}
+    for name in names:
+        if name in STANDARD_INPUT_NAMES:
+            found.setdefault(STANDARD_INPUT, InputFile(STANDARD_INPUT, "", _SUFFIXES.get(form, ".jsonl")))
+            continue
+        for file in find_files([name]):
+            found.setdefault(file.path, replace(file, suffix=_SUFFIXES[form]) if form in _SUFFIXES else file)
+    return list(found.values())
 
 
 def _messages(file: InputFile, topic: str, form: str, columns: RowColumns) -> Iterator[Message]:

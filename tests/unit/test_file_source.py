@@ -197,13 +197,13 @@ def test_times_are_read_as_iso_8601_or_as_an_epoch_by_their_size(moment: object,
     assert timestamp_ms(moment) == milliseconds
 
 
-def test_files_are_named_from_the_fixed_part_of_their_pattern_on_and_sorted(tmp_path: Path) -> None:
+def test_files_are_named_from_the_fixed_part_of_their_pattern_on_and_taken_as_given_those_of_one_pattern_sorted(tmp_path: Path) -> None:
     for name in ("b/two.csv.gz", "a/one.csv", "a/deep/three.jsonl", "a/notes.txt"):
         write(tmp_path / name, "a\n1\n")
 
     assert [file.name for file in find_files([f"{tmp_path}/**/*.csv*"])] == ["a/one", "b/two"]
     assert [file.name for file in find_files([f"file://{tmp_path}/a/*/*.jsonl"])] == ["deep/three"]
-    assert [file.name for file in find_files([f"{tmp_path}/b/two.csv.gz", f"{tmp_path}/a/one.csv"])] == ["one", "two"]
+    assert [file.name for file in find_files([f"{tmp_path}/b/two.csv.gz", f"{tmp_path}/**/*.csv*"])] == ["two", "a/one"]
 
 
 def test_a_relative_pattern_and_a_name_with_pattern_signs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,16 @@ def test_csv_from_standard_input_may_be_gzipped_and_takes_its_key_from_a_column(
     assert [(record.key, record.value) for record in records(path, "again")] == [(b"pump-1", b'{"id":"pump-1","v":1}')]
 
 
+def test_files_patterns_and_standard_input_are_loaded_as_given_each_once(path: Path) -> None:
+    for name in ("late", "early", "2025", "2024"):
+        Path(f"{name}.jsonl").write_text(json.dumps({"from": name}))
+
+    done = loaded_from_standard_input(b'{"from": "-"}\n', "--partitions", "1", "late.jsonl", "-", "early.jsonl", "20*.jsonl", "*.jsonl", "-")
+
+    assert (done.returncode, done.stdout) == (0, "loaded 5 records from 5 files into again\n")
+    assert [json.loads(record.value or b"")["from"] for record in records(path, "again")] == ["late", "-", "early", "2024", "2025"]
+
+
 def test_standard_input_that_does_not_begin_as_it_should_leaves_nothing_behind(path: Path) -> None:
     done = loaded_from_standard_input(b"id,v\n1,2\n", "--format", "csv", "--key-column", "pump", "-")
 
