@@ -173,6 +173,7 @@ def build_context(settings: Settings, artifact: Artifact, mode: str) -> AlertCon
         model_version=artifact.version,
         settings_hash=digest(settings),
         threshold_method=settings.threshold.method,
+        tells_return=settings.threshold.method in ("ewma", "spot", "quantile") or settings.evidence.calibration == "trained",
         feature_names=tuple(dict.fromkeys(name for feature in settings.record.features for name in feature.told)),
     )
 

@@ -112,7 +112,7 @@ def updated(**changes: Any) -> Turn:
 def closed(**changes: Any) -> Turn:
     at = judged(320, is_anomaly=False, anomaly_score=0.2, tail_probability=0.4, grade=0.0)
     turn = updated(transition=Transition.CLOSED, sequence=3, at=at, since_us=START_US + 300 * SECOND_US, ends_at_us=START_US + 310 * SECOND_US)
-    return replace(turn, **{"observations": 324, "anomalies": 255, **changes})
+    return replace(turn, **{"observations": 324, "anomalies": 255, "opened_threshold": 0.61, "recovery": "10 of the last 10", **changes})
 
 
 def alert(turn: Turn, explanation: Explanation = EXPLANATION, context: AlertContext = CONTEXT, phase: Phase = Phase.LIVE) -> Alert:

@@ -79,7 +79,7 @@ def as_json_line(value: bytes) -> str:
 
 
 def as_table(incidents: Sequence[Incident], columns: int) -> Table:
-    """One row per incident; leading feature and sentence are those of its strongest alert.
+    """One row per incident; leading feature and sentence are those of its strongest alert, under it how it ended.
 
     columns: of the terminal; in a narrow one what belongs together shares a cell, a line each.
     """
@@ -105,7 +105,7 @@ def as_table(incidents: Sequence[Incident], columns: int) -> Table:
 
 
 def _cells(incident: Incident) -> tuple[Text, ...]:
-    """Started, ended, entity, severity, kind, peak score, observations, leading feature, sentence."""
+    """Started, ended, entity, severity, kind, peak score, observations, leading feature, sentences."""
     latest, strongest = incident.latest, incident.strongest
     leading = "" if strongest.leading is None else strongest.features[strongest.leading].feature
     return (
@@ -117,8 +117,12 @@ def _cells(incident: Incident) -> tuple[Text, ...]:
         Text("" if latest.peak is None else f"{latest.peak.anomaly_score:.3f}"),
         Text("" if latest.observations is None else str(latest.observations)),
         printable(leading),
-        printable(strongest.explanation.message.removeprefix(f"{latest.entity}: ")),
+        _lines(*map(_sentence, [strongest] if latest is strongest or latest.status == "firing" else [strongest, latest])),
     )
+
+
+def _sentence(alert: PublishedAlert) -> Text:
+    return printable(alert.explanation.message.removeprefix(f"{alert.entity}: "))
 
 
 def _lines(*cells: Text) -> Text:

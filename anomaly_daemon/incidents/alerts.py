@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -30,7 +30,7 @@ from anomaly_daemon.domain.records import (
     WindowPoint,
 )
 from anomaly_daemon.incidents.incident import Turn
-from anomaly_daemon.incidents.wording import leading_words, shares_text
+from anomaly_daemon.incidents.wording import lasting, leading_words, shares_text
 
 SCHEMA_VERSION = "1.0"
 Direction = Literal["above", "below", "mixed"]
@@ -41,6 +41,7 @@ DETAIL_CHARACTERS_MAX = 1000
 # Calibration resolves tails down to 1e-4 and claims nothing below.
 _RESOLVED_DECADES = 4.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KINDS: Final = {"point": "point anomaly", "collective": "collective anomaly", "level_shift": "level shift", "regime_change": "lasting change"}
 _DEAD_LETTER = "dead_letter."
 _PREVIOUS = _DEAD_LETTER + "previous."
 
@@ -65,6 +66,8 @@ class AlertContext:
 
     mode:          live, replay or shadow.
     feature_names: in the order of a window point's values; the body lists the features in this order too.
+    tells_return:  whether scores let it be known that an entity came back: the threshold follows the scores, or these are of fixed scale. Else
+                   the entity's errors may have become the measure while the incident lasted.
     """
 
     detector_id: str
@@ -74,6 +77,7 @@ class AlertContext:
     settings_hash: str
     threshold_method: str
     feature_names: tuple[str, ...]
+    tells_return: bool = True
 
 
 def rfc3339(time_us: int) -> str:
@@ -123,8 +127,8 @@ def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, par
         "features": [_feature(reading) for reading in readings],
         "channels": [{"channel": one.channel, "contribution": min(1.0, one.contribution)} for one in explanation.channels],
         "explanation": {
-            "message": _message(turn, readings, explanation.channels),
-            "reasons": _reasons(turn, readings, explanation.channels, phase),
+            "message": _message(turn, readings, explanation.channels, context.tells_return),
+            "reasons": _closing_reasons(turn) if not is_open else _reasons(turn, readings, explanation.channels, phase),
         },
         "window": [_point(point) for point in explanation.window],
         "phase": phase.name.lower(),
@@ -263,13 +267,13 @@ def _is_unusual(reading: FeatureReading) -> bool:
     return actual is not None and ((lower is not None and actual < lower) or (upper is not None and actual > upper))
 
 
-def _message(turn: Turn, readings: Sequence[FeatureReading], channels: Sequence[ChannelShare]) -> str:
+def _message(turn: Turn, readings: Sequence[FeatureReading], channels: Sequence[ChannelShare], tells_return: bool) -> str:
     """One sentence that a person understands."""
     if turn.kind == "regime_change":
         return f"{turn.entity}: the change since {rfc3339(turn.starts_at_us)} {'is ' * (turn.ends_at_us is not None)}{turn.remark}."
     if turn.transition is Transition.CLOSED:
         peak = f"the peak score was {_text(turn.peak_score)} at {rfc3339(turn.peak_time_us)}"
-        why = "normal again" if turn.remark is None else f"the incident {turn.remark}"
+        why = f"the incident {turn.remark}" if turn.remark is not None else _over(turn, tells_return)
         return f"{turn.entity}: {why} after {turn.anomalies} anomalous of {turn.observations} observations; {peak}."
     leading = _leading(readings)
     unusual = sum(map(_is_unusual, readings))
@@ -282,20 +286,35 @@ def _message(turn: Turn, readings: Sequence[FeatureReading], channels: Sequence[
     return f"{turn.entity}{still}: {''.join(f'{one}; ' for one in (lead, words) if one)}{score}."
 
 
-def _reasons(turn: Turn, readings: Sequence[FeatureReading], channels: Sequence[ChannelShare], phase: Phase) -> list[str]:
-    """What the leading channel and features say, then what else helps to believe the alert or not.
+def _over(turn: Turn, tells_return: bool) -> str:
+    """What a close by recovery says of the entity: that it came back, or no more than is known."""
+    if tells_return and turn.is_back:
+        return "normal again"
+    before, now = _text(turn.opened_threshold), _text(turn.at.threshold)
+    return f"no longer beyond the threshold{'' if before == now else f', which was {before} when it opened and is {now} now,'}"
 
-    The record of a close is normal and gives none, but where the incident closes for another reason.
-    """
+
+def _closing_reasons(turn: Turn) -> list[str]:
+    """What it was, how long it lasted and why it closes; the record of a close is normal and tells nothing of it."""
+    ends_at_us = turn.starts_at_us if turn.ends_at_us is None else turn.ends_at_us
+    what = f"{_KINDS.get(turn.kind, turn.kind)} of severity {turn.severity}: {turn.anomalies} anomalous of {turn.observations} observations"
     reasons = [] if turn.remark is None else [turn.remark]
-    if turn.transition is not Transition.CLOSED:
-        words = leading_words(channels, turn.kind, turn.starts_at_us, turn.at.time_us)
-        reasons += [f"{_deviation_text(_leading(readings))}{words}"] if words else []
-        leading = sorted((one for one in readings if one.contribution >= REASON_CONTRIBUTION_MIN), key=lambda one: -one.contribution)
-        reasons += [f"{_reading_text(one, ': ')}; {one.contribution:.0%} of the evidence" for one in leading[:REASON_FEATURES_MAX]]
-        by_channel = shares_text(channels)
-        reasons += [by_channel] if by_channel else []
-        reasons.append(f"a normal record scores this high with probability {_text(turn.at.tail_probability)}")
+    reasons.append(f"{what}, {lasting(turn.starts_at_us, ends_at_us, rfc3339(turn.starts_at_us))}")
+    if turn.recovery is not None:
+        reasons.append(f"closed because {turn.recovery} observations are normal (incidents.recovery)")
+    return reasons
+
+
+def _reasons(turn: Turn, readings: Sequence[FeatureReading], channels: Sequence[ChannelShare], phase: Phase) -> list[str]:
+    """What the leading channel and features say, then what else helps to believe the alert or not."""
+    reasons = [] if turn.remark is None else [turn.remark]
+    words = leading_words(channels, turn.kind, turn.starts_at_us, turn.at.time_us)
+    reasons += [f"{_deviation_text(_leading(readings))}{words}"] if words else []
+    leading = sorted((one for one in readings if one.contribution >= REASON_CONTRIBUTION_MIN), key=lambda one: -one.contribution)
+    reasons += [f"{_reading_text(one, ': ')}; {one.contribution:.0%} of the evidence" for one in leading[:REASON_FEATURES_MAX]]
+    by_channel = shares_text(channels)
+    reasons += [by_channel] if by_channel else []
+    reasons.append(f"a normal record scores this high with probability {_text(turn.at.tail_probability)}")
     if phase is Phase.WARMUP:
         reasons.append("warming up: this entity's own statistics are not calibrated yet")
     if turn.suppressed:

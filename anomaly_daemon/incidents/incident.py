@@ -59,6 +59,8 @@ class Turn:
     suppressed:       triggers that completed during the cooldown before it opened.
     suppression_rule: the cooldown in force, for a person; None where there is none.
     remark:           what a person should know beside the numbers; None where there is nothing.
+    recovery:         of a close by recovery: what it took, such as `10 of the last 10`.
+    opened_threshold: the threshold at the opening observation.
     faults:           on the quality track: all that it has shown.
     """
 
@@ -84,17 +86,25 @@ class Turn:
     suppressed: int
     suppression_rule: str | None
     remark: str | None = None
+    recovery: str | None = None
+    opened_threshold: float = 0.0
     faults: tuple[Fault, ...] = ()
+
+    @property
+    def is_back(self) -> bool:
+        """See `is_back`."""
+        return is_back(self.at.anomaly_score, self.opened_threshold, self.peak_score)
 
 
 class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
     """What is kept of an open incident; `announced_*` are of its last turn, `since_opening` counts judged observations after the opening one.
 
-    evidence, chart_evidence: summed over its anomalous observations from the opening one on.
+    evidence, chart_evidence: summed over its anomalous observations from the opening one on. threshold: at the opening one.
     """
 
     incident_id: str
     sequence: int
+    threshold: float
     first_offset: int
     last_offset: int
     starts_at_us: int
@@ -140,7 +150,15 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
         """Whether its severity has risen since the last turn."""
         return severity_of(self.peak_grade)[1] > self.announced_severity
 
-    def announce(self, transition: Transition, entity: str, at: Judged, suppression_rule: str | None, remark: str | None = None) -> Turn:
+    def announce(
+        self,
+        transition: Transition,
+        entity: str,
+        at: Judged,
+        suppression_rule: str | None,
+        remark: str | None = None,
+        recovery: str | None = None,
+    ) -> Turn:
         """The incident's next turn, of which it takes note."""
         severity, severity_number = severity_of(self.peak_grade)
         since_us = min(self.announced_us, at.time_us)
@@ -169,8 +187,18 @@ class OpenIncident(msgspec.Struct, forbid_unknown_fields=True):
             suppressed=self.suppressed,
             suppression_rule=suppression_rule,
             remark=remark,
+            recovery=recovery,
+            opened_threshold=self.threshold,
             faults=self.faults,
         )
+
+
+def is_back(score: float, threshold: float, peak: float) -> bool:
+    """Whether a score is nearer to the threshold that was exceeded than to the peak, on a logarithmic scale of s; all s / (1 + s).
+
+    A threshold that learned a lasting change lets through scores near the peak; the averages of a chart take a while to come back whole.
+    """
+    return score <= threshold or (score < 1 and score**2 * (1 - threshold) * (1 - peak) <= threshold * peak * (1 - score) ** 2)
 
 
 def severity_of(grade: float) -> tuple[Severity, int]:
@@ -186,6 +214,7 @@ def open_incident(incident_id: str, at: Judged, trigger_bits: int, suppressed: i
     return OpenIncident(
         incident_id=incident_id,
         sequence=0,
+        threshold=at.threshold,
         first_offset=at.offset,
         last_offset=at.offset,
         starts_at_us=at.time_us,

@@ -25,7 +25,7 @@ from anomaly_daemon.settings import Incidents, format_duration
 __all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "push"]
 
 RECENT_MASK = (1 << 63) - 1
-FORMAT = 2
+FORMAT = 3
 Track = Literal["readings", "quality"]
 
 
@@ -81,6 +81,7 @@ class _Rule:
     trigger_mask: int
     recovery_count: int
     recovery_of: int
+    recovery_text: str
     cooldown_us: int
     cooldown_text: str | None
     update_every_us: int
@@ -92,6 +93,7 @@ class _Rule:
             trigger_mask=(1 << settings.trigger.of) - 1,
             recovery_count=settings.recovery.count,
             recovery_of=settings.recovery.of,
+            recovery_text=f"{settings.recovery.count} of the last {settings.recovery.of}",
             cooldown_us=round(settings.cooldown * 1e6),
             cooldown_text=f"cooldown {format_duration(settings.cooldown)}" if settings.cooldown else None,
             update_every_us=round(settings.update_every * 1e6),
@@ -245,7 +247,7 @@ class IncidentMachine:
         del self._open[entity]
         if rule.cooldown_us:
             self._cooling[entity] = _Cooling(until_us=at.time_us + rule.cooldown_us, suppressed=0)
-        return incident.announce(Transition.CLOSED, entity, at, rule.cooldown_text)
+        return incident.announce(Transition.CLOSED, entity, at, rule.cooldown_text, recovery=rule.recovery_text)
 
     def _identify(self, entity: str, offset: int, track: str) -> str:
         """The same id in every replay of the log."""

@@ -15,10 +15,10 @@ from anomaly_daemon.domain.records import Alert, FeatureReading, Offset, Partiti
 from anomaly_daemon.incidents.alerts import SCHEMA_VERSION, AlertContext, fingerprint, made_by, made_of, rfc3339
 from anomaly_daemon.incidents.incident import Kind, severity_of
 from anomaly_daemon.incidents.silence import SilenceTurn
+from anomaly_daemon.incidents.wording import spoken
 
 # Nothing grades what has no score: every silence and every fault is medium.
 GRADE: Final = 0.25
-_UNITS_US: Final = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,13 @@ class Notice:
     features: tuple[FeatureReading, ...] = ()
     suppressed: int = 0
     suppression_rule: str | None = None
+
+
+_ENDINGS: Final = {
+    "returned": "a record of it came",
+    "expired": "it was silent for longer than engine.entity_ttl",
+    "forgotten": "it was forgotten to make room for others (engine.entities_max)",
+}
 
 
 def notice_alert(notice: Notice, context: AlertContext, partition: Partition) -> Alert:
@@ -86,13 +93,14 @@ def notice_alert(notice: Notice, context: AlertContext, partition: Partition) ->
 def silence_notice(turn: SilenceTurn, offset: Offset, detector_id: str, partition: Partition) -> Notice:
     """What a turn of silence says. offset: of the record that made it known. The incident is named by the last record seen."""
     identity = [detector_id, partition.topic, partition.number, turn.entity, turn.heard.offset, "silence"]
-    lasted = spoken(turn.now_us - turn.heard.time_us)
+    lasted, heard_at = spoken(turn.now_us - turn.heard.time_us), rfc3339(turn.heard.time_us)
     words = {
-        "silent": f"silent for {lasted}, last heard at {rfc3339(turn.heard.time_us)}",
+        "silent": f"silent for {lasted}, last heard at {heard_at}",
         "returned": f"back after {lasted} of silence",
         "expired": f"silent for {lasted}, longer than engine.entity_ttl: it is not expected any more",
         "forgotten": f"silent for {lasted}, and forgotten to make room for others (engine.entities_max): it is not expected any more",
     }
+    last = f"its last record{'' if turn.event == 'silent' else ' before the silence'} is offset {turn.heard.offset}"
     is_open = turn.event == "silent"
     return Notice(
         transition=Transition.OPENED if is_open else Transition.CLOSED,
@@ -110,16 +118,5 @@ def silence_notice(turn: SilenceTurn, offset: Offset, detector_id: str, partitio
         last_offset=turn.heard.offset,
         observations=None,
         message=f"{turn.entity}: {words[turn.event]}.",
-        reasons=(f"its last record is offset {turn.heard.offset}",),
+        reasons=(last,) if is_open else (f"silence for {lasted} from {heard_at}", f"closed because {_ENDINGS[turn.event]}", last),
     )
-
-
-def spoken(time_us: int) -> str:
-    """A duration for a person, in its two largest units: `2 h 5 min`."""
-    for place, (_, size) in enumerate(_UNITS_US):
-        if time_us >= size:
-            parts = [(time_us // size, _UNITS_US[place][0])]
-            if place + 1 < len(_UNITS_US):
-                parts.append((time_us % size // _UNITS_US[place + 1][1], _UNITS_US[place + 1][0]))
-            return " ".join(f"{number} {unit}" for number, unit in parts if number)
-    return f"{time_us / 1e3:g} ms"

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from anomaly_daemon.domain.records import Transition
-from anomaly_daemon.incidents.incident import Judged, OpenIncident, Turn
+from anomaly_daemon.incidents.incident import Judged, OpenIncident, Turn, is_back
 from anomaly_daemon.settings import Regime, format_duration
 
 HISTORY = 63
@@ -123,7 +123,9 @@ class RegimeChanges:
         if change is None:
             return None
         if not change.is_accepted:
-            return self._end(entity, change, at, "over: as before the change", Effect.THAWS if change.is_frozen else None)
+            is_known = change.is_frozen and is_back(at.anomaly_score, change.incident.threshold, change.incident.peak_score)
+            over = "over: as before the change" if is_known else "over: no longer beyond the threshold"
+            return self._end(entity, change, at, over, Effect.THAWS if change.is_frozen else None)
         change.settled += 1
         if at.is_anomaly or not is_recovered(recent, change.settled):
             return None

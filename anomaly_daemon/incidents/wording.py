@@ -1,4 +1,4 @@
-"""What a channel's evidence means in words, for the sentence and the reasons of an alert."""
+"""Evidence and durations in words, for the sentence and the reasons of an alert."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from anomaly_daemon.incidents.incident import Kind
 
 CHARTS = frozenset({"level", "linear", "residual"})
 SHARE_TOLD_MIN = 0.05
+_UNITS_US = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS: Mapping[str, str] = {
     "prediction": "not as foreseen since",
@@ -36,6 +37,22 @@ def shares_text(channels: Sequence[ChannelShare]) -> str | None:
     """The channels that count, largest first; None without any."""
     told = [f"{one.channel} {one.contribution:.0%}" for one in channels if one.contribution >= SHARE_TOLD_MIN]
     return f"evidence by channel: {', '.join(told)}" if told else None
+
+
+def spoken(time_us: int) -> str:
+    """A duration for a person, in its two largest units: `2 h 5 min`."""
+    for place, (_, size) in enumerate(_UNITS_US):
+        if time_us >= size:
+            parts = [(time_us // size, _UNITS_US[place][0])]
+            if place + 1 < len(_UNITS_US):
+                parts.append((time_us % size // _UNITS_US[place + 1][1], _UNITS_US[place + 1][0]))
+            return " ".join(f"{number} {unit}" for number, unit in parts if number)
+    return f"{time_us / 1e3:g} ms"
+
+
+def lasting(since_us: int, until_us: int, since: str) -> str:
+    """How long something went on from a time, which is spelled in `since`."""
+    return f"for {spoken(until_us - since_us)} from {since}" if until_us > since_us else f"at {since}"
 
 
 def _clock(since_us: int, at_us: int) -> str:

@@ -18,8 +18,9 @@ from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.records import Alert, Fault, FeatureReading, Observations, Offset, Partition, Record, Transition
 from anomaly_daemon.incidents.alerts import AlertContext, rfc3339
 from anomaly_daemon.incidents.incident import Judged, Turn
-from anomaly_daemon.incidents.notices import GRADE, Notice, notice_alert, spoken
+from anomaly_daemon.incidents.notices import GRADE, Notice, notice_alert
 from anomaly_daemon.incidents.tracks import Tracks
+from anomaly_daemon.incidents.wording import lasting, spoken
 from anomaly_daemon.pipeline.announce import MicroBatch
 from anomaly_daemon.pipeline.fields import number_features
 from anomaly_daemon.pipeline.stuck import Stuck
@@ -163,7 +164,12 @@ def _notice(turn: Turn, findings: Sequence[Finding]) -> Notice:
         FeatureReading(one.feature or "", one.actual, None, _bound(one.lower), _bound(one.upper), 1 / len(readings), imputed=False)
         for one in readings
     )
-    faults = ", ".join(fault.value for fault in turn.faults)
+    faults, counted = ", ".join(fault.value for fault in turn.faults), f"{turn.anomalies} of {turn.observations} records"
+    reasons = [f"{faults}: {counted}"]
+    if turn.ends_at_us is not None:
+        words = [f"{'; '.join(words)} after {counted} at fault"]
+        reasons = [f"{reasons[0]}, {lasting(turn.starts_at_us, turn.ends_at_us, rfc3339(turn.starts_at_us))}"]
+        reasons.append(f"closed because {turn.recovery} records are without fault (incidents.recovery)")
     return Notice(
         transition=turn.transition,
         kind="data_quality",
@@ -180,7 +186,7 @@ def _notice(turn: Turn, findings: Sequence[Finding]) -> Notice:
         last_offset=turn.last_offset,
         observations=turn.observations,
         message=f"{turn.entity}: {'; '.join(words)}.",
-        reasons=(f"{faults}: {turn.anomalies} of {turn.observations} records",),
+        reasons=tuple(reasons),
         features=features,
         suppressed=turn.suppressed,
         suppression_rule=turn.suppression_rule,

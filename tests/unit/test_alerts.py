@@ -171,11 +171,33 @@ def test_close_for_another_reason_than_recovery_says_so() -> None:
     told = alert(closed(remark="has lasted for 1d and more and is accepted as the new normal")).body["explanation"]
 
     assert told["message"].startswith("pump-7: the incident has lasted for 1d and more and is accepted as the new normal after 255 anomalous of 324")
-    assert told["reasons"] == ["has lasted for 1d and more and is accepted as the new normal"]
+    assert told["reasons"][0] == "has lasted for 1d and more and is accepted as the new normal"
 
 
-def test_close_gives_no_reasons_out_of_its_own_normal_record() -> None:
-    assert alert(closed()).body["explanation"]["reasons"] == []
+def test_close_says_what_it_was_how_long_it_lasted_and_why_it_is_over_and_nothing_out_of_its_own_normal_record() -> None:
+    assert alert(closed()).body["explanation"]["reasons"] == [
+        "collective anomaly of severity high: 255 anomalous of 324 observations, for 5 min 10 s from 2024-01-01T00:00:00.250Z",
+        "closed because 10 of the last 10 observations are normal (incidents.recovery)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("score", "threshold", "tells_return", "said"),
+    [
+        (0.2, 0.61, True, "normal again after"),
+        (0.61, 0.8, True, "normal again after"),
+        (0.7, 0.9, True, "normal again after"),  # nearer to .61 than to .8312
+        (0.75, 0.9, True, "no longer beyond the threshold, which was 0.61 when it opened and is 0.9 now, after"),
+        (1.0, 1.0, True, "no longer beyond the threshold, which was 0.61 when it opened and is 1 now, after"),
+        (0.2, 0.61, False, "no longer beyond the threshold after"),
+    ],
+)
+def test_close_says_normal_again_only_where_the_entity_came_back_rather_than_being_learned(
+    score: float, threshold: float, tells_return: bool, said: str
+) -> None:
+    turn = closed(at=judged(320, is_anomaly=False, anomaly_score=score, threshold=threshold))
+
+    assert alert(turn, context=replace(CONTEXT, tells_return=tells_return)).body["explanation"]["message"].startswith(f"pump-7: {said} 255 anomalous")
 
 
 def test_reasons_are_few_however_many_features_there_are() -> None:

@@ -22,7 +22,9 @@ from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Message, Offset, Partition, PartitionChange, Record, WindowPoint
 from anomaly_daemon.incidents.alerts import Explanation, alert_message
 from anomaly_daemon.incidents.incident import Turn
-from tests.alert_cases import EXPLANATION, SECOND_US, START_US, alert, closed, judged, opened, updated
+from anomaly_daemon.incidents.notices import notice_alert, silence_notice
+from anomaly_daemon.incidents.silence import Event, Heard, SilenceTurn
+from tests.alert_cases import CONTEXT, EXPLANATION, READINGS, SECOND_US, START_US, alert, closed, judged, opened, updated
 
 NOW_US = 1_767_225_600_000_000
 
@@ -139,7 +141,7 @@ THREE = [
 
 
 def test_table_has_one_row_per_incident_by_start() -> None:
-    lines = [line for line in shown(AlertsTopic(THREE)).splitlines() if "2024-01-01" in line]
+    lines = [line for line in shown(AlertsTopic(THREE)).splitlines() if line.startswith("│ 2024-01-01")]
 
     assert [line.split("│")[3].strip() for line in lines] == ["pump-7", "pump-8", "valve-1"]
     assert [line.split("│")[2].strip() for line in lines] == ["open", "2024-01-01 00:06:10", "2024-01-01 01:05:10"]
@@ -160,6 +162,19 @@ def test_row_of_a_closed_incident_still_says_what_happened() -> None:
     text = shown(AlertsTopic([published(turn) for turn in lasting("pump-8", "b" * 16)]), columns=260)
 
     assert "pressure 4.2 where 3.1 was expected (2.8 to 3.4), the largest of 2 unusual features" in text
+    assert "normal again after 255 anomalous of 324 observations" in text
+
+
+def test_row_of_a_silence_that_is_over_says_how_it_ended() -> None:
+    turns: list[tuple[Event, int]] = [("silent", 5), ("returned", 12)]
+    notices = [
+        silence_notice(SilenceTurn(event, "pump-3", 0, START_US + minutes * 60 * SECOND_US, Heard(START_US, 41)), 99, "plant", READINGS)
+        for event, minutes in turns
+    ]
+
+    text = shown(AlertsTopic([alert_message(notice_alert(one, CONTEXT, READINGS), "alerts", None) for one in notices]))
+
+    assert [words in text for words in ("silent for 5 min", "back after 12 min of silence.")] == [True, True]
 
 
 def test_json_is_the_latest_alert_of_each_incident_without_detected_at() -> None:

@@ -79,6 +79,22 @@ def test_held_change_is_one_incident_and_keeps_alarming() -> None:
     assert is_anomalous(outcome)[SHIFT_AT + 2 :].all()
 
 
+@pytest.mark.parametrize(
+    ("until", "judged_by", "said"),
+    [
+        (STEPS, (), "no longer beyond the threshold, which was"),
+        (SHIFT_AT + 20, (), "normal again after"),
+        (SHIFT_AT + 20, ("threshold.method=static", "threshold.level=0.75"), "no longer beyond the threshold after"),
+        (SHIFT_AT + 20, ("threshold.method=static", "threshold.level=0.75", "evidence.calibration=trained"), "normal again after"),
+    ],
+)
+def test_a_shift_that_was_learned_does_not_close_as_normal_again(until: int, judged_by: tuple[str, ...], said: str) -> None:
+    outcome = judge(shifted(until=until), (), "regime={after: null}", *CALM, *judged_by)
+
+    ended = next(one for one in outcome.alerts if one.entity == "pump-0" and one.body["status"] == "resolved")
+    assert ended.body["explanation"]["message"].startswith(f"pump-0: {said}")
+
+
 def test_held_change_keeps_alarming_where_it_would_soon_have_learned() -> None:
     fast = ("evidence.calibration=trained",)
 
@@ -89,8 +105,10 @@ def test_held_change_keeps_alarming_where_it_would_soon_have_learned() -> None:
     assert not is_anomalous(learned)[-200:].any()
 
 
-def test_held_change_is_over_when_the_entity_is_as_before_and_then_it_learns_again() -> None:
-    outcome = judge(shifted(until=300), (), "regime={policy: hold, after: 1h}", *CALM)
+@pytest.mark.parametrize(("recovery", "over"), [(3, "no longer beyond the threshold"), (20, "as before the change")])
+def test_held_change_is_over_when_the_entity_is_as_before_and_then_it_learns_again(recovery: int, over: str) -> None:
+    windows = f"incidents.recovery={{count: {recovery}, of: {recovery}}}"
+    outcome = judge(shifted(until=300), (), "regime={policy: hold, after: 1h}", *CALM, windows)
 
     assert [(transition, kind) for _, transition, kind in told(outcome)[:4]] == [
         ("opened", "point"),
@@ -99,7 +117,7 @@ def test_held_change_is_over_when_the_entity_is_as_before_and_then_it_learns_aga
         ("closed", "regime_change"),
     ]
     assert told(outcome)[2][0] == told(outcome)[3][0] > 300
-    assert changes(outcome.alerts)[-1].body["explanation"]["message"].endswith("is over: as before the change.")
+    assert changes(outcome.alerts)[-1].body["explanation"]["message"].endswith(f"is over: {over}.")
 
 
 def test_fault_that_ends_before_it_counts_as_a_change_is_none() -> None:

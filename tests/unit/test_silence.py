@@ -8,9 +8,10 @@ import pytest
 
 from anomaly_daemon.domain.records import Partition, Record
 from anomaly_daemon.incidents.alerts import alert_message
-from anomaly_daemon.incidents.notices import notice_alert, silence_notice, spoken
+from anomaly_daemon.incidents.notices import notice_alert, silence_notice
 from anomaly_daemon.incidents.silence import Heard, Silence, SilenceTurn
 from anomaly_daemon.incidents.watermark import Watermark
+from anomaly_daemon.incidents.wording import spoken
 from tests.alert_cases import CONTEXT, READINGS, START_US, validate
 from tests.small import P, judge
 
@@ -78,6 +79,15 @@ def test_notice_of_silence_says_how_long_and_follows_the_schema(event: str, word
 
     validate(alert.body)
     assert words in alert.body["explanation"]["message"]
+    reasons = {
+        "silent": ["its last record is offset 41"],
+        "returned": [
+            "silence for 12 min from 2024-01-01T00:00:00.250Z",
+            "closed because a record of it came",
+            "its last record before the silence is offset 41",
+        ],
+    }
+    assert alert.body["explanation"]["reasons"] == reasons[event]
     kinds = {"silent": b"anomaly_daemon.entity.silent.v1", "returned": b"anomaly_daemon.incident.closed.v1"}
     assert dict(alert_message(alert, "alerts", None).headers)["ce_type"] == kinds[event]
 
@@ -119,7 +129,7 @@ def test_a_clock_that_is_ahead_is_told_and_silences_nobody() -> None:
 
     assert quality(records(*rows), "incidents.silence_after=10m") == [
         "opened 6 pump-3: its clock is 2 h ahead.",
-        "closed 16 pump-3: its clock is right again.",
+        "closed 16 pump-3: its clock is right again after 4 of 7 records at fault.",
     ]
 
 
@@ -130,7 +140,7 @@ def test_a_reading_that_used_to_move_and_stands_still_is_told_once() -> None:
 
     assert opened == "opened 36 pump-1: flow stands at 0.25 since 2023-11-14T22:33:20.000Z (16 min)."
     assert all(words.startswith("updated") for words in updated)
-    assert closed.endswith("pump-1: its readings move again.")
+    assert closed.endswith("pump-1: its readings move again after 16 of 19 records at fault.")
 
 
 def test_a_reading_that_always_stood_still_is_no_fault() -> None:
