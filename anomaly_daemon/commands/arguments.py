@@ -82,7 +82,7 @@ def diff(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("after", metavar="AFTER", help="the same")
     parser.add_argument("--format", choices=("table", "json"), default="table", help="json: one object")
     parser.add_argument("--limit", metavar="N", type=int, help="show so many changes (default: 100 in the table, all in JSON)")
-    parser.add_argument("--fail-on-change", action="store_true", help="exit code 1 where any incident differs, for use in a pipeline")
+    parser.add_argument("--fail-on-change", action="store_true", help="exit code 1 where any incident differs or may, for use in a pipeline")
     parser.add_argument("--report", metavar="FILE", type=Path, help="write a page to look at, one self-contained HTML file")
     parser.add_argument("--force", action="store_true", help="let --report replace a file that is there already")
 

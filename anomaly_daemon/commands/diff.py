@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
         show(comparison, options.limit or TABLE_LINES, console)
-    if options.fail_on_change and comparison.changes:
+    if options.fail_on_change and (comparison.changes or comparison.untold):
         print(f"anomaly-daemon diff: {_summary(comparison)}: exit code 1, as --fail-on-change asks", file=sys.stderr)
         return 1
     return 0
@@ -128,6 +128,7 @@ def as_json(comparison: Comparison, limit: int | None) -> dict[str, Any]:
         "left_out": len(comparison.changes) - len(shown),
         "differences": [{"cause": one.cause, "key": one.key, "before": one.before, "after": one.after} for one in comparison.differences],
         "notes": list(comparison.notes),
+        "untold": list(comparison.untold),
     }
 
 
@@ -223,7 +224,8 @@ def _because(change: Change, differences: tuple[Difference, ...]) -> str:
 
 def _summary(comparison: Comparison) -> str:
     if not comparison.changes:
-        return f"no incident differs; {comparison.same:,} are the same"
+        told = "no incident differs" if not comparison.untold else "no incident that exports hold differs, of others they cannot tell"
+        return f"{told}; {comparison.same:,} are the same"
     counts = ", ".join(f"{count:,} {kind}" for kind, count in comparison.counts.items())
     return f"{counts}; {comparison.same:,} are the same"
 

@@ -17,6 +17,7 @@ from anomaly_daemon.adapters.range_source import Span
 from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.cli import main
 from anomaly_daemon.domain.records import Batch, BatchOutput, Partition, Record
+from anomaly_daemon.evaluation.comparison import compare
 from anomaly_daemon.evaluation.comparison.causes import differences_between
 from anomaly_daemon.evaluation.comparison.exports import read_export
 from anomaly_daemon.settings import Settings, digest
@@ -303,6 +304,41 @@ def test_lines_of_dump_are_alerts_too(folder: Path, base: tuple[str, str], capsy
     dumped.write_bytes(b"".join(encode_record(Record(Partition("alerts", 0), n, 0, b"", body)) + b"\n" for n, body in enumerate(bodies)))
 
     assert diff(capsys, str(dumped), base[1])["changes"] == []
+
+
+def test_rules_of_incidents_that_exports_do_not_hold_are_told_and_fail_a_pipeline_and_alerts_show_what_they_change(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched, other = (replayed(folder, f"silence-{after}", f"incidents.silence_after={after}") for after in ("4m", "15m"))
+
+    outcome = diff(capsys, watched[0], other[0], "--fail-on-change", code=1)
+
+    assert (outcome["changes"], outcome["untold"]) == ([], ["incidents.silence_after"])
+    assert outcome["notes"][0].startswith("incidents.silence_after: decide on silences, data quality or lasting changes, which an export")
+    assert main(["diff", watched[0], other[0]]) == 0
+    assert "no incident that exports hold differs, of others they cannot tell;" in capsys.readouterr().out
+    assert changed(diff(capsys, watched[1], other[1], "--fail-on-change", code=1), "gone")
+
+
+@pytest.mark.parametrize(
+    ("one", "is_untold"),
+    [
+        ("quality.stuck_after=1h", True),
+        ("regime={after: 2h}", True),
+        ("record.features=[{name: flow, possible: [-9, 9]}, {name: pressure}, {name: current}]", True),
+        ("overrides=[{match: pump-1, incidents: {silence_after: 5m}}]", True),
+        ("incidents.update_every=1m", False),
+        ("threshold.half_life=50", False),
+    ],
+)
+def test_only_settings_that_decide_on_such_incidents_are_untold(base: tuple[str, str], one: str, is_untold: bool) -> None:
+    side = read_export(Path(base[0]))
+    other = replace(side, settings=settings(one).model_dump(mode="json"))
+
+    differences = differences_between(side, other, with_rows=False)
+
+    assert differences
+    assert bool(compare(side, other, [], 0, differences).untold) == is_untold
 
 
 def test_table_shows_so_many_changes_and_counts_the_rest(folder: Path, base: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -17,6 +18,10 @@ ChangeKind = Literal["added", "gone", "moved", "re-graded"]
 Cause = Literal["settings", "model", "version", "data", "unknown"]
 CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = ("added", "gone", "moved", "re-graded")
 INCIDENTS_MAX: Final = 1_000_000
+# What shapes incidents that no record of an export names: silences, faults of records, lasting changes.
+UNEXPORTED: Final = re.compile(
+    r"incidents\.silence_after|quality\..*|regime\..*|record\.features(\.\d+\.possible.*)?|overrides(\.\d+\.(match|incidents|regime).*)?"
+)
 _NAMED_MAX: Final = 5
 
 
@@ -127,7 +132,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The outcome: `changes` by start, `same` incidents without one, `differences` that explain, `notes` for a person."""
+    """The outcome: `changes` by start, `same` incidents without one, `differences` that explain, `notes` for a person.
+
+    untold: settings that differ and shape incidents which the sides do not hold: whether these differ cannot be told.
+    """
 
     before: Side
     after: Side
@@ -135,6 +143,7 @@ class Comparison:
     same: int
     differences: tuple[Difference, ...]
     notes: tuple[str, ...]
+    untold: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[ChangeKind, int]:
@@ -192,7 +201,16 @@ def changes_between(before: Sequence[SideIncident], after: Sequence[SideIncident
 def compare(before: Side, after: Side, changes: Iterable[Change], same: int, differences: Sequence[Difference]) -> Comparison:
     """The comparison, each change with the causes that may have brought it."""
     explained = tuple(Change(one.kind, one.before, one.after, _causes(one, before, after, differences)) for one in changes)
-    return Comparison(before, after, explained, same, tuple(differences), (*before.notes, *after.notes))
+    untold: tuple[str, ...] = ()
+    if before.is_export and after.is_export:
+        untold = tuple(one.key for one in differences if one.cause == "settings" and UNEXPORTED.fullmatch(one.key))
+    notes = [*before.notes, *after.notes]
+    if untold:
+        notes.append(
+            f"{_listed(untold)}: decide on silences, data quality or lasting changes, which an export of scores does not hold: compare what "
+            "`replay --alerts FILE` writes, or `live`"
+        )
+    return Comparison(before, after, explained, same, tuple(differences), tuple(notes), untold)
 
 
 def _causes(change: Change, before: Side, after: Side, differences: Sequence[Difference]) -> tuple[Cause, ...]:
