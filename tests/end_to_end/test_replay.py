@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import closing
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,22 @@ def test_not_even_force_replaces_what_the_daemon_lives_on(site: Site, own: str) 
     assert site.replay("--export", str(site.folder / own), "--force") == 2
     assert "is the daemon's own; name another file" in said(site)
     assert (site.folder / own).read_bytes() == before
+
+
+def test_a_report_shows_silences_and_faults_of_records_with_how_they_ended(tmp_path: Path) -> None:
+    possible = "record.features=[{name: flow, possible: [-0.9, 0.9]}, {name: pressure}, {name: current}]"
+    watched = (possible, "incidents.silence_after=5m", "incidents.recovery={count: 2, of: 4}")
+    site = make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", RECORDS, assignments=watched)
+    report, told = tmp_path / "report.html", tmp_path / "alerts.jsonl"
+
+    assert site.replay("--report", str(report), "--alerts", str(told)) == 0, said(site)
+
+    alerts, page = replayed_alerts(told), unescape(report.read_text())
+    over = [one for one in alerts if one["kind"] in ("silence", "data_quality") and one["status"] == "resolved"]
+    assert {one["kind"] for one in over} == {"silence", "data_quality"}
+    for one in over:
+        told_of = [same for same in alerts if same["incident_id"] == one["incident_id"]]
+        assert all(str(same["explanation"]["message"]) in page for same in (told_of[0], told_of[-1]))  # type: ignore[index]
 
 
 def test_labels_that_do_not_fit_cost_the_measures_not_the_report(site: Site) -> None:

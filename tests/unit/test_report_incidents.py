@@ -10,15 +10,15 @@ from tests.browser.cases import alert, write_alerts
 def test_incident_is_as_its_latest_alert_says_and_shown_by_its_strongest(tmp_path: Path) -> None:
     opened = alert(1, anomaly_score=0.7, severity="low", ends_at=None)
     updated = alert(1, sequence=2, anomaly_score=0.9, severity="high", ends_at=None)
-    closed = alert(1, sequence=3, anomaly_score=0.1, severity="high")
+    closed = alert(1, sequence=3, anomaly_score=0.1, severity="high", explanation={"message": "pump-1: normal again.", "reasons": []})
     write_alerts(tmp_path / "alerts.jsonl", [opened, updated, closed])
 
     log = read_incidents(tmp_path / "alerts.jsonl")
 
     (incident,) = log.incidents
-    (body,) = read_bodies(log, log.incidents)
+    ((body, ended),) = read_bodies(log, log.incidents)
     assert (incident.severity, incident.sequence, incident.ends_us is None) == ("high", 3, False)
-    assert (body.sequence, body.anomaly_score) == (2, 0.9)
+    assert (body.sequence, body.anomaly_score, ended) == (2, 0.9, "pump-1: normal again.")
 
 
 def test_incidents_come_by_peak_and_the_lowest_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -50,11 +50,15 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class FullIncident:
-    """An incident with its strongest alert. readings: the largest contribution first; panels: those that are drawn."""
+    """An incident with its strongest alert. readings: the largest contribution first; panels: those that are drawn.
+
+    ended: what the alert that closed it says.
+    """
 
     rank: int
     incident: Incident
     body: AlertBody
+    ended: str | None
     readings: tuple[Reading, ...]
     panels: tuple[Panel, ...]
 
@@ -73,14 +77,14 @@ def noisiest(roll: Roll, log: IncidentLog) -> list[NoisyEntity]:
     return sorted(found, key=lambda one: (-one.incidents, -one.anomalous, one.name))[:ENTITIES_SHOWN_MAX]
 
 
-def in_full(incidents: Sequence[Incident], bodies: Sequence[AlertBody]) -> list[FullIncident]:
+def in_full(incidents: Sequence[Incident], bodies: Sequence[tuple[AlertBody, str | None]]) -> list[FullIncident]:
     """Each with its features in the order of their contribution."""
     full = []
-    for rank, (incident, body) in enumerate(zip(incidents, bodies, strict=True), start=1):
+    for rank, (incident, (body, ended)) in enumerate(zip(incidents, bodies, strict=True), start=1):
         places = sorted(range(len(body.features)), key=lambda place: -body.features[place].contribution)
         readings = tuple(body.features[place] for place in places)
         panels = tuple(Panel(body.features[place], place) for place in places[:PANELS_MAX] if body.window)
-        full.append(FullIncident(rank, incident, body, readings, panels))
+        full.append(FullIncident(rank, incident, body, ended, readings, panels))
     return full
 
 

@@ -107,7 +107,7 @@ class Incident:
     """What the alerts of one incident add up to.
 
     Times in microseconds since 1970 UTC; ends_us None: still open at the end. strongest_at: where in the file the alert begins
-    whose own record scored highest, which says why it was announced.
+    whose own record scored highest, which says why it was announced; latest_at: where its latest one does.
     peak_score, observations None: an incident without a score; peak_us is then its start.
     """
 
@@ -123,6 +123,7 @@ class Incident:
     sequence: int
     strongest_score: float
     strongest_at: int
+    latest_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +162,19 @@ def read_incidents(path: Path, incidents_max: int = INCIDENTS_MAX) -> IncidentLo
     return IncidentLog(path, incidents, Counter(one.entity for one in incidents), Counter(one.severity for one in incidents), left_out)
 
 
-def read_bodies(log: IncidentLog, incidents: Sequence[Incident]) -> list[AlertBody]:
-    """The strongest alert of each. Raises InputError as `read_incidents` does."""
+def read_bodies(log: IncidentLog, incidents: Sequence[Incident]) -> list[tuple[AlertBody, str | None]]:
+    """The strongest alert of each, and what the one that closed it says. Raises InputError as `read_incidents` does."""
     decoder = msgspec.json.Decoder(AlertBody)
     bodies = []
     try:
         with log.path.open("rb") as lines:
             for incident in incidents:
                 lines.seek(incident.strongest_at)
-                bodies.append(decoder.decode(lines.readline()))
+                strongest, ended = decoder.decode(lines.readline()), None
+                if incident.ends_us is not None and incident.latest_at != incident.strongest_at:
+                    lines.seek(incident.latest_at)
+                    ended = decoder.decode(lines.readline()).explanation.message
+                bodies.append((strongest, ended))
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{log.path}: an alert of schema 1.0 cannot be read ({error}); replay the range again") from None
     return bodies
@@ -200,6 +205,7 @@ def _folded(known: Incident | None, alert: AlertLine, begin: int) -> Incident:
         sequence=alert.sequence,
         strongest_score=strongest_score,
         strongest_at=strongest_at,
+        latest_at=begin,
     )
 
 
