@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -15,12 +16,21 @@ from anomaly_daemon.commands.incidents import plain
 from anomaly_daemon.commands.progress import progress_bar
 from anomaly_daemon.domain.entity import EntityMatcher
 from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.statistics.score_prior import LEVELS, ScorePrior
 
 if TYPE_CHECKING:
     from anomaly_daemon.model.artifact import Artifact, History
     from anomaly_daemon.model.corpus import EntitySequence
     from anomaly_daemon.model.training import Progress
-    from anomaly_daemon.settings import Settings
+    from anomaly_daemon.settings import Settings, Threshold
+
+FACTOR_DOUBTED_MIN: Final = 1000.0
+FACTOR_MAX: Final = 1e6
+BEYOND_DOUBTED_MIN: Final = 0.05
+_SPREAD_REMEDY: Final = (
+    "train on a range that holds what is usual several times, such as some whole days (--from, --to), and let model.scale_observations span a day "
+    "too; where the losses still fell, raise training.epochs"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -54,10 +64,29 @@ def run(options: argparse.Namespace) -> int:
             remedy="no entity in the range fits them first, or too little of it: widen the range, or mend model.groups",
         )
     artifact = replace(artifact, score_prior=rehearse(artifact, sequences, settings, priors_of(settings, artifact), pick_device(settings)))
+    doubts = doubts_of(artifact.score_prior, settings.threshold)
+    for doubt in doubts:
+        log.warning("scores_hard_to_judge", reason=doubt, remedy=_SPREAD_REMEDY)
     save(artifact, folder)
     plot_losses(artifact.history, folder / LOSS_PLOT)
-    _print_summary(artifact, folder, settings.model.per)
+    _print_summary(artifact, folder, settings.model.per, doubts)
     return 0
+
+
+def doubts_of(prior: ScorePrior, threshold: Threshold) -> list[str]:
+    """What the rehearsal showed that makes a threshold of so many deviations of the log score a poor one; nothing for other methods.
+
+    Deaf: the scores of young entities vary so much that one thousands of times as high as usual is within them. Loud: scores that were held out
+    lie beyond the threshold too often, so that what training saw was not the whole of what is usual.
+    """
+    if threshold.method != "ewma":
+        return []
+    factor = math.exp(min(threshold.z * math.sqrt(prior.variance), math.log(FACTOR_MAX)))
+    doubts = [f"a score {factor:,.0f} times the usual is none to alarm at z {threshold.z:g}"] if factor >= FACTOR_DOUBTED_MIN else []
+    beyond = max((level for level, quantile in zip(LEVELS, prior.quantiles, strict=True) if quantile > threshold.z), default=0.0)
+    if beyond >= BEYOND_DOUBTED_MIN:
+        doubts.append(f"of the records held out {beyond:.0%} or more score beyond z {threshold.z:g}")
+    return doubts
 
 
 def _read(settings: Settings, options: argparse.Namespace) -> list[EntitySequence]:
@@ -141,7 +170,7 @@ def _told_of_training(history: History) -> dict[str, str]:
     }
 
 
-def _print_summary(artifact: Artifact, folder: Path, per: str) -> None:
+def _print_summary(artifact: Artifact, folder: Path, per: str, doubts: Sequence[str]) -> None:
     history = artifact.history
     rows = {
         "entities": f"{history.entities:,}",
@@ -151,6 +180,7 @@ def _print_summary(artifact: Artifact, folder: Path, per: str) -> None:
         "models": f"1 for all, {len(artifact.own):,} for {'entities' if per == 'entity' else 'groups'} of their own"
         if per != "fleet"
         else "1 for all",
+        **({"scores": "; ".join(doubts)} if doubts else {}),
         "folder": str(folder),
         "fingerprint": artifact.version,
     }

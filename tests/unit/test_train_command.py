@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from anomaly_daemon.cli import main
+from anomaly_daemon.commands.train import doubts_of
 from anomaly_daemon.model.artifact import load
+from anomaly_daemon.settings import Threshold
+from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 
 START_S = 1_767_225_600
 SETTINGS = """
@@ -29,6 +32,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows = [{"time": START_S + 60 * step, "flow": math.sin(step / 3 + phase), "pressure": math.cos(step / 5 + phase)} for step in range(60)]
         Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
+
+
+DEAF, LOUD = UNKNOWN._replace(variance=1.75**2), UNKNOWN._replace(quantiles=(3.5, 4.65, 4.81, 4.87, 4.95, 5.03, 5.12, 5.2))
+
+
+@pytest.mark.parametrize(
+    ("prior", "settings", "doubts"),
+    [
+        (UNKNOWN, Threshold(), []),
+        (DEAF, Threshold(), ["a score 1,097 times the usual is none to alarm at z 4"]),
+        (DEAF, Threshold(z=3), []),
+        (DEAF, Threshold(method="static"), []),
+        (UNKNOWN._replace(variance=1e9), Threshold(), ["a score 1,000,000 times the usual is none to alarm at z 4"]),
+        (LOUD, Threshold(), ["of the records held out 5% or more score beyond z 4"]),
+        (LOUD, Threshold(z=3), ["of the records held out 20% or more score beyond z 3"]),
+        (LOUD, Threshold(z=5), []),
+    ],
+)
+def test_scores_that_vary_too_widely_or_are_held_out_too_high_are_doubted(prior: ScorePrior, settings: Threshold, doubts: list[str]) -> None:
+    assert doubts_of(prior, settings) == doubts
 
 
 def train(*arguments: str) -> int:
