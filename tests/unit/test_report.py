@@ -61,7 +61,21 @@ def test_incident_in_full_names_its_features_by_their_share_with_band_and_thresh
     text = _text(_written(tmp_path, [alert(1)]))
 
     assert "threshold 0.6 (ewma)" in text
+    assert "confidence 1. Records readings[0] 1 to 4;" in text
     assert re.search(r"pressure 4.2 ▲ 3.1 2.8 3.4 70 % speed 4.2 ▲ 3.1 2.8 3.4 20 %", text)
+
+
+def test_an_incident_without_a_score_has_no_table_of_features_and_no_peak(tmp_path: Path) -> None:
+    unscored = dict.fromkeys(("anomaly_score", "observations", "threshold", "probability", "confidence"))
+    silent = {"kind": "silence", "features": [], "window": [], **unscored}
+    ended = {"message": "pump-1: back after 25 min of silence.", "reasons": []}
+    opened, closed = alert(1, ends_at=None, **silent), alert(1, sequence=2, **{**silent, "explanation": ended})
+    page = _written(tmp_path, [{**one, "peak": None} for one in (opened, closed)])
+
+    text = _text(page)
+    assert "pump-1: back after 25 min of silence." in text
+    assert "Features at that record" not in text
+    assert '"peak",["none"]' in page
 
 
 def test_incidents_beyond_the_limits_are_counted_not_shown(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def timeline(incidents: Sequence[Incident], entities: Sequence[str], last_us: in
                 "start": _milliseconds([one.starts_us for _, one in ranked]),
                 "end": _milliseconds([last_us if one.ends_us is None else one.ends_us for _, one in ranked]),
                 "peak_at": _milliseconds([one.peak_us for _, one in ranked]),
-                "peak": np.array([one.peak_score or 0.0 for _, one in ranked]),
+                "peak": ["none" if one.peak_score is None else f"{one.peak_score:.3f}" for _, one in ranked],
                 "kind": [plotted(one.kind, 40) for _, one in ranked],
             },
             name=f"timeline {severity}",
@@ -68,7 +68,7 @@ def timeline(incidents: Sequence[Incident], entities: Sequence[str], last_us: in
         bars = plot.segment("start", "row", "end", "row", source=source, line_color=colour, line_width=6, line_alpha=0.55)
         marks = plot.scatter("peak_at", "row", source=source, marker=marker, size=size, color=colour, legend_label=severity)
         marked += [bars, marks]
-    tips = [("incident", "@rank @kind"), ("of", "@row"), ("from", "@start{%F %T}"), ("to", "@end{%F %T}"), ("peak score", "@peak{0.000}")]
+    tips = [("incident", "@rank @kind"), ("of", "@row"), ("from", "@start{%F %T}"), ("to", "@end{%F %T}"), ("peak score", "@peak")]
     plot.add_tools(HoverTool(renderers=marked, tooltips=tips, formatters={"@start": "datetime", "@end": "datetime"}))
     plot.add_tools("tap")
     return _with_legend(plot)
