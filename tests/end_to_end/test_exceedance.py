@@ -19,12 +19,26 @@ def test_payments_without_fraud_are_as_improbable_as_they_are_said_to_be(tmp_pat
 
 
 def test_exceedances_are_counted_against_their_level_and_the_unjudged_left_out() -> None:
-    tails = np.append(np.repeat([1e-4, 1e-3, 1e-2, 0.5], [2, 8, 90, 9900]), np.nan)
+    tails = np.full(10_001, 0.5)
+    tails[::100] = np.repeat([1e-4, 1e-3, 1e-2], [2, 8, 91])
+    tails[5] = np.nan
 
     hundredth, thousandth, tenthousandth = exceedances(tails)
 
-    assert (hundredth.records, hundredth.observed, thousandth.observed, tenthousandth.observed) == (10_000, 100, 10, 2)
-    assert (hundredth.ratio, thousandth.ratio, tenthousandth.ratio) == (1.0, 1.0, 2.0)
+    assert (hundredth.records, hundredth.observed, thousandth.observed, tenthousandth.observed) == (10_000, 101, 10, 2)
+    assert (hundredth.ratio, thousandth.ratio, tenthousandth.ratio) == (1.01, 1.0, 2.0)
     assert hundredth.low < 1 < hundredth.high
     assert thousandth.is_told
     assert not tenthousandth.is_told
+
+
+def test_a_run_of_neighbours_is_evidence_of_one() -> None:
+    tails = np.full(20_000, 0.5)
+    tails[3000:3020] = 1e-3
+
+    _, thousandth, tenthousandth = exceedances(tails)
+
+    assert (thousandth.observed, thousandth.runs, thousandth.runs_expected, thousandth.ratio) == (20, 1, 1.0, 1.0)
+    assert not thousandth.is_told
+    assert thousandth.high > 5
+    assert (tenthousandth.observed, tenthousandth.low) == (0, 0.0)
