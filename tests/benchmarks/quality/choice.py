@@ -1,10 +1,11 @@
-"""Which channels to fuse, chosen on every other stream of a set and checked on the rest, so that both figures can be written down.
+"""Which channels to fuse and where to put the threshold, chosen on every other stream of a set and checked on the rest: both figures are told.
 
-    python -m tests.benchmarks.quality.choice --data DIR --scores FILE
+    python -m tests.benchmarks.quality.choice --data DIR --scores FILE [--false-per-day 0.5]
 
 FILE: an export of the set in which every channel to choose from has a column (`tests.benchmarks.quality SET … --set 'evidence.channels=[…]'`).
-Fused offline as the judge does with `calibration: trained`, each channel held against its own training rows. VUS-PR, mean over streams; with three
-streams or fewer there is nothing to check on.
+Channels are fused offline as the judge does with `calibration: trained`, each held against its own training rows: VUS-PR, mean over streams. The
+threshold is z, which teaches nothing, so that the export tells what another z would have said; event F1 at so many false alarms a day at most, or
+for an export of a static threshold its level. With three streams or fewer there is nothing to check on.
 """
 
 from __future__ import annotations
@@ -21,22 +22,31 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from anomaly_daemon.evaluation.labels.files import read_labels
+from anomaly_daemon.evaluation.measures.detection import add, count, detection
 from anomaly_daemon.evaluation.measures.ranking import WINDOW_ROWS, rank
 from anomaly_daemon.evaluation.scores import read_scores
 from anomaly_daemon.settings.evidence import ChannelName
 
 Floats = NDArray[np.float64]
 _SHOWN = 12
+_LEVELS_MAX = 10  # distinct thresholds of an export whose threshold does not move
+_Z, _LEVEL = np.arange(1.5, 8.01, 0.25), np.arange(0.4, 0.901, 0.01)
 _ERROR_MIN, _QUANTILE_99 = 1e-6, 2.326
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One entity's judged records. parts: channel → [N], log1p(error / level), 0 where it has nothing to say. is_event: [N]."""
+    """One entity's judged records, N of them.
+
+    parts: channel → [N], log1p(error / level), 0 where it has nothing to say. times_us: int64 [N]. reached: [N], the largest threshold that
+    the record is still beyond, −inf where it is beyond none.
+    """
 
     parts: Mapping[str, Floats]
     is_event: NDArray[np.bool_]
     period_rows: int
+    times_us: NDArray[np.int64]
+    reached: Floats
 
 
 def read(data: Path, scores: Path) -> list[Stream]:
@@ -44,7 +54,8 @@ def read(data: Path, scores: Path) -> list[Stream]:
     labels = read_labels(data)
     columns = pq.read_schema(scores).names
     channels = [name for name in get_args(ChannelName) if name in columns]
-    table = read_scores(scores, ("timestamp", *channels))
+    table = read_scores(scores, ("timestamp", "deviations", "anomaly_score", "threshold", *channels))
+    is_static = len(np.unique(np.asarray(table.columns["threshold"]))) < _LEVELS_MAX
     found = []
     for entity in sorted(table.places):
         times_us = table.column(entity, "timestamp")
@@ -52,7 +63,10 @@ def read(data: Path, scores: Path) -> list[Stream]:
         first = int(np.count_nonzero(times_us < labels.judged_from.get(entity, 0)))
         parts = {name: _part(table.column(entity, name), first) for name in channels}
         if 0 < is_event[first:].sum() < len(is_event) - first:
-            found.append(Stream(parts, is_event[first:], labels.period_rows.get(entity, WINDOW_ROWS)))
+            deviations = np.nan_to_num(table.column(entity, "deviations")[first:], nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+            score = table.column(entity, "anomaly_score")[first:]
+            reached = np.where(np.isneginf(deviations), -np.inf, score) if is_static else deviations
+            found.append(Stream(parts, is_event[first:], labels.period_rows.get(entity, WINDOW_ROWS), times_us[first:], reached))
     return found
 
 
@@ -72,11 +86,25 @@ def ranked(stream: Stream, channels: Sequence[str]) -> float:
     return rank(stream.is_event, np.sum([stream.parts[name] for name in channels], 0), stream.period_rows).vus_pr
 
 
+def called(streams: Sequence[Stream], threshold: float) -> tuple[float, float]:
+    """Event F1 and false alarms a day of these streams together."""
+    found = detection(add([count(one.is_event, one.reached > threshold, one.times_us) for one in streams]))
+    return found.event_f1 or 0.0, found.false_alarms_per_day or 0.0
+
+
+def best(streams: Sequence[Stream], false_per_day: float) -> float:
+    """The threshold of the highest event F1 within the budget; of equals the lowest."""
+    is_static = all((one.reached <= 1).all() for one in streams)
+    found = [(*called(streams, threshold), float(threshold)) for threshold in (_LEVEL if is_static else _Z)]
+    return max(found, key=lambda one: (one[1] <= false_per_day, one[0], -one[2]))[2]
+
+
 def main() -> None:
-    """A line a subset, best on the choosing half first."""
+    """A line a subset, best on the choosing half first; then a line a half that the threshold was chosen on."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the streams and their dataset.json")
     parser.add_argument("--scores", type=Path, required=True, help="an export with a column for every channel")
+    parser.add_argument("--false-per-day", type=float, default=0.5, help="false alarms a day that the threshold may cost")
     options = parser.parse_args()
     streams = read(options.data, options.scores)
     rows = []
@@ -87,6 +115,12 @@ def main() -> None:
     print(f"chosen on  checked on  all    of {len(streams)} streams")
     for chosen, checked, both, channels in rows[:_SHOWN]:
         print(f"     {chosen:.3f}       {checked:.3f}  {both:.3f}  {' + '.join(channels)}")
+    print("threshold  chosen on       checked on: event F1 at false alarms a day")
+    for first in range(min(2, len(streams) - 1)):
+        own, other = streams[first::2], streams[1 - first :: 2]
+        threshold = best(own, options.false_per_day)
+        figures = [f"{f1:.3f} at {false:.2f}" for f1, false in (called(own, threshold), called(other, threshold))]
+        print(f"     {threshold:.2f}  {'   '.join(figures)}")
 
 
 if __name__ == "__main__":
