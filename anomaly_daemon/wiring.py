@@ -110,7 +110,17 @@ def open_sink(settings: Settings) -> Sink:
         return SqliteSink(_sqlite_path(settings.log), settings.input.group, _clock(), settings.topics.retention, settings.topics.retention_bytes)
     from anomaly_daemon.adapters.kafka_sink import KafkaSink
 
-    return KafkaSink(brokers(settings.log), settings.kafka, f"{settings.input.group}-{member_name(settings)}")
+    return KafkaSink(brokers(settings.log), settings.kafka, transactional_id(settings))
+
+
+def transactional_id(settings: Settings) -> str:
+    """Stable and of this instance alone: whoever starts under the same one takes over."""
+    return f"{settings.input.group}-{member_name(settings)}"
+
+
+def is_kafka(settings: Settings) -> bool:
+    """Whether the log of the settings is a Kafka cluster."""
+    return not settings.log.startswith(_SQLITE)
 
 
 def ensure_topics(settings: Settings, topics: Topics) -> None:

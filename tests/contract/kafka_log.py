@@ -18,7 +18,7 @@ from anomaly_daemon.settings import Kafka
 from tests.contract.logs import LogUnderTest, Reader, until
 from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, shared_broker
 
-B = TypeVar("B", Broker, ForeignBroker, Broker | ForeignBroker)
+B = TypeVar("B", bound=Broker | ForeignBroker)
 
 
 class KafkaLog:
