@@ -7,6 +7,7 @@ of it; `open_net` mends all three for every client.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -26,10 +27,11 @@ from anomaly_daemon.settings import Kafka
 
 _SASL, _TLS = ("SASL_PLAINTEXT", "SASL_SSL"), ("SSL", "SASL_SSL")
 _PASSWORD_REMEDY = "a file named ANOMALY_DAEMON_KAFKA__{} in the secrets directory holds it"
+_LASTING_ALERT = re.compile(r"ALERT.*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE|PROTOCOL_VERSION|ACCESS_DENIED)")
 _X509_EXPIRED, _X509_HOSTS = (9, 10), (62, 64)  # X509_V_ERR_…: not yet valid, expired; host name, address mismatch
 
 
-class TlsRefusedError(errors.KafkaError):
+class TlsRefusedError(errors.KafkaError):  # type: ignore[misc]
     """One side does not accept the other's certificate, or does not speak TLS at all."""
 
 
@@ -106,7 +108,7 @@ def _tls_refusal(error: BaseException | None) -> TlsRefusedError | None:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return TlsRefusedError(f"the broker's certificate is not accepted: {cause.verify_message}; {_certificate_remedy(cause.verify_code)}")
-        if isinstance(cause, ssl.SSLError) and cause.reason is not None and "ALERT" in cause.reason:
+        if isinstance(cause, ssl.SSLError) and cause.reason is not None and _LASTING_ALERT.search(cause.reason):
             told = cause.reason.lower().replace("_", " ")
             return TlsRefusedError(
                 f"the broker refuses this client: {told}; see that kafka.ssl_certfile is there, valid today, and signed by an authority that the "

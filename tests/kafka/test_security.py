@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.settings import Kafka
 from tests.end_to_end.harness import Site, make_site, verb
 from tests.kafka.secured import PASSWORD, USER, SecuredBroker
+from tests.kafka.test_daemon import kill_softly
 from tests.small import stream
 
 KEY_PASSWORD = "Tr0ub4dor & 3"
@@ -190,6 +192,33 @@ def test_every_verb_refuses_to_start_with_a_wrong_password(
     assert "the password in the secrets directory" in said
     assert "Traceback" not in said
     assert "guessed" not in said
+
+
+@pytest.mark.slow
+def test_a_secured_broker_that_dies_under_way_is_waited_for_and_logged_in_to_again(secured: SecuredBroker, tmp_path: Path) -> None:
+    together = ("input.batch_records_max=256", "kafka.commit_timeout=5s")
+    admin = make_site(tmp_path, f"kafka://{secured.bootstrap}", RECORDS[:300], topic="outage", group="outage", assignments=together)
+    own = Site(tmp_path, (*admin.assignments, *secured.settings(), LOGIN))
+    secured.allow_only(everything(own))
+    process = own.daemon()
+    wait_for(own, process, "partition_recovered")
+
+    secured.kill()
+    wait_for(own, process, "log_unavailable", "commit_failed")
+    secured.start()
+    admin.append(record.value for record in RECORDS[300:] if record.value is not None)
+    kill_softly(process)
+    own.run_to_end()
+
+    assert len(admin.read("outage")) == len(RECORDS)
+    assert sum(offset for offset, _ in own.state().values()) >= len(RECORDS)
+    secured.allow_only([])
+
+
+def wait_for(site: Site, process: BaseProcess, *events: str) -> None:
+    while not set(events) & set(site.events()):
+        process.join(0.1)
+        assert process.exitcode is None, site.log_tail()
 
 
 def test_a_port_that_never_answers_the_handshake_is_given_up_in_time() -> None:
