@@ -70,8 +70,9 @@ class FsspecCheckpointStore:
                 for piece in bytes_of.pieces(checkpoint):
                     file.write(piece)
             self._files.mv(f"{final}.part", final)
-            plain = [entry["name"] for entry in self._entries(checkpoint.partition) if _is_plain(entry)]
-            for name in plain[: -self._keep]:
+            # Those beyond this offset, of a topic that was made anew or of somebody else, must not cost it its place.
+            plain = [str(entry["name"]) for entry in self._entries(checkpoint.partition) if _is_plain(entry)]
+            for name in [name for name in plain if name.rsplit("/", 1)[-1] <= final.rsplit("/", 1)[-1]][: -self._keep]:
                 self._files.rm(name)
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:

@@ -113,6 +113,21 @@ def test_what_is_no_file_is_never_removed_and_does_not_hinder_saving(tmp_path: P
     assert found.offset == 30
 
 
+def test_files_of_higher_offsets_do_not_cost_a_new_checkpoint_its_place(tmp_path: Path) -> None:
+    """As of a topic that was deleted and made anew: every new checkpoint was removed as it was written."""
+    store = FsspecCheckpointStore(str(tmp_path), "group", 2, BYTES_MAX)
+    for offset in (900, 901):
+        store.save(replace(GOOD, offset=offset))
+
+    for offset in (10, 20, 30):
+        store.save(replace(GOOD, offset=offset))
+
+    found = store.load(P, F, not_after=35)
+    assert found is not None
+    assert found.offset == 30
+    assert sorted(int(path.name[:20]) for path in tmp_path.rglob("*.safetensors")) == [20, 30, 900, 901]
+
+
 @pytest.mark.parametrize("name", [f"{20:020d}-{F[:16]}.safetensors.part", "rules.json.part"])
 def test_a_link_laid_where_a_file_is_written_leads_nowhere(name: str, tmp_path: Path) -> None:
     store = FsspecCheckpointStore(str(tmp_path / "checkpoints"), "group", 2)
