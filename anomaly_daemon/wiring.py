@@ -22,6 +22,7 @@ from anomaly_daemon.domain.ports import Clock, Sink, Source, Topics
 from anomaly_daemon.settings import Section, Settings, brokers, checked_log, digest, features_of, masked
 
 if TYPE_CHECKING:
+    from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
     from anomaly_daemon.adapters.range_source import Span
     from anomaly_daemon.domain.records import Partition
     from anomaly_daemon.incidents.alerts import AlertContext
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+# Of an entity in a checkpoint, beside its columns and its name; of a checkpoint, beside its entities. Generous: only what is absurd is refused.
+_INCIDENT_BYTES_MAX, _CHECKPOINT_HEAD_BYTES_MAX = 8 << 10, 16 << 20
 _SQLITE, _FILE = "sqlite:///", "file://"
 
 
@@ -110,7 +113,17 @@ def open_sink(settings: Settings) -> Sink:
         return SqliteSink(_sqlite_path(settings.log), settings.input.group, _clock(), settings.topics.retention, settings.topics.retention_bytes)
     from anomaly_daemon.adapters.kafka_sink import KafkaSink
 
-    return KafkaSink(brokers(settings.log), settings.kafka, f"{settings.input.group}-{member_name(settings)}")
+    return KafkaSink(brokers(settings.log), settings.kafka, transactional_id(settings))
+
+
+def transactional_id(settings: Settings) -> str:
+    """Stable and of this instance alone: whoever starts under the same one takes over."""
+    return f"{settings.input.group}-{member_name(settings)}"
+
+
+def is_kafka(settings: Settings) -> bool:
+    """Whether the log of the settings is a Kafka cluster."""
+    return not settings.log.startswith(_SQLITE)
 
 
 def ensure_topics(settings: Settings, topics: Topics) -> None:
@@ -250,6 +263,15 @@ def build_processor(
     )
     shape = [{**asdict(column), "fill": np.asarray(column.fill).tolist()} for column in columns]
     return processor, _fingerprint(settings, artifact.fingerprint, shape, device), is_checkpointed
+
+
+def open_checkpoints(settings: Settings, processor: Processor) -> FsspecCheckpointStore:
+    """Where the state of the settings is saved; a file there that no state of theirs could fill is not read."""
+    from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+
+    entity_bytes = processor.table.bytes_per_entity + _INCIDENT_BYTES_MAX + 2 * settings.record.entity_bytes_max
+    bytes_max = settings.engine.entities_max * entity_bytes + _CHECKPOINT_HEAD_BYTES_MAX
+    return FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep, bytes_max)
 
 
 def share_budget(processor: Processor, settings: Settings, artifact: Artifact, mode: str, partitions: int) -> None:

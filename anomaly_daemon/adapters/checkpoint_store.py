@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 _RULES = "rules.json"
 _NAME = re.compile(r"(\d{20})-([0-9a-f]{16})\.safetensors$")
+_RULES_BYTES_MAX = 256 << 20
 
 
 class FsspecCheckpointStore:
@@ -34,9 +35,9 @@ class FsspecCheckpointStore:
     The URL may hold a password: what is told of it or by its file system is masked.
     """
 
-    def __init__(self, url: str, group: str, keep: int) -> None:
-        """Raises SettingsError where the file system is unknown or cannot be reached."""
-        self._url, self._keep = url, keep
+    def __init__(self, url: str, group: str, keep: int, bytes_max: int | None = None) -> None:
+        """bytes_max: a larger file is not read. Raises SettingsError where the file system is unknown or cannot be reached."""
+        self._url, self._keep, self._bytes_max = url, keep, bytes_max
         try:
             with self._telling():
                 self._files, root = fsspec.core.url_to_fs(url)
@@ -64,23 +65,26 @@ class FsspecCheckpointStore:
             folder = self._folder(checkpoint.partition)
             self._files.makedirs(folder, exist_ok=True)
             final = f"{folder}/{checkpoint.offset:020d}-{checkpoint.fingerprint[:16]}.safetensors"
+            self._clear(f"{final}.part")
             with self._files.open(f"{final}.part", "wb") as file:
                 for piece in bytes_of.pieces(checkpoint):
                     file.write(piece)
             self._files.mv(f"{final}.part", final)
-            names = self._names(checkpoint.partition)
-            for name in names[: -self._keep]:
+            # Those beyond this offset, of a topic that was made anew or of somebody else, must not cost it its place.
+            plain = [str(entry["name"]) for entry in self._entries(checkpoint.partition) if _is_plain(entry)]
+            for name in [name for name in plain if name.rsplit("/", 1)[-1] <= final.rsplit("/", 1)[-1]][: -self._keep]:
                 self._files.rm(name)
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
         """The newest valid one; those that are damaged or foreign are told and passed over, as all are when the store cannot be read."""
         try:
             with self._telling():
-                names = self._names(partition)
+                entries = self._entries(partition)
         except OSError as error:
             log.error("checkpoints_unreadable", url=masked(self._url), error=str(error), remedy="the log is used; see that checkpoints.url answers")
             return None
-        for name in reversed(names):
+        for entry in reversed(entries):
+            name = str(entry["name"])
             match = _NAME.search(name)
             assert match is not None
             if int(match[1]) > not_after:
@@ -89,9 +93,7 @@ class FsspecCheckpointStore:
                 log.info("checkpoint_passed_over", file=self._told(name), reason="made under another model or other settings that shape state")
                 continue
             try:
-                with self._telling():
-                    content = self._files.cat_file(name)
-                checkpoint = bytes_of.decode(content)
+                checkpoint = bytes_of.decode(self._read(entry, self._bytes_max))
                 _check_belongs(checkpoint, partition, fingerprint, int(match[1]))
             except (CheckpointInvalid, OSError) as error:
                 log.warning("checkpoint_refused", file=self._told(name), error=str(error), remedy="an older one or the log is used; delete the file")
@@ -104,10 +106,10 @@ class FsspecCheckpointStore:
         name = f"{self._folder(partition)}/{_RULES}"
         with self._telling():
             self._files.invalidate_cache()
-            content = self._files.cat_file(name) if self._files.exists(name) else b"[]"
+            entry = self._files.info(name) if self._files.exists(name) else None
         try:
-            return msgspec.json.decode(content, type=list[tuple[int, str]])
-        except msgspec.DecodeError as error:
+            return msgspec.json.decode(self._read(entry, _RULES_BYTES_MAX), type=list[tuple[int, str]]) if entry is not None else []
+        except (CheckpointInvalid, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("rules_refused", file=name, error=str(error), remedy="the rules of now are taken for all records; delete the file")
             return []
 
@@ -116,6 +118,7 @@ class FsspecCheckpointStore:
         final = f"{self._folder(partition)}/{_RULES}"
         with self._telling():
             self._files.makedirs(self._folder(partition), exist_ok=True)
+            self._clear(f"{final}.part")
             self._files.pipe_file(f"{final}.part", msgspec.json.encode(list(entries)))
             self._files.mv(f"{final}.part", final)
 
@@ -138,15 +141,29 @@ class FsspecCheckpointStore:
     def _folder(self, partition: Partition) -> str:
         return f"{self._root}/{_safe(partition.topic)}-{partition.number}"
 
-    def _names(self, partition: Partition) -> list[str]:
-        """Files of a partition, lowest offset first."""
+    def _entries(self, partition: Partition) -> list[dict[str, Any]]:
+        """What bears the name of a checkpoint of a partition, lowest offset first, as the file system describes it."""
         folder = self._folder(partition)
         self._files.invalidate_cache()
         if not self._files.exists(folder):
             return []
-        return sorted(
-            (str(name) for name in self._files.ls(folder, detail=False) if _NAME.search(str(name))), key=lambda name: name.rsplit("/", 1)[-1]
-        )
+        found = [entry for entry in self._files.ls(folder, detail=True) if _NAME.search(str(entry["name"]))]
+        return sorted(found, key=lambda entry: str(entry["name"]).rsplit("/", 1)[-1])
+
+    def _read(self, entry: dict[str, Any], bytes_max: int | None) -> bytes:
+        """The content. Raises CheckpointInvalid, before a byte is read, for what may have no end or would not fit into memory; OSError."""
+        if not _is_plain(entry):
+            raise CheckpointInvalid("it is a link, a folder or a device, not a file")
+        if bytes_max is not None and int(entry["size"]) > bytes_max:
+            raise CheckpointInvalid(f"it has {entry['size']} bytes, and one of these settings has {bytes_max} at most")
+        with self._telling():
+            content: bytes = self._files.cat_file(entry["name"])
+        return content
+
+    def _clear(self, path: str) -> None:
+        """Nothing stands where a file is to be written: a link there would lead the writing elsewhere."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(path)
 
 
 class BackgroundCheckpoints:
@@ -231,6 +248,10 @@ def _check_belongs(checkpoint: Checkpoint, partition: Partition, fingerprint: st
         raise CheckpointInvalid(f"it holds {checkpoint.partition} at {checkpoint.offset}: it was renamed or belongs to another daemon")
 
 
+def _is_plain(entry: dict[str, Any]) -> bool:
+    return entry["type"] == "file" and not entry.get("islink", False)
+
+
 def _safe(name: str) -> str:
-    """A folder name for a topic or group."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    """A folder name for a topic or group, never one that leads elsewhere."""
+    return re.sub(r"[^A-Za-z0-9._-]|^\.+$", "_", name)

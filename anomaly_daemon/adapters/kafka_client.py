@@ -7,10 +7,10 @@ producer only after a flush that a broker which is away never answers; each is c
 from __future__ import annotations
 
 import enum
+import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, TypeVar
 
 from kafka import KafkaProducer, errors
@@ -19,6 +19,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.producer.future import FutureRecordMetadata
 from kafka.serializer import Serializer
 
+from anomaly_daemon.adapters.kafka_security import TlsRefusedError, last_refusal, open_net, security_arguments
 from anomaly_daemon.domain.errors import AnomalyDaemonError, CommitFailed, Fenced, LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
@@ -42,6 +43,7 @@ class _Values(Serializer):  # type: ignore[misc]
 
 
 _NO_VALUE = object()
+_NAMED = re.compile(r"\[Error \d+\] (\w+Error)\b")
 
 
 class Reaction(enum.Enum):
@@ -74,6 +76,7 @@ _REACTIONS: dict[type[Exception], Reaction] = {
     errors.UnsupportedCompressionTypeError: Reaction.REFUSE_SETTINGS,
     errors.UnsupportedSaslMechanismError: Reaction.REFUSE_SETTINGS,
     errors.UnsupportedVersionError: Reaction.REFUSE_SETTINGS,
+    TlsRefusedError: Reaction.REFUSE_SETTINGS,
     errors.InvalidPartitionsError: Reaction.REFUSE_TOPIC,
     errors.InvalidRecordError: Reaction.REFUSE_TOPIC,
     errors.InvalidReplicationFactorError: Reaction.REFUSE_TOPIC,
@@ -85,13 +88,14 @@ _REACTIONS: dict[type[Exception], Reaction] = {
     errors.TopicAuthorizationFailedError: Reaction.REFUSE_TOPIC,
     errors.UnsupportedForMessageFormatError: Reaction.REFUSE_TOPIC,
 }
+_LISTED = "; `check --acls` prints the commands"
 _REMEDIES: dict[type[Exception], str] = {
     errors.MessageSizeTooLargeError: "raise max.message.bytes of the topic",
     errors.RecordListTooLargeError: "raise segment.bytes of the topic",
-    errors.TopicAuthorizationFailedError: "grant this user READ and DESCRIBE on the topics read, WRITE and DESCRIBE on those written",
-    errors.GroupAuthorizationFailedError: "grant this user READ on the consumer group",
-    errors.TransactionalIdAuthorizationFailedError: "grant this user WRITE and DESCRIBE on the transactional id (group-member)",
-    errors.ClusterAuthorizationFailedError: "grant this user IDEMPOTENT_WRITE, or WRITE on the topics written",
+    errors.TopicAuthorizationFailedError: f"grant this user READ on the topics read, WRITE on those written{_LISTED}",
+    errors.GroupAuthorizationFailedError: f"grant this user READ on the consumer group{_LISTED}",
+    errors.TransactionalIdAuthorizationFailedError: f"grant this user WRITE on the transactional id (group-member){_LISTED}",
+    errors.ClusterAuthorizationFailedError: "grant this user WRITE on the topics written",
     errors.SaslAuthenticationFailedError: "check kafka.sasl_mechanism, kafka.sasl_username and the password in the secrets directory",
     errors.UnsupportedSaslMechanismError: "set kafka.sasl_mechanism to one that the broker offers",
     errors.InvalidSessionTimeoutError: "set kafka.session_timeout between the broker's group.min. and group.max.session.timeout.ms",
@@ -105,12 +109,19 @@ _REMEDIES: dict[type[Exception], str] = {
 
 def reaction_to(error: Exception) -> Reaction:
     """What an error of the client asks for."""
-    return next((_REACTIONS[base] for base in type(error).__mro__ if base in _REACTIONS), Reaction.RECOVER)
+    return next((_REACTIONS[base] for base in _kinds(error) if base in _REACTIONS), Reaction.RECOVER)
+
+
+def _kinds(error: Exception) -> tuple[type, ...]:
+    """Its class and bases; of a general error those of the one that it only names: "Unexpected error in …: [Error 31] …Error"."""
+    named = _NAMED.search(str(error)) if type(error) is errors.KafkaError and error.args else None
+    told = getattr(errors, named[1], type(error)) if named is not None else type(error)
+    return told.__mro__
 
 
 def translate(error: Exception, servers: str, doing: str, *, is_commit: bool = False) -> AnomalyDaemonError:
     """Our error for one of the client's; the text names the servers, what was being done and, where there is one, the remedy."""
-    remedy = next((f"; {_REMEDIES[base]}" for base in type(error).__mro__ if base in _REMEDIES), "")
+    remedy = next((f"; {_REMEDIES[base]}" for base in _kinds(error) if base in _REMEDIES), "")
     message = f"{address(servers)}: {doing}: {error}{remedy}"
     match reaction_to(error):
         case Reaction.FENCED:
@@ -133,25 +144,13 @@ def connection_arguments(servers: str, kafka: Kafka, answer_timeout_s: float = A
 
     Raises SettingsError.
     """
-    if kafka.sasl_mechanism == "OAUTHBEARER":
-        raise SettingsError("kafka.sasl_mechanism: OAUTHBEARER needs a token provider, which settings cannot name; use SCRAM-SHA-512 or PLAIN")
-    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
-        path: Path | None = getattr(kafka, name)
-        if path is not None and not path.is_file():
-            raise SettingsError(f"kafka.{name}: {path}: no such file; name a PEM file that this user may read")
     return {
         "bootstrap_servers": servers.split(","),
         "client_id": "anomaly-daemon",
         "bootstrap_timeout_ms": round(answer_timeout_s * 1000),
         "request_timeout_ms": round(answer_timeout_s * 1000),
         "reconnect_backoff_max_ms": _RECONNECT_MAX_MS,
-        "security_protocol": kafka.security_protocol,
-        "ssl_cafile": None if kafka.ssl_cafile is None else str(kafka.ssl_cafile),
-        "ssl_certfile": None if kafka.ssl_certfile is None else str(kafka.ssl_certfile),
-        "ssl_keyfile": None if kafka.ssl_keyfile is None else str(kafka.ssl_keyfile),
-        "sasl_mechanism": kafka.sasl_mechanism,
-        "sasl_plain_username": kafka.sasl_username,
-        "sasl_plain_password": None if kafka.sasl_password is None else kafka.sasl_password.get_secret_value(),
+        **security_arguments(kafka),
     }
 
 
@@ -206,12 +205,15 @@ def open_client(make: Callable[..., T], arguments: Mapping[str, Any]) -> T:
     opened: list[KafkaNetClient] = []
 
     def keep(**configuration: object) -> KafkaNetClient:
-        opened.append(KafkaNetClient(**configuration))
+        opened.append(open_net(**configuration))
         return opened[-1]
 
     try:
         return make(kafka_client=keep, **arguments)
-    except BaseException:
+    except BaseException as error:
+        refusal = last_refusal(opened[-1]) if opened else ""
+        if isinstance(error, errors.KafkaTimeoutError) and refusal:
+            error.args = (f"{error.args[0]}, at last: {refusal}",)
         for client in opened:
             client.close()
         raise

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 from kafka.producer.future import FutureRecordMetadata
 
 from anomaly_daemon.adapters.kafka_client import (
@@ -57,10 +57,13 @@ class KafkaTopics:
         self._known: set[str] = set()
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
-        """Partition count of those topics that exist. Raises LogUnavailable."""
+        """Partition count of those topics that exist. Raises LogUnavailable, or TopicError where this user may not see one."""
         if not topics:
             return {}
         described = self._asked("looking up topics", lambda admin: admin.describe_topics(list(topics)))
+        hidden = sorted(topic["name"] for topic in described if topic["error_code"] == TopicAuthorizationFailedError.errno)
+        if hidden:
+            raise translate(TopicAuthorizationFailedError(", ".join(hidden)), self._servers, "looking up topics")
         return {topic["name"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
 
     def create(self, topic: str, partitions: int) -> None:

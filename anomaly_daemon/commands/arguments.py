@@ -10,6 +10,7 @@ from pathlib import Path
 def check(parser: argparse.ArgumentParser) -> None:
     """Arguments of `check`."""
     parser.add_argument("--offline", action="store_true", help="leave the log out")
+    parser.add_argument("--acls", action="store_true", help="Kafka: print the commands that grant what `run` needs and nothing more, and stop")
     parser.add_argument("--reference", action="store_true", help="print every setting with its default and meaning, and stop")
 
 

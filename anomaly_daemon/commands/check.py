@@ -1,4 +1,4 @@
-"""`check`: validates settings, threshold, device, model, checkpoints and topics, and changes nothing."""
+"""`check`: validates settings, threshold, device, model, checkpoints, connection, topics and rights, and changes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.errors import AnomalyDaemonError
-from anomaly_daemon.settings import Settings, digest, features_of, load, masked, reference
+from anomaly_daemon.settings import Settings, digest, exposed_secrets, features_of, load, masked, reference
 
 
 @dataclass(slots=True)
@@ -37,6 +37,11 @@ def run(options: argparse.Namespace) -> int:
         print(reference(), end="")
         return 0
     settings = load(options.config, options.assignments)
+    if options.acls:
+        from anomaly_daemon.commands import rights
+
+        print("\n".join(rights.commands(settings)))
+        return 0
     report = _Report()
     looks = {"settings": _settings, "threshold": _threshold, "device": _device, "model": _model}
     is_in_order = [report.examine(name, partial(look, settings)) for name, look in looks.items()]
@@ -45,9 +50,19 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("skipped  state       what is told above comes first")
     report.examine("checkpoints", partial(_checkpoints, settings, options.offline))
-    if not options.offline:
+    if wiring.is_kafka(settings):
+        _examine_cluster(report, settings, options.offline)
+    elif not options.offline:
         report.examine("topics", partial(_topics, settings))
     return 2 if report.problems else 0
+
+
+def _examine_cluster(report: _Report, settings: Settings, is_offline: bool) -> None:
+    from anomaly_daemon.commands import rights
+
+    if report.examine("connection", partial(rights.connection, settings, is_offline)) and not is_offline:
+        report.examine("topics", partial(_topics, settings))
+        report.examine("rights", partial(rights.rights, settings))
 
 
 def _settings(settings: Settings) -> list[str]:
@@ -56,6 +71,7 @@ def _settings(settings: Settings) -> list[str]:
     return [
         f"{len(features_of(settings))} features, {len(settings.overrides)} overrides, digest {digest(settings)}",
         *(f"engine.{name} below input.batch_records_max ({at_once}) cuts batches small, which is slow: raise it" for name in small),
+        *(f"{path}: every user of this machine may read this secret; chmod o-r" for path in exposed_secrets(settings)),
     ]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anomaly_daemon.evaluation.measures import Evaluation
     from anomaly_daemon.evaluation.report import ReportFacts
     from anomaly_daemon.pipeline.loop import LoopSettings
+    from anomaly_daemon.pipeline.process import Processor
     from anomaly_daemon.pipeline.saving import Checkpointer
     from anomaly_daemon.settings import Settings
 
@@ -165,7 +166,7 @@ def _replay(options: argparse.Namespace, settings: Settings, signals: Signals, e
         sink = opened.enter_context(closing(ReplaySink(alerts, settings.output.alerts_topic, source.reported, is_forced=is_forced)))
         scores = opened.enter_context(closing(ParquetExport(export, processor.channels, metadata, is_forced=is_forced))) if export else None
         progress = opened.enter_context(progress_bar("replaying"))
-        checkpoints = _checkpoints(options, settings, is_checkpointed)
+        checkpoints = _checkpoints(options, settings, processor, is_checkpointed)
         loop = Loop(
             source, sink, processor, checkpoints, SystemClock(), metrics, _loop_settings(options, settings, fingerprint), scores, None, progress
         )
@@ -230,13 +231,14 @@ def _loop_settings(options: argparse.Namespace, settings: Settings, fingerprint:
     )
 
 
-def _checkpoints(options: argparse.Namespace, settings: Settings, is_checkpointed: bool) -> Checkpointer:
+def _checkpoints(options: argparse.Namespace, settings: Settings, processor: Processor, is_checkpointed: bool) -> Checkpointer:
     """What the daemon saved, only ever read."""
-    from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore, SavedCheckpoints
+    from anomaly_daemon import wiring
+    from anomaly_daemon.adapters.checkpoint_store import SavedCheckpoints
 
     if options.start_from == "checkpoint" and not is_checkpointed:
         raise InputError(f"--start-from checkpoint: threshold.method {settings.threshold.method} cannot be checkpointed; use --warm-up")
-    return SavedCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep))
+    return SavedCheckpoints(wiring.open_checkpoints(settings, processor))
 
 
 def _evaluate(export: Path, labels: Labels, output: Path | None) -> Evaluation:

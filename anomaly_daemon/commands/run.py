@@ -45,7 +45,7 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         raise InputError("--watch: there is no settings file to watch; name one with -c")
     if options.export is not None:
         refuse_targets([options.export], wiring.own_files(settings, options.config), is_forced=options.force)
-    from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+    from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints
     from anomaly_daemon.adapters.clock import SystemClock
     from anomaly_daemon.adapters.file_watch import FileWatch
     from anomaly_daemon.adapters.score_export import ParquetExport
@@ -61,7 +61,7 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         loop_settings = _loop_settings(settings, fingerprint, is_checkpointed, options.until_end)
         source, sink, partitions = _open(settings, clock, signals, opened)
         wiring.share_budget(processor, settings, artifact, "live", partitions)
-        store = FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep)
+        store = wiring.open_checkpoints(settings, processor)
         checkpoints = BackgroundCheckpoints(store, metrics)
         opened.callback(checkpoints.close)
         rule_book = RuleBook(store, live_part(settings, partitions), lambda text: wiring.build_rules(*with_live_part(settings, text)))

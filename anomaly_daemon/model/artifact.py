@@ -36,6 +36,7 @@ MANIFEST = "manifest.json"
 _REMEDY = "run `anomaly-daemon train`, or name another folder in model.artifact"
 _VERSION_DIGITS = 12
 _NAMES_TOLD_MAX = 10
+_BYTES_MAX = 8 << 30
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -351,6 +352,10 @@ def _read_manifest(path: Path) -> _Manifest:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for, a device read without end
+            raise ArtifactError(f"{path}: is not a file; {_REMEDY}")
+        if (found := path.stat().st_size) > _BYTES_MAX:
+            raise ArtifactError(f"{path}: has {found} bytes, a model has {_BYTES_MAX} at most; {_REMEDY}")
         return path.read_bytes()
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; {_REMEDY}") from None

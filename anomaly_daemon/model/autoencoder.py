@@ -15,8 +15,10 @@ Sources
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 Hidden = tuple[Tensor, Tensor]
@@ -28,12 +30,12 @@ DECODER_BLOCK = 512
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths of the network: F features, H hidden units, Z numbers of code, L stacked encoder layers."""
+    """Widths of the network: F features, H hidden units, Z numbers of code, L stacked encoder layers; bounds hold where it is read from a file."""
 
-    features: int
-    hidden: int
-    code: int
-    layers: int = 1
+    features: Annotated[int, Meta(ge=1, le=4096)]
+    hidden: Annotated[int, Meta(ge=1, le=1024)]
+    code: Annotated[int, Meta(ge=1, le=1024)]
+    layers: Annotated[int, Meta(ge=1, le=16)] = 1
 
 
 class InvariantLinear(nn.Linear):

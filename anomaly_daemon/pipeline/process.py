@@ -194,7 +194,8 @@ class Processor:
         self._tracks[partition] = Tracks(detector_id, partition, rules.profiles, rules.incidents, rules.regimes, self._ttl_us)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Start a partition from a checkpoint. Raises CheckpointInvalid when its incidents or its budget cannot be read."""
+        """Start a partition from a checkpoint. Raises CheckpointInvalid when it does not fit, or its incidents or its budget cannot be read."""
+        self._stages.table.check(checkpoint)
         self.begin(checkpoint.partition)
         self._tracks[checkpoint.partition].restore(checkpoint.incidents, checkpoint.watermark_us)
         self._budgets.restore(checkpoint.partition, checkpoint.budget)

@@ -18,7 +18,7 @@ from anomaly_daemon.settings.log_url import brokers, checked_log, masked
 from anomaly_daemon.settings.quality import Quality
 from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
 from anomaly_daemon.settings.reference import reference
-from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE
+from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE, exposed_secrets
 from anomaly_daemon.settings.sections import (
     ENVIRONMENT_PREFIX,
     Checkpoints,
@@ -85,6 +85,7 @@ __all__ = [
     "changed",
     "checked_log",
     "digest",
+    "exposed_secrets",
     "features_of",
     "format_duration",
     "is_under",

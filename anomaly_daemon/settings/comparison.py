@@ -104,7 +104,7 @@ def with_live_part(settings: Settings, text: str) -> tuple[Settings, int]:
             "regime": Regime(**tree.get("regime", {"after": None})),  # a text of a version that knew no change
             "overrides": tuple(Override(**override) for override in tree["overrides"]),
         }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not the rules of a daemon: {error!r}") from None
     return settings.model_copy(update=live), partitions
 

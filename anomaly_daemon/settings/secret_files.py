@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+import os
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +35,15 @@ def read_secrets(directory: Path) -> dict[str, str]:
         except UnicodeDecodeError:
             raise SettingsError(f"{path}: not UTF-8 text") from None
     return secrets
+
+
+def exposed_secrets(settings: Settings, environment: Mapping[str, str] | None = None) -> list[Path]:
+    """Files that hold a secret and that every user of this machine may read. environment: the process's own where none is given."""
+    named = (os.environ if environment is None else environment).get(SECRETS_DIR_VARIABLE)
+    paths = [path for path in sorted(Path(named).iterdir()) if not path.name.startswith(".")] if named else []
+    if settings.kafka.ssl_keyfile is not None:
+        paths.append(settings.kafka.ssl_keyfile)
+    return [path for path in paths if path.is_file() and path.stat().st_mode & stat.S_IROTH]
 
 
 def _remedy(name: str) -> str:

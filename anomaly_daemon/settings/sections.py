@@ -61,9 +61,12 @@ class Kafka(Section):
     """How the Kafka client connects."""
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="Transport security.")
-    ssl_cafile: Path | None = Field(None, description="Certificate authority, PEM.")
+    ssl_cafile: Path | None = Field(
+        None, description="Certificate authority that signed the brokers' certificates, PEM; default: those of this machine."
+    )
     ssl_certfile: Path | None = Field(None, description="Client certificate, PEM.")
-    ssl_keyfile: Path | None = Field(None, description="Client key, PEM.")
+    ssl_keyfile: Path | None = Field(None, description="Client key, PEM; default: in the file of the certificate.")
+    ssl_key_password: SecretStr | None = Field(None, description="Password of a locked client key; give it through the secrets directory.")
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(None, description="SASL mechanism.")
     sasl_username: str | None = Field(None, description="SASL user.")
     sasl_password: SecretStr | None = Field(None, description="SASL password; give it through the secrets directory.")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors_numpy
 
+from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Checkpoint, Partition
 
 FORMAT = "anomaly-daemon-checkpoint-1"
 _DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "<i4": "I32", "<i8": "I64", "|u1": "U8"}
+_NAMES_TOLD_MAX = 10
 _ENTITIES, _INCIDENTS, _BUDGET, _COLUMN = "entities", "incidents", "budget", "column."
 
 
@@ -63,14 +66,27 @@ def decode(content: bytes) -> Checkpoint:
             partition=Partition(head["topic"], int(head["partition"])),
             offset=int(head["offset"]),
             fingerprint=head["fingerprint"],
-            entities=[str(entity) for entity in json.loads(tensors[_ENTITIES].tobytes())],
+            entities=msgspec.json.decode(tensors[_ENTITIES].tobytes(), type=list[str]),
             columns={name.removeprefix(_COLUMN): values for name, values in tensors.items() if name.startswith(_COLUMN)},
             incidents=tensors[_INCIDENTS].tobytes(),
-            watermark_us=int(head["watermark_us"]) if head["watermark_us"] else None,
+            watermark_us=int(np.int64(int(head["watermark_us"]))) if head["watermark_us"] else None,
             budget=tensors[_BUDGET].tobytes() if _BUDGET in tensors else b"",
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise CheckpointInvalid(f"its head is incomplete: {error}") from None
+
+
+def check_fits(checkpoint: Checkpoint, columns: Mapping[str, Column], entities_max: int) -> None:
+    """Raises CheckpointInvalid where the table could not hold it: a digest shows damage, not who wrote it."""
+    count = len(checkpoint.entities)
+    if count > entities_max or len(set(checkpoint.entities)) < count:
+        raise CheckpointInvalid(f"it names {count} entities, of {entities_max} at most, or one of them twice")
+    if unequal := columns.keys() ^ checkpoint.columns.keys():
+        raise CheckpointInvalid(f"its columns are not those of these settings: {', '.join(sorted(unequal)[:_NAMES_TOLD_MAX])}")
+    for name, column in columns.items():
+        values = checkpoint.columns[name]
+        if values.shape != (count, *column.shape) or values.dtype != column.dtype:
+            raise CheckpointInvalid(f"its column {name} is {values.dtype} {list(values.shape)}, not {column.dtype} {[count, *column.shape]}")
 
 
 def _contents(checkpoint: Checkpoint) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
-from anomaly_daemon.domain.records import Partition
+from anomaly_daemon.domain.records import Checkpoint, Partition
+from anomaly_daemon.state.checkpoint import check_fits
 from anomaly_daemon.state.holders import Holders
 from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.spill import SpillFile
@@ -272,6 +273,10 @@ class Table:
         for row in rows:
             self._rows.free(row)
         self._spill.drop(rows)
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Raises CheckpointInvalid for one that `install` could not take."""
+        check_fits(checkpoint, self.columns, self._entities_max)
 
     def install(self, partition: Partition, entities: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> None:
         """Take over what a snapshot gave, in place of whatever the partition had."""

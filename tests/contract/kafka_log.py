@@ -17,8 +17,9 @@ from anomaly_daemon.domain.records import Message, Record
 from anomaly_daemon.settings import Kafka
 from tests.contract.logs import LogUnderTest, Reader, until
 from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, shared_broker
+from tests.kafka.secured import SecuredBroker
 
-B = TypeVar("B", Broker, ForeignBroker, Broker | ForeignBroker)
+B = TypeVar("B", Broker, ForeignBroker, SecuredBroker, Broker | ForeignBroker)
 
 
 class KafkaLog:

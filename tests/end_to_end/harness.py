@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +166,17 @@ def make_site(
     return site
 
 
+def verb(*command: str, log: Path, variables: Mapping[str, str] | None = None, timeout_s: float = 120) -> int | None:
+    """Any verb in a process of its own, with these in its environment; what it says is appended to `log`. Returns its exit code."""
+    process = _CONTEXT.Process(target=_serve, args=(list(command), str(log), dict(variables or {})), daemon=True)
+    process.start()
+    process.join(timeout_s)
+    if process.exitcode is None:
+        kill(process)
+        raise AssertionError(f"{command[0]} did not end in {timeout_s} s:\n{log.read_text()[-3000:]}")
+    return process.exitcode
+
+
 def kill(process: multiprocessing.process.BaseProcess) -> None:
     """kill -9, and wait for the end."""
     if process.pid is not None and process.exitcode is None:
@@ -173,8 +184,9 @@ def kill(process: multiprocessing.process.BaseProcess) -> None:
     process.join(10)
 
 
-def _serve(command: list[str], log: str) -> None:
+def _serve(command: list[str], log: str, variables: Mapping[str, str] | None = None) -> None:
     """In the child: output to the log file, then the verb."""
+    os.environ.update(variables or {})
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)

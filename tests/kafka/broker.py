@@ -34,12 +34,14 @@ class ToolsMissingError(Exception):
 class Broker:
     """A broker of our own that can be killed, frozen and started again on the same ports and data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more_properties: str = "") -> None:
+        """more_properties: lines that come last and so count; {broker_port} and {controller_port} in them are filled in."""
         self._folder = folder
-        broker_port, controller_port = _free_ports(2)
+        broker_port, controller_port = free_ports(2)
         self.bootstrap = f"127.0.0.1:{broker_port}"
         self._process: subprocess.Popen[bytes] | None = None
-        (folder / "server.properties").write_text(_properties(broker_port, controller_port, folder / "logs"))
+        more = more_properties.format(broker_port=broker_port, controller_port=controller_port)
+        (folder / "server.properties").write_text(_properties(broker_port, controller_port, folder / "logs") + more)
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ["format", "--standalone", "-t", cluster_id, "-c", str(folder / "server.properties")]
         subprocess.run([*_java("256m"), "kafka.tools.StorageTool", *arguments], check=True, capture_output=True, timeout=READY_TIMEOUT_S)
@@ -108,9 +110,7 @@ def shared_broker() -> Broker | ForeignBroker:
 @functools.cache
 def start_broker() -> Broker:
     """Our own broker, one for this process, stopped at its end. Raises ToolsMissingError."""
-    require_tools()
-    if not _has_jars():
-        _download_jars()
+    fetch_jars()
     broker = Broker(Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-")))
     atexit.register(broker.stop)
     broker.start()
@@ -129,6 +129,13 @@ def require_tools() -> None:
         raise ToolsMissingError(f"{left_out}: they need Java {JAVA_MAJOR_MIN} or later; java -version says {banner.splitlines()[0]}")
     if not _has_jars() and shutil.which("mvn") is None:
         raise ToolsMissingError(f"{left_out}: Maven (mvn), which fetches the broker, is not installed")
+
+
+def fetch_jars() -> None:
+    """Whatever starting a broker takes is there. Raises ToolsMissingError."""
+    require_tools()
+    if not _has_jars():
+        _download_jars()
 
 
 def _has_jars() -> bool:
@@ -170,7 +177,8 @@ def _answers(bootstrap: str) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody has at the moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.contract.kafka_log import KafkaLog, broker_or_skip
 from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, require_tools, start_broker
+from tests.kafka.secured import SecuredBroker, start_secured
 
 _serial = itertools.count()
 
@@ -28,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what needs the broker; where it cannot run, leave all of that out, of the contract suites too, and say so in one line."""
     folder = Path(__file__).parent
     for item in items:
-        if folder in item.path.parents and {"broker", "own_broker"} & set(getattr(item, "fixturenames", ())):
+        if folder in item.path.parents and {"broker", "own_broker", "secured"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
     needing = [item for item in items if item.get_closest_marker("kafka") is not None]
     if not needing or os.environ.get("CI") == "true" or os.environ.get("KAFKA_BOOTSTRAP"):
@@ -59,6 +60,14 @@ def own_broker() -> Iterator[Broker]:
     broker = shared if isinstance(shared, Broker) else broker_or_skip(start_broker)
     yield broker
     broker.revive()
+
+
+@pytest.fixture(scope="session")
+def secured() -> Iterator[SecuredBroker]:
+    """A broker that asks who is there; always our own."""
+    broker = broker_or_skip(start_secured)
+    yield broker
+    broker.stop()
 
 
 @pytest.fixture
