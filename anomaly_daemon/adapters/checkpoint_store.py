@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +27,13 @@ log = structlog.get_logger(__name__)
 
 _RULES = "rules.json"
 _NAME = re.compile(r"(\d{20})-([0-9a-f]{16})\.safetensors$")
+
+
+class _Rules(msgspec.Struct, forbid_unknown_fields=True):
+    """The rules file as written. digest: of the entries, so that a damaged one never passes for other rules."""
+
+    digest: str
+    entries: list[tuple[Offset, str]]
 
 
 class FsspecCheckpointStore:
@@ -104,19 +112,25 @@ class FsspecCheckpointStore:
         name = f"{self._folder(partition)}/{_RULES}"
         with self._telling():
             self._files.invalidate_cache()
-            content = self._files.cat_file(name) if self._files.exists(name) else b"[]"
-        try:
-            return msgspec.json.decode(content, type=list[tuple[int, str]])
-        except msgspec.DecodeError as error:
-            log.warning("rules_refused", file=name, error=str(error), remedy="the rules of now are taken for all records; delete the file")
+            content = self._files.cat_file(name) if self._files.exists(name) else None
+        if content is None:
             return []
+        try:
+            kept = msgspec.json.decode(content, type=_Rules)
+            why = None if kept.digest == _digest(kept.entries) else "its content does not match its digest: it is damaged"
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            kept, why = _Rules("", []), str(error)
+        if why is not None:
+            log.warning("rules_refused", file=self._told(name), error=why, remedy="the rules of now are taken for all records; delete the file")
+            return []
+        return kept.entries
 
     def save_rules(self, partition: Partition, entries: Sequence[tuple[Offset, str]]) -> None:
         """See RuleStore: written beside, then renamed."""
         final = f"{self._folder(partition)}/{_RULES}"
         with self._telling():
             self._files.makedirs(self._folder(partition), exist_ok=True)
-            self._files.pipe_file(f"{final}.part", msgspec.json.encode(list(entries)))
+            self._files.pipe_file(f"{final}.part", msgspec.json.encode(_Rules(_digest(entries), list(entries))))
             self._files.mv(f"{final}.part", final)
 
     def _refusal(self, why: str) -> SettingsError:
@@ -229,6 +243,10 @@ def _check_belongs(checkpoint: Checkpoint, partition: Partition, fingerprint: st
     """The file's name and its content must say the same."""
     if (checkpoint.partition, checkpoint.fingerprint, checkpoint.offset) != (partition, fingerprint, offset):
         raise CheckpointInvalid(f"it holds {checkpoint.partition} at {checkpoint.offset}: it was renamed or belongs to another daemon")
+
+
+def _digest(entries: Sequence[tuple[Offset, str]]) -> str:
+    return hashlib.sha256(msgspec.json.encode(entries)).hexdigest()
 
 
 def _safe(name: str) -> str:
