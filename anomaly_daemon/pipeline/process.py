@@ -95,6 +95,7 @@ class Processor:
         *,
         alerts_topic: str,
         dead_letter_topic: str,
+        dead_letter_bytes_max: int,
         entity_ttl_s: float,
         window_points: int,
         now_us: Callable[[], int] | None = None,
@@ -105,7 +106,7 @@ class Processor:
         self._announcer = Announcer(
             stages.models, stages.transforms.names, stages.judge.channels, context, window_points, stages.judge.judges_in_warmup
         )
-        self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
+        self._alerts_topic, self._dead_letter_topic, self._dead_letter_bytes_max = alerts_topic, dead_letter_topic, dead_letter_bytes_max
         self._ttl_us, self._now_us = int(entity_ttl_s * 1e6), now_us
         self._forgotten = self._suppressed = 0
         self._is_wanted = is_wanted
@@ -349,7 +350,7 @@ class Processor:
         now_us = self._now_us() if self._now_us is not None and alerts else None
         return (
             *(alert_message(alert, self._alerts_topic, now_us) for alert in alerts),
-            *(dead_letter_message(rejection, self._dead_letter_topic) for rejection in rejections),
+            *(dead_letter_message(rejection, self._dead_letter_topic, self._dead_letter_bytes_max) for rejection in rejections),
         )
 
 

@@ -7,10 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tests.faults import files
+from tests.faults import bad_input, files
 from tests.faults.verdict import Verdict
 
-PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {"files": files.run}
+PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {"input": bad_input.run, "files": files.run}
 
 
 def main() -> int:
