@@ -20,7 +20,7 @@ from tests.faults.verdict import Verdict
 from tests.small import P, processor, stream
 
 _BATCH = 1024
-_BAD_PER_GOOD = 4
+_BAD_PER_GOOD = 10
 _MEMORY_MAX_MIB = 64
 _WHOLE_BYTES_MAX = 500_000
 _NUMBERS = ("anomaly_score", "tail_probability", "threshold", "is_anomaly", "grade", "phase", "deviations")
