@@ -26,7 +26,7 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _RULES = "rules.json"
-_NAME = re.compile(r"(\d{20})-([0-9a-f]{16})\.safetensors$")
+_NAME = re.compile(r"\d{20}-[0-9a-f]{16}\.safetensors$")
 
 
 class _Rules(msgspec.Struct, forbid_unknown_fields=True):
@@ -89,23 +89,38 @@ class FsspecCheckpointStore:
             log.error("checkpoints_unreadable", url=masked(self._url), error=str(error), remedy="the log is used; see that checkpoints.url answers")
             return None
         for name in reversed(names):
-            match = _NAME.search(name)
-            assert match is not None
-            if int(match[1]) > not_after:
+            offset = _offset_of(name)
+            if offset > not_after:
                 continue
-            if match[2] != fingerprint[:16]:
+            if not name.endswith(f"-{fingerprint[:16]}.safetensors"):
                 log.info("checkpoint_passed_over", file=self._told(name), reason="made under another model or other settings that shape state")
                 continue
             try:
                 with self._telling():
                     content = self._files.cat_file(name)
                 checkpoint = bytes_of.decode(content)
-                _check_belongs(checkpoint, partition, fingerprint, int(match[1]))
+                _check_belongs(checkpoint, partition, fingerprint, offset)
             except (CheckpointInvalid, OSError) as error:
                 log.warning("checkpoint_refused", file=self._told(name), error=str(error), remedy="an older one or the log is used; delete the file")
                 continue
             return checkpoint
         return None
+
+    def forget_after(self, partition: Partition, offset: Offset) -> None:
+        """See CheckpointStore. Where that fails it is told: the state that a later recovery begins from could be another's."""
+        try:
+            with self._telling():
+                ahead = [name for name in self._names(partition) if _offset_of(name) > offset]
+                for name in ahead:
+                    self._files.rm(name)
+        except OSError as error:
+            log.error(
+                "checkpoints_unreadable", url=masked(self._url), error=str(error), remedy=f"delete those of {partition} beyond {offset} before a restart"
+            )
+            return
+        if ahead:
+            files = [self._told(name) for name in ahead]
+            log.warning("checkpoints_forgotten", partition=str(partition), files=files, committed=offset, reason="the committed offset went back")
 
     def load_rules(self, partition: Partition) -> list[tuple[Offset, str]]:
         """See RuleStore; a file that cannot be read as one is told and passed over."""
@@ -183,9 +198,10 @@ class BackgroundCheckpoints:
         return True
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """What the store has, once whatever is being written of this partition is done."""
+        """What the store has, once whatever is being written of this partition is done. not_after: the committed offset: none lies behind it."""
         if partition in self._writing:
             wait([self._writing[partition]])
+        self._store.forget_after(partition, not_after)
         return self._store.load(partition, fingerprint, not_after)
 
     def flush(self, timeout_s: float) -> None:
@@ -243,6 +259,11 @@ def _check_belongs(checkpoint: Checkpoint, partition: Partition, fingerprint: st
     """The file's name and its content must say the same."""
     if (checkpoint.partition, checkpoint.fingerprint, checkpoint.offset) != (partition, fingerprint, offset):
         raise CheckpointInvalid(f"it holds {checkpoint.partition} at {checkpoint.offset}: it was renamed or belongs to another daemon")
+
+
+def _offset_of(name: str) -> Offset:
+    """By the name of a checkpoint's file."""
+    return int(name.rsplit("/", 1)[-1][:20])
 
 
 def _digest(entries: Sequence[tuple[Offset, str]]) -> str:

@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from tests.faults import bad_input, files
+from anomaly_daemon.telemetry import logging
+from tests.faults import bad_input, embedded_log, files
 from tests.faults.verdict import Verdict
 
-PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {"input": bad_input.run, "files": files.run}
+PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {"log": embedded_log.run, "input": bad_input.run, "files": files.run}
 
 
 def main() -> int:
@@ -22,6 +23,7 @@ def main() -> int:
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
         parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    logging.configure("error", "json")
     has_failed = False
     print(f"seed {options.seed}\n{'broken':<64} {'times':>9}  {'verdict':<12} told")
     for part in options.parts or PARTS:
