@@ -25,7 +25,7 @@ from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_RULES = "rules.json"
+_RULES, _PART = "rules.json", ".part"
 _NAME = re.compile(r"\d{20}-[0-9a-f]{16}\.safetensors$")
 
 
@@ -72,12 +72,17 @@ class FsspecCheckpointStore:
             folder = self._folder(checkpoint.partition)
             self._files.makedirs(folder, exist_ok=True)
             final = f"{folder}/{checkpoint.offset:020d}-{checkpoint.fingerprint[:16]}.safetensors"
-            with self._files.open(f"{final}.part", "wb") as file:
-                for piece in bytes_of.pieces(checkpoint):
-                    file.write(piece)
-            self._files.mv(f"{final}.part", final)
-            names = self._names(checkpoint.partition)
-            for name in names[: -self._keep]:
+            try:
+                with self._files.open(f"{final}{_PART}", "wb") as file:
+                    for piece in bytes_of.pieces(checkpoint):
+                        file.write(piece)
+                self._files.mv(f"{final}{_PART}", final)
+            except Exception:
+                with suppress(Exception):  # half a checkpoint would only fill the disk further
+                    self._files.rm(f"{final}{_PART}")
+                raise
+            unfinished = [name for name in self._names(checkpoint.partition, _PART) if _offset_of(name) <= checkpoint.offset]
+            for name in self._names(checkpoint.partition)[: -self._keep] + unfinished:
                 self._files.rm(name)
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
@@ -115,7 +120,10 @@ class FsspecCheckpointStore:
                     self._files.rm(name)
         except OSError as error:
             log.error(
-                "checkpoints_unreadable", url=masked(self._url), error=str(error), remedy=f"delete those of {partition} beyond {offset} before a restart"
+                "checkpoints_unreadable",
+                url=masked(self._url),
+                error=str(error),
+                remedy=f"delete those of {partition} beyond {offset} before a restart",
             )
             return
         if ahead:
@@ -167,15 +175,15 @@ class FsspecCheckpointStore:
     def _folder(self, partition: Partition) -> str:
         return f"{self._root}/{_safe(partition.topic)}-{partition.number}"
 
-    def _names(self, partition: Partition) -> list[str]:
-        """Files of a partition, lowest offset first."""
+    def _names(self, partition: Partition, suffix: str = "") -> list[str]:
+        """Checkpoints of a partition, lowest offset first; with _PART those that a kill left unfinished."""
         folder = self._folder(partition)
         self._files.invalidate_cache()
         if not self._files.exists(folder):
             return []
-        return sorted(
-            (str(name) for name in self._files.ls(folder, detail=False) if _NAME.search(str(name))), key=lambda name: name.rsplit("/", 1)[-1]
-        )
+        names = [str(name) for name in self._files.ls(folder, detail=False)]
+        found = (name for name in names if name.endswith(suffix) and _NAME.search(name.removesuffix(suffix)))
+        return sorted(found, key=lambda name: name.rsplit("/", 1)[-1])
 
 
 class BackgroundCheckpoints:

@@ -91,7 +91,7 @@ class CheckpointStore(Protocol):
         ...
 
     def forget_after(self, partition: Partition, offset: Offset) -> None:
-        """Remove those of a higher offset, and say so: they are of a log that went back, as one restored from a backup, and may tell of other records."""
+        """Remove those of a higher offset, and say so: they are of a log that went back, as to a backup, and may tell of other records."""
         ...
 
 

@@ -27,6 +27,7 @@ from tests.small import stream
 
 _DEADLINE_S = 120.0
 _PAGE = 16_384
+_LARGE_BATCHES = "input.batch_records_max=64"
 RECORDS = stream(7, 12, 1500, with_bad=True)
 
 
@@ -192,14 +193,14 @@ def backup_restored(folder: Path) -> Verdict:
 
 def damaged_pages(folder: Path, times: int, dice: random.Random) -> Verdict:
     """Pages of the log's file damaged while nobody uses it: said, or without effect; never another result, never a traceback."""
-    site, unharmed = a_site(folder, "damaged", RECORDS[:300]), a_site(folder, "unharmed", RECORDS[:300])
+    site, unharmed = (a_site(folder, name, RECORDS[:300], _LARGE_BATCHES) for name in ("damaged", "unharmed"))
     serve(unharmed)
     return _harmed_often("pages of the log damaged while it was not used", site, unharmed, times, lambda content: _damaged(dice, content))
 
 
 def torn_tail(folder: Path, times: int, dice: random.Random) -> Verdict:
     """The end of the write-ahead log torn off or garbled after kill -9: what it held is gone as a whole, and judged again."""
-    site, unharmed = a_site(folder, "torn", RECORDS[:300]), a_site(folder, "unharmed", RECORDS[:300])
+    site, unharmed = (a_site(folder, name, RECORDS[:300], _LARGE_BATCHES) for name in ("torn", "unharmed"))
     serve(unharmed)
     # A connection that never closes keeps the write-ahead log from being merged into the file at the end, as kill -9 does.
     with closing(sqlite3.connect(site.folder / "topics.db", isolation_level=None)) as reader:
@@ -263,7 +264,7 @@ def _contents(records: list[Record]) -> list[tuple[object, ...]]:
 def _outcome_of_fewer(site: Site, found: tuple[object, object, list[Record]]) -> str:
     """Whole transactions at the log's end were lost, input too: then the result is that of the input that is left."""
     with tempfile.TemporaryDirectory() as name:
-        again = a_site(Path(name), "again", [])
+        again = a_site(Path(name), "again", [], _LARGE_BATCHES)
         topics = wiring.open_topics(again.settings)
         topics.append(
             Message("readings", record.key, record.value, record.headers, record.timestamp_ms, record.partition.number) for record in found[2]
