@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 
 from anomaly_daemon.domain.records import (
+    DEAD_LETTER,
     Alert,
     ChannelShare,
     FeatureReading,
@@ -41,8 +42,7 @@ DETAIL_CHARACTERS_MAX = 1000
 # Calibration resolves tails down to 1e-4 and claims nothing below.
 _RESOLVED_DECADES = 4.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DEAD_LETTER = "dead_letter."
-_PREVIOUS = _DEAD_LETTER + "previous."
+_PREVIOUS = DEAD_LETTER + "previous."
 _CUT = "cut"
 # Of a dead letter beside its parts, as a log may write them down.
 _FRAME_BYTES = 200
@@ -206,13 +206,13 @@ def dead_letter_message(rejection: Rejection, topic: str, bytes_max: int = 1_040
         "offset": str(record.offset),
         "timestamp_ms": str(record.timestamp_ms),
     }
-    ours = tuple((_DEAD_LETTER + name, text.encode("utf-8", "replace")) for name, text in why.items())
+    ours = tuple((DEAD_LETTER + name, text.encode("utf-8", "replace")) for name, text in why.items())
     kept = _kept(record.headers, (*why, _CUT))
     key, value = record.key, record.value
     room = bytes_max - _FRAME_BYTES - _size(ours)
     if len(key or b"") + len(value or b"") + _size(kept) > room:
         cut = f"key of {len(key or b'')} bytes, value of {len(value or b'')} bytes, headers of {_size(kept)} bytes"
-        ours += ((_DEAD_LETTER + _CUT, cut.encode()),)
+        ours += ((DEAD_LETTER + _CUT, cut.encode()),)
         kept = kept if _size(kept) <= room // 4 else ()
         key = None if key is None else key[: room // 4]
         value = None if value is None else value[: room - len(key or b"") - _size(kept)]
@@ -226,7 +226,7 @@ def _size(headers: Headers) -> int:
 
 def _kept(headers: Headers, ours: Iterable[str]) -> Headers:
     """A record's own headers, out of the way of those that a dead letter adds."""
-    renamed = {_DEAD_LETTER + name: _PREVIOUS + name for name in ours}
+    renamed = {DEAD_LETTER + name: _PREVIOUS + name for name in ours}
     return tuple((renamed.get(name, name), value) for name, value in headers if name not in renamed.values())
 
 

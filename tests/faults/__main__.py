@@ -8,10 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 
 from anomaly_daemon.telemetry import logging
-from tests.faults import bad_input, embedded_log, files
+from tests.faults import bad_input, dead_letters, embedded_log, files, on_kafka
 from tests.faults.verdict import Verdict
 
-PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {"log": embedded_log.run, "input": bad_input.run, "files": files.run}
+PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {
+    "log": embedded_log.run,
+    "input": bad_input.run,
+    "kafka": on_kafka.run,
+    "dead-letters": dead_letters.run,
+    "files": files.run,
+}
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from anomaly_daemon.domain.records import Alert, Batch, BatchOutput, Message, Observations, Record, ScoredBatch
+from anomaly_daemon.domain.records import Batch, BatchOutput, Message, Observations, Record, ScoredBatch
 from tests.faults.mangling import mangled
 from tests.faults.verdict import Verdict
 from tests.small import P, processor, stream
@@ -47,7 +47,7 @@ class Judged:
         scores = output.scored.scores
         for name, column in ({name: getattr(scores, name) for name in _NUMBERS} | dict(scores.evidence)).items():
             self.digests[name].update(np.ascontiguousarray(column[good]).tobytes())
-        self.alerts += [without_offsets(alert) for alert in output.alerts if alert.entity.startswith("pump-")]
+        self.alerts += [without_offsets(alert.body) for alert in output.alerts if alert.entity.startswith("pump-")]
 
     def differences(self, other: Judged) -> list[str]:
         """How two differ, in words."""
@@ -67,9 +67,9 @@ def is_good(record: Record) -> bool:
     return record.key is not None and record.key.startswith(b"pump-")
 
 
-def without_offsets(alert: Alert) -> dict[str, Any]:
+def without_offsets(alert: Mapping[str, Any]) -> dict[str, Any]:
     """An alert's body but for what names the offset of a record."""
-    body = {name: value for name, value in alert.body.items() if name not in ("incident_id", "source_records")}
+    body = {name: value for name, value in alert.items() if name not in ("incident_id", "source_records")}
     return body | {"peak": {name: value for name, value in body["peak"].items() if name != "offset"}}
 
 

@@ -183,7 +183,7 @@ def backup_restored(folder: Path) -> Verdict:
     _append(site, kept)
     seldom = Site(site.folder, (*site.assignments, "checkpoints.every=1h"))
     process = seldom.daemon()
-    wait_until(process, lambda: _committed(site) > 950, site)
+    wait_until(process, lambda: committed_offsets(site.folder / "topics.db") > 950, site)
     kill(process)
     site.run_to_end()
     unharmed.run_to_end()
@@ -318,8 +318,9 @@ def _is_done(site: Site) -> bool:
     return int(behind) == 0
 
 
-def _committed(site: Site) -> int:
-    with closing(sqlite3.connect(site.folder / "topics.db", timeout=30)) as connection:
+def committed_offsets(log: Path) -> int:
+    """The sum of all offsets that any group committed."""
+    with closing(sqlite3.connect(log, timeout=30)) as connection:
         return int(connection.execute("SELECT coalesce(sum(next_offset), 0) FROM committed").fetchone()[0])
 
 
