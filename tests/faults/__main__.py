@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from anomaly_daemon.telemetry import logging
-from tests.faults import bad_input, dead_letters, embedded_log, files, on_kafka
+from tests.faults import bad_input, bounds, dead_letters, embedded_log, files, on_kafka
 from tests.faults.verdict import Verdict
 
 PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {
@@ -17,6 +17,7 @@ PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {
     "kafka": on_kafka.run,
     "dead-letters": dead_letters.run,
     "files": files.run,
+    "bounds": bounds.run,
 }
 
 
