@@ -8,10 +8,8 @@ from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 
-_STRICT = DefaultRecordBatch
 
-
-class TolerantRecordBatch(_STRICT):  # type: ignore[misc]
+class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]
     """The client's own, but that bytes of a header's name that no text holds are read as question marks."""
 
     __slots__ = ()
