@@ -256,6 +256,7 @@ def build_processor(
         build_context(settings, artifact, mode),
         alerts_topic=settings.output.alerts_topic,
         dead_letter_topic=settings.output.dead_letter_topic,
+        dead_letter_bytes_max=settings.output.dead_letter_bytes_max,
         entity_ttl_s=settings.engine.entity_ttl,
         window_points=settings.incidents.window_points,
         now_us=clock.now_us if clock is not None else None,

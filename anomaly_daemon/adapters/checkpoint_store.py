@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,9 +25,16 @@ from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_RULES = "rules.json"
-_NAME = re.compile(r"(\d{20})-([0-9a-f]{16})\.safetensors$")
+_RULES, _PART = "rules.json", ".part"
+_NAME = re.compile(r"\d{20}-[0-9a-f]{16}\.safetensors$")
 _RULES_BYTES_MAX = 256 << 20
+
+
+class _Rules(msgspec.Struct, forbid_unknown_fields=True):
+    """The rules file as written. digest: of the entries, so that a damaged one never passes for other rules."""
+
+    digest: str
+    entries: list[tuple[Offset, str]]
 
 
 class FsspecCheckpointStore:
@@ -65,14 +73,19 @@ class FsspecCheckpointStore:
             folder = self._folder(checkpoint.partition)
             self._files.makedirs(folder, exist_ok=True)
             final = f"{folder}/{checkpoint.offset:020d}-{checkpoint.fingerprint[:16]}.safetensors"
-            self._clear(f"{final}.part")
-            with self._files.open(f"{final}.part", "wb") as file:
-                for piece in bytes_of.pieces(checkpoint):
-                    file.write(piece)
-            self._files.mv(f"{final}.part", final)
-            # Those beyond this offset, of a topic that was made anew or of somebody else, must not cost it its place.
-            plain = [str(entry["name"]) for entry in self._entries(checkpoint.partition) if _is_plain(entry)]
-            for name in [name for name in plain if name.rsplit("/", 1)[-1] <= final.rsplit("/", 1)[-1]][: -self._keep]:
+            self._clear(f"{final}{_PART}")
+            try:
+                with self._files.open(f"{final}{_PART}", "wb") as file:
+                    for piece in bytes_of.pieces(checkpoint):
+                        file.write(piece)
+                self._files.mv(f"{final}{_PART}", final)
+            except Exception:
+                with suppress(Exception):  # half a checkpoint would only fill the disk further
+                    self._files.rm(f"{final}{_PART}")
+                raise
+            # Those beyond this offset, of somebody else, must not cost it its place.
+            whole, unfinished = (self._plain(checkpoint.partition, checkpoint.offset, suffix) for suffix in ("", _PART))
+            for name in whole[: -self._keep] + unfinished:
                 self._files.rm(name)
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
@@ -85,21 +98,39 @@ class FsspecCheckpointStore:
             return None
         for entry in reversed(entries):
             name = str(entry["name"])
-            match = _NAME.search(name)
-            assert match is not None
-            if int(match[1]) > not_after:
+            offset = _offset_of(name)
+            if offset > not_after:
                 continue
-            if match[2] != fingerprint[:16]:
+            if not name.endswith(f"-{fingerprint[:16]}.safetensors"):
                 log.info("checkpoint_passed_over", file=self._told(name), reason="made under another model or other settings that shape state")
                 continue
             try:
                 checkpoint = bytes_of.decode(self._read(entry, self._bytes_max))
-                _check_belongs(checkpoint, partition, fingerprint, int(match[1]))
+                _check_belongs(checkpoint, partition, fingerprint, offset)
             except (CheckpointInvalid, OSError) as error:
                 log.warning("checkpoint_refused", file=self._told(name), error=str(error), remedy="an older one or the log is used; delete the file")
                 continue
             return checkpoint
         return None
+
+    def forget_after(self, partition: Partition, offset: Offset) -> None:
+        """See CheckpointStore. Where that fails it is told: the state that a later recovery begins from could be another's."""
+        try:
+            with self._telling():
+                ahead = [str(entry["name"]) for entry in self._entries(partition) if _is_plain(entry) and _offset_of(str(entry["name"])) > offset]
+                for name in ahead:
+                    self._files.rm(name)
+        except OSError as error:
+            log.error(
+                "checkpoints_unreadable",
+                url=masked(self._url),
+                error=str(error),
+                remedy=f"delete those of {partition} beyond {offset} before a restart",
+            )
+            return
+        if ahead:
+            files = [self._told(name) for name in ahead]
+            log.warning("checkpoints_forgotten", partition=str(partition), files=files, committed=offset, reason="the committed offset went back")
 
     def load_rules(self, partition: Partition) -> list[tuple[Offset, str]]:
         """See RuleStore; a file that cannot be read as one is told and passed over."""
@@ -107,20 +138,26 @@ class FsspecCheckpointStore:
         with self._telling():
             self._files.invalidate_cache()
             entry = self._files.info(name) if self._files.exists(name) else None
-        try:
-            return msgspec.json.decode(self._read(entry, _RULES_BYTES_MAX), type=list[tuple[int, str]]) if entry is not None else []
-        except (CheckpointInvalid, msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.warning("rules_refused", file=name, error=str(error), remedy="the rules of now are taken for all records; delete the file")
+        if entry is None:
             return []
+        try:
+            kept = msgspec.json.decode(self._read(entry, _RULES_BYTES_MAX), type=_Rules)
+            why = None if kept.digest == _digest(kept.entries) else "its content does not match its digest: it is damaged"
+        except (CheckpointInvalid, msgspec.DecodeError, UnicodeDecodeError) as error:
+            kept, why = _Rules("", []), str(error)
+        if why is not None:
+            log.warning("rules_refused", file=self._told(name), error=why, remedy="the rules of now are taken for all records; delete the file")
+            return []
+        return kept.entries
 
     def save_rules(self, partition: Partition, entries: Sequence[tuple[Offset, str]]) -> None:
         """See RuleStore: written beside, then renamed."""
         final = f"{self._folder(partition)}/{_RULES}"
         with self._telling():
             self._files.makedirs(self._folder(partition), exist_ok=True)
-            self._clear(f"{final}.part")
-            self._files.pipe_file(f"{final}.part", msgspec.json.encode(list(entries)))
-            self._files.mv(f"{final}.part", final)
+            self._clear(f"{final}{_PART}")
+            self._files.pipe_file(f"{final}{_PART}", msgspec.json.encode(_Rules(_digest(entries), list(entries))))
+            self._files.mv(f"{final}{_PART}", final)
 
     def _refusal(self, why: str) -> SettingsError:
         return SettingsError(f"checkpoints.url: {masked(self._url)}: {why}")
@@ -141,14 +178,20 @@ class FsspecCheckpointStore:
     def _folder(self, partition: Partition) -> str:
         return f"{self._root}/{_safe(partition.topic)}-{partition.number}"
 
-    def _entries(self, partition: Partition) -> list[dict[str, Any]]:
-        """What bears the name of a checkpoint of a partition, lowest offset first, as the file system describes it."""
+    def _entries(self, partition: Partition, suffix: str = "") -> list[dict[str, Any]]:
+        """What bears the name of a checkpoint of a partition, lowest offset first, as the file system describes it; _PART: unfinished ones."""
         folder = self._folder(partition)
         self._files.invalidate_cache()
         if not self._files.exists(folder):
             return []
-        found = [entry for entry in self._files.ls(folder, detail=True) if _NAME.search(str(entry["name"]))]
+        entries = ((entry, str(entry["name"])) for entry in self._files.ls(folder, detail=True))
+        found = [entry for entry, name in entries if name.endswith(suffix) and _NAME.search(name.removesuffix(suffix))]
         return sorted(found, key=lambda entry: str(entry["name"]).rsplit("/", 1)[-1])
+
+    def _plain(self, partition: Partition, offset: Offset, suffix: str = "") -> list[str]:
+        """The files among them of this offset or a lower one."""
+        names = [str(entry["name"]) for entry in self._entries(partition, suffix) if _is_plain(entry)]
+        return [name for name in names if _offset_of(name) <= offset]
 
     def _read(self, entry: dict[str, Any], bytes_max: int | None) -> bytes:
         """The content. Raises CheckpointInvalid, before a byte is read, for what may have no end or would not fit into memory; OSError."""
@@ -186,9 +229,10 @@ class BackgroundCheckpoints:
         return True
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """What the store has, once whatever is being written of this partition is done."""
+        """What the store has, once whatever is being written of this partition is done. not_after: the committed offset: none lies behind it."""
         if partition in self._writing:
             wait([self._writing[partition]])
+        self._store.forget_after(partition, not_after)
         return self._store.load(partition, fingerprint, not_after)
 
     def flush(self, timeout_s: float) -> None:
@@ -250,6 +294,15 @@ def _check_belongs(checkpoint: Checkpoint, partition: Partition, fingerprint: st
 
 def _is_plain(entry: dict[str, Any]) -> bool:
     return entry["type"] == "file" and not entry.get("islink", False)
+
+
+def _offset_of(name: str) -> Offset:
+    """By the name of a checkpoint's file."""
+    return int(name.rsplit("/", 1)[-1][:20])
+
+
+def _digest(entries: Sequence[tuple[Offset, str]]) -> str:
+    return hashlib.sha256(msgspec.json.encode(entries)).hexdigest()
 
 
 def _safe(name: str) -> str:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.domain.records import Message, Record
+from anomaly_daemon.domain.records import DEAD_LETTER, Message, Record
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +61,10 @@ def is_dumped(line: bytes) -> bool:
 
 
 def decode_message(line: bytes, topic: str) -> Message:
-    """The message that puts a dumped record into `topic`, on the partition it came from. Raises InputError."""
+    """The message that puts a dumped record into `topic`, on the partition it came from. Raises InputError.
+
+    A dead letter that goes back to the topic it was rejected from finds its partition and its time again there: it was dumped from another topic.
+    """
     try:
         fields = _decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -69,6 +72,12 @@ def decode_message(line: bytes, topic: str) -> Message:
     headers = tuple((header.name, _bytes_of(header.value, header.value_base64) or b"") for header in fields.headers)
     key = _bytes_of(fields.key, fields.key_base64)
     value = _bytes_of(fields.value, fields.value_base64)
+    found = {name: value for name, value in headers if name.startswith(DEAD_LETTER)}
+    if found.get(f"{DEAD_LETTER}topic") == topic.encode():
+        number, timestamp_ms = found.get(f"{DEAD_LETTER}partition", b""), found.get(f"{DEAD_LETTER}timestamp_ms", b"")
+        if not (number.isdigit() and timestamp_ms.removeprefix(b"-").isdigit()):
+            raise InputError(f"a dead letter of {topic} whose headers do not tell its partition and time: {number!r}, {timestamp_ms!r}")
+        return Message(topic, key, value, headers, int(timestamp_ms), int(number))
     return Message(topic, key, value, headers, fields.timestamp_ms, fields.partition)
 
 

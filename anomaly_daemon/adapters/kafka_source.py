@@ -19,6 +19,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
+from anomaly_daemon.adapters.kafka_headers import tolerate_names_that_are_no_text
 from anomaly_daemon.adapters.kafka_stall import StallWatch
 from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import LogUnavailable, SettingsError, TopicError
@@ -82,6 +83,7 @@ class KafkaSource:
         """
         if group is not None and (not _MEMBER.fullmatch(member) or member in (".", "..")):
             raise SettingsError(f"input.member: {member!r}: use letters, digits, '.', '_' and '-', at most 249 of them")
+        tolerate_names_that_are_no_text()
         self._servers, self._topics, self._group, self._start = servers, tuple(topics), group, start
         self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)

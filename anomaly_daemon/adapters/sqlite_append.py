@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from anomaly_daemon.adapters.sqlite_proofs import record_proof
+from anomaly_daemon.adapters.sqlite_schema import damaged
 from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.ports import Clock
@@ -73,10 +75,14 @@ class Appender:
             key, value = message.key, message.value
             headers = _encode_headers(message.headers) if message.headers else None
             timestamp_ms = now_ms if message.timestamp_ms is None else message.timestamp_ms
-            rows.append((tail.partition_id, tail.next_offset, timestamp_ms, key, value, headers))
+            proof = record_proof(timestamp_ms, key, value, headers)
+            rows.append((tail.partition_id, tail.next_offset, timestamp_ms, key, value, headers, proof))
             tail.next_offset += 1
             tail.grown_bytes += RECORD_OVERHEAD_BYTES + len(key or b"") + len(value or b"") + len(headers or b"")
-        connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
+        try:
+            connection.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.IntegrityError as error:
+            raise damaged(self._path, f"a partition's end is not behind its last record: {error}") from error
         connection.executemany(
             "UPDATE partitions SET next = ?, bytes = bytes + ? WHERE id = ?",
             [(tail.next_offset, tail.grown_bytes, tail.partition_id) for tails in topics.values() for tail in tails if tail.grown_bytes],

@@ -18,7 +18,7 @@ from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt, LogUnav
 from anomaly_daemon.domain.ports import Clock
 
 APPLICATION_ID = 0x414E4F4D  # "ANOM", in the file's header: `file topics.db` shows it
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PAGE_BYTES = 16_384
 CACHE_KIB = 32_768
 WAL_BYTES_MAX = 64 * 2**20
@@ -34,10 +34,10 @@ _SCHEMA = (
         UNIQUE (topic_id, number)) STRICT""",
     """CREATE TABLE records (
         partition_id INTEGER NOT NULL, offset INTEGER NOT NULL, timestamp_ms INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB,
-        PRIMARY KEY (partition_id, offset)) STRICT, WITHOUT ROWID""",
+        proof INTEGER, PRIMARY KEY (partition_id, offset)) STRICT, WITHOUT ROWID""",
     "CREATE TABLE groups (name TEXT PRIMARY KEY, generation INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     """CREATE TABLE committed (
-        group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, next_offset INTEGER NOT NULL,
+        group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, next_offset INTEGER NOT NULL, proof INTEGER,
         PRIMARY KEY (group_name, partition_id)) STRICT, WITHOUT ROWID""",
     """CREATE TABLE members (
         group_name TEXT NOT NULL, name TEXT NOT NULL, token INTEGER NOT NULL, heartbeats INTEGER NOT NULL, topics TEXT NOT NULL,
@@ -46,6 +46,8 @@ _SCHEMA = (
         group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, target TEXT, owner TEXT, since INTEGER NOT NULL,
         PRIMARY KEY (group_name, partition_id)) STRICT, WITHOUT ROWID""",
 )
+# From one version of the schema to the next. A row of before has no proof and is believed.
+_UPGRADES = {1: ("ALTER TABLE records ADD COLUMN proof INTEGER", "ALTER TABLE committed ADD COLUMN proof INTEGER")}
 
 CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 LOCKED_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
@@ -71,14 +73,19 @@ def is_made(path: Path) -> bool:
     return path.exists()
 
 
+def damaged(path: Path, what: str) -> LogCorrupt:
+    """What to tell of a file whose content cannot be: SQLite notices a page that is no page, not a digit that is another."""
+    return LogCorrupt(
+        f"log {path}: the file is damaged ({what}); stop every process that uses it, move it away together with its -wal and -shm files, "
+        f"and restore a backup, or save what can be read with `sqlite3 {path} .recover`"
+    )
+
+
 def explained(path: Path, error: sqlite3.Error, *, is_opening: bool = False) -> AnomalyDaemonError | None:
     """Our error for one of SQLite's; None for what can only be a defect of this program."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
     if code in CORRUPT_CODES:
-        return LogCorrupt(
-            f"log {path}: the file is damaged ({error}); stop every process that uses it, move it away together with its -wal and -shm files, "
-            f"and restore a backup, or save what can be read with `sqlite3 {path} .recover`"
-        )
+        return damaged(path, str(error))
     if code in LOCKED_CODES:
         return LogUnavailable(f"log {path}: another process holds it locked ({error}); end the one that does not let go (`fuser {path}` names it)")
     if code in UNAVAILABLE_REMEDIES:
@@ -161,11 +168,12 @@ class LogFile:
         if connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
             return
         with self.writing():
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            upgrades = [statement for earlier in range(version, SCHEMA_VERSION) for statement in _UPGRADES.get(earlier, ())]
+            for statement in upgrades if version else _SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _refuse_foreign(self) -> None:
         connection = self._connection

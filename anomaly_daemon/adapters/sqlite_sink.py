@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anomaly_daemon.adapters.sqlite_append import Appender
 from anomaly_daemon.adapters.sqlite_groups import Lease, verify
+from anomaly_daemon.adapters.sqlite_proofs import offset_proof
 from anomaly_daemon.adapters.sqlite_retention import Housekeeper, Retention
 from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile
 from anomaly_daemon.domain.errors import CommitFailed
@@ -56,9 +57,9 @@ class SqliteSink:
     def _move_forward(self, connection: sqlite3.Connection, next_offsets: Mapping[int, Offset]) -> None:
         for partition_id, offset in next_offsets.items():
             moved = connection.execute(
-                """INSERT INTO committed VALUES (?, ?, ?)
-                ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset WHERE excluded.next_offset >= next_offset""",
-                (self._group, partition_id, offset),
+                """INSERT INTO committed VALUES (?, ?, ?, ?)
+                ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, proof = excluded.proof WHERE excluded.next_offset >= next_offset""",
+                (self._group, partition_id, offset, offset_proof(self._group, partition_id, offset)),
             )
             if not moved.rowcount:
                 raise CommitFailed(f"group {self._group}: offset {offset} lies before what was already committed; nothing was committed")

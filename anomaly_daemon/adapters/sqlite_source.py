@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from anomaly_daemon.adapters.sqlite_append import decode_headers
 from anomaly_daemon.adapters.sqlite_groups import Lease, Membership
-from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, is_made
+from anomaly_daemon.adapters.sqlite_proofs import first_broken, offset_proof
+from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, damaged, is_made
 from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.ports import Clock
@@ -81,6 +83,7 @@ class SqliteSource:
         self._file = LogFile(path, clock, busy_timeout_s)
         try:
             self._partitions = _partition_ids(self._file, topics)
+            _check_ends(self._file)
         except BaseException:
             self._file.close()
             raise
@@ -112,8 +115,13 @@ class SqliteSource:
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         """The next offset the group has to process; where it never committed, the start as a number."""
+        query = "SELECT partition_id, next_offset, proof FROM committed WHERE group_name = ?"
         with self._file.reading() as connection:
-            committed = dict(connection.execute("SELECT partition_id, next_offset FROM committed WHERE group_name = ?", (self._group,)).fetchall())
+            rows = connection.execute(query, (self._group,)).fetchall()
+        for partition_id, offset, proof in rows:
+            if proof is not None and proof != offset_proof(str(self._group), partition_id, offset):
+                raise damaged(self._file.path, f"what group {self._group} committed is not as it was written")
+        committed = {partition_id: offset for partition_id, offset, _ in rows}
         bounds = self.bounds([partition for partition in partitions if self._ids[partition] not in committed])
         starts = {partition: bound.earliest if self._start == "earliest" else bound.end for partition, bound in bounds.items()}
         return {partition: starts[partition] if partition in starts else committed[self._ids[partition]] for partition in partitions}
@@ -194,24 +202,45 @@ class SqliteSource:
 
     def _read(self, partition_id: int, limit: int, bytes_max: int, into: list[Record]) -> int:
         """Append up to `limit` records from the position on, advance it; returns their bytes, at most one fetch beyond `bytes_max`."""
-        partition = self._partitions[partition_id]
-        read_bytes = 0
+        partition, first, read_bytes = self._partitions[partition_id], self._positions[partition_id], 0
         with self._file.reading() as connection:
             cursor = connection.execute(
-                "SELECT offset, timestamp_ms, key, value, headers FROM records WHERE partition_id = ? AND offset >= ? ORDER BY offset LIMIT ?",
-                (partition_id, self._positions[partition_id], limit),
+                "SELECT offset, timestamp_ms, key, value, headers, proof FROM records WHERE partition_id = ? AND offset >= ? ORDER BY offset LIMIT ?",
+                (partition_id, first, limit),
             )
             try:
                 while read_bytes < bytes_max and (rows := cursor.fetchmany(_FETCH_RECORDS)):
+                    self._check(partition_id, rows)
                     into += [
                         Record(partition, offset, timestamp_ms, key, value, () if headers is None else decode_headers(headers))
-                        for offset, timestamp_ms, key, value, headers in rows
+                        for offset, timestamp_ms, key, value, headers, _ in rows
                     ]
                     read_bytes += sum([len(row[3]) for row in rows if row[3] is not None])
                     self._positions[partition_id] = rows[-1][0] + 1
+            except msgspec.DecodeError as error:
+                raise damaged(self._file.path, f"headers of a record of {partition}: {error}") from error
             finally:
                 cursor.close()  # an open cursor would hold the WAL back from its checkpoint
+        if self._positions[partition_id] == first and (missing := self._first_missing(partition_id, ())) is not None:
+            raise damaged(self._file.path, f"record {missing} of {partition} is missing")
         return read_bytes
+
+    def _check(self, partition_id: int, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Raises LogCorrupt for records that are not as they were written, or are missing where none was deleted."""
+        partition, position = self._partitions[partition_id], self._positions[partition_id]
+        broken = first_broken(rows)
+        if broken is not None:
+            raise damaged(self._file.path, f"record {broken} of {partition} is not as it was written")
+        is_whole = rows[0][0] == position and rows[-1][0] == position + len(rows) - 1
+        if not is_whole and (missing := self._first_missing(partition_id, rows)) is not None:
+            raise damaged(self._file.path, f"record {missing} of {partition} is missing")
+
+    def _first_missing(self, partition_id: int, rows: Sequence[tuple[Any, ...]]) -> int | None:
+        """The first offset, from the position on, that should be among the rows; None where only retention was at work meanwhile."""
+        earliest, end = self._retained()[partition_id]
+        there = {row[0] for row in rows}
+        last = rows[-1][0] if rows else end
+        return next((offset for offset in range(max(self._positions[partition_id], earliest), last) if offset not in there), None)
 
     def _wait_for_change(self, seen: int, deadline_s: float) -> bool:
         """Whether something was committed by another connection, or a heartbeat fell due, before the deadline."""
@@ -239,6 +268,19 @@ def fair_shares(backlogs: Sequence[int], total: int) -> list[int]:
             left -= taken
         waiting = [index for index in waiting if shares[index] < backlogs[index]]
     return shares
+
+
+def _check_ends(log: LogFile) -> None:
+    """Raises LogCorrupt where a partition does not begin and end with its records."""
+    query = """SELECT t.name, p.number, p.earliest, p.next,
+        (SELECT min(offset) FROM records WHERE partition_id = p.id) AS first, (SELECT max(offset) FROM records WHERE partition_id = p.id) AS last
+        FROM partitions p JOIN topics t ON t.id = p.topic_id
+        WHERE first IS NOT NULL AND (first <> earliest OR last <> next - 1) OR first IS NULL AND earliest <> next"""
+    with log.reading() as connection:
+        row = connection.execute(query).fetchone()
+    if row is not None:
+        topic, number, earliest, end, first, last = row
+        raise damaged(log.path, f"{Partition(topic, number)} should hold {earliest} to {end - 1}, not {first} to {last}")
 
 
 def _partition_ids(log: LogFile, topics: Sequence[str]) -> dict[int, Partition]:

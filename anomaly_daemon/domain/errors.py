@@ -8,7 +8,8 @@ AnomalyDaemonError
 │   └── InputError         an argument, a range or a file named on the command line
 ├── Recoverable            the loop rebuilds its state from the log and goes on
 │   ├── CommitFailed       the outcome of the commit is unknown or it was fenced
-│   └── LogUnavailable     the log does not answer: wait with bounded back-off
+│   ├── LogUnavailable     the log does not answer: wait with bounded back-off
+│   └── NoRoom             the device's memory, or the disk that entities spill to, is full: the same
 ├── CheckpointInvalid      that checkpoint is not used; an older one or the log is
 └── StopAtOnce             going on could lose or repeat something: exit 1
     ├── Fenced             another instance runs under this one's identity
@@ -52,6 +53,10 @@ class CommitFailed(Recoverable):
 
 class LogUnavailable(Recoverable):
     """The log does not answer."""
+
+
+class NoRoom(Recoverable):
+    """The state does not fit where it is kept."""
 
 
 class CheckpointInvalid(AnomalyDaemonError):

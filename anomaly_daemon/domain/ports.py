@@ -90,6 +90,10 @@ class CheckpointStore(Protocol):
         """The newest valid checkpoint of this fingerprint with offset ≤ not_after; invalid ones are told and passed over."""
         ...
 
+    def forget_after(self, partition: Partition, offset: Offset) -> None:
+        """Remove those of a higher offset, and say so: they are of a log that went back, as to a backup, and may tell of other records."""
+        ...
+
 
 class Clock(Protocol):
     """For waiting and telemetry only: decisions use event time."""

@@ -123,6 +123,9 @@ class Rejection:
     detail: str
 
 
+DEAD_LETTER = "dead_letter."  # what the headers begin with that a dead letter bears beside the record's own
+
+
 class Fault(enum.Enum):
     """What is wrong with a record as a record. Closed: alerts use these words and no others."""
 

@@ -346,7 +346,7 @@ def _read_manifest(path: Path) -> _Manifest:
         if version != SCHEMA_VERSION:
             raise ArtifactError(f"{path}: is of schema version {version}, this program reads {SCHEMA_VERSION}; {_REMEDY}")
         return msgspec.json.decode(content, type=_Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path}: is not the manifest of a model artifact: {error}; {_REMEDY}") from None
 
 
@@ -359,6 +359,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; {_REMEDY}") from None
+    except ValueError as error:  # of a name with a null character
+        raise ArtifactError(f"{path}: cannot be read: {error}; {_REMEDY}") from None
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}; {_REMEDY}") from None
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, Recoverable
+from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, NoRoom, Recoverable
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
 from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Offset, Partition, PartitionChange
 from anomaly_daemon.incidents.alerts import AlertContext
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
 from anomaly_daemon.pipeline.pieces import next_offsets
+from anomaly_daemon.pipeline.portion import undone_by_recovery
 from anomaly_daemon.pipeline.process import Processor, Rules
 from anomaly_daemon.pipeline.rule_book import RuleBook
 from anomaly_daemon.pipeline.saving import Checkpointer, Saving
@@ -27,6 +28,7 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 15.0
+_EVENTS: Mapping[type[Recoverable], str] = {CommitFailed: "commit_failed", NoRoom: "room_exhausted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +113,15 @@ class Loop:
         """Serve until stopped, or to the end of the log where the settings say so."""
         while not (self._is_stopping or self._is_at_end()):
             try:
-                self._step()
+                with undone_by_recovery():
+                    self._step()
                 self._failures = 0
             except Recoverable as error:
                 # What the failed step had taken from the log is neither committed nor in a trustworthy state.
                 self._to_recover |= set(self._position)
-                is_commit = isinstance(error, CommitFailed)
-                if is_commit:
+                if isinstance(error, CommitFailed):
                     self._metrics.commit_failures.inc()
-                log.warning("commit_failed" if is_commit else "log_unavailable", error=str(error), failures=self._failures)
+                log.warning(_EVENTS.get(type(error), "log_unavailable"), error=str(error), failures=self._failures)
                 self._wait()
         self._leave()
 
@@ -173,10 +175,23 @@ class Loop:
         self._metrics.stage_seconds.labels("commit").observe(time.perf_counter() - processed_s)
         count_batch(self._metrics, batch, output, self._committed)
         count_state(self._metrics, self._processor)
+        self._tell_shortages()
         self._committed |= output.next_offsets
         if self._progress is not None:
             done, total = ((sum(where[partition] - begun for partition, begun in self._begun.items())) for where in (self._position, self._ends))
             self._progress(done, total)
+
+    def _tell_shortages(self) -> None:
+        """The device ran out of memory and less was asked of it: the results are the same, the speed is not."""
+        shortages = self._processor.take_shortages()
+        if shortages:
+            self._metrics.memory_shortages.inc(shortages)
+            log.warning(
+                "device_memory_exhausted",
+                records_at_once_max=self._processor.portion.rows_max,
+                entities_in_memory_max=self._processor.table.resident_max,
+                remedy="slower from here on; lower engine.resident_max or input.batch_records_max, or free memory on the device",
+            )
 
     def _commit(self, output: BatchOutput) -> None:
         """One transaction; nothing where the batch lies before the committed offsets."""

@@ -39,12 +39,13 @@ from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.moments import listen, pass_time
 from anomaly_daemon.pipeline.pieces import at, next_offsets, only, pieces
+from anomaly_daemon.pipeline.portion import Portion, undone_by_recovery
 from anomaly_daemon.pipeline.quality import Finding, Inspector, Place, inspect
 from anomaly_daemon.pipeline.scored import in_order, joined, scores_of
 from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
-from anomaly_daemon.state.table import Table
+from anomaly_daemon.state.table import HostRows, Rows, Table
 from anomaly_daemon.thresholds.judge import MODEL, Judge
 
 _Judged = tuple[Scores, list[Alert], list[str | None]]
@@ -94,6 +95,7 @@ class Processor:
         *,
         alerts_topic: str,
         dead_letter_topic: str,
+        dead_letter_bytes_max: int,
         entity_ttl_s: float,
         window_points: int,
         now_us: Callable[[], int] | None = None,
@@ -104,13 +106,14 @@ class Processor:
         self._announcer = Announcer(
             stages.models, stages.transforms.told, stages.judge.channels, context, window_points, stages.judge.judges_in_warmup
         )
-        self._alerts_topic, self._dead_letter_topic = alerts_topic, dead_letter_topic
+        self._alerts_topic, self._dead_letter_topic, self._dead_letter_bytes_max = alerts_topic, dead_letter_topic, dead_letter_bytes_max
         self._ttl_us, self._now_us = int(entity_ttl_s * 1e6), now_us
         self._forgotten = self._suppressed = 0
         self._is_wanted = is_wanted
         self.dropped_entity: str | None = None
         self._tracks: dict[Partition, Tracks] = {}
         self._budgets = Budgets()
+        self.portion = Portion()
         self._rules_of: dict[Partition, Rules] = {}
         self._left: list[tuple[Record, str]] = []
         self._gathered = (OBSERVATIONS.name, *stages.models.gathered, *(column.name for column in stages.judge.columns()))
@@ -142,6 +145,10 @@ class Processor:
         self._forgotten, self._suppressed = 0, suppressed
         return counts
 
+    def take_shortages(self) -> int:
+        """How often since the last call the device had no memory for a micro-batch, or for more entities."""
+        return self.portion.take_halved() + self._stages.table.take_refused()
+
     def process(self, batch: Batch, emit_from: Mapping[Partition, Offset]) -> BatchOutput:
         """Advance the state over the batch and collect its effects.
 
@@ -172,6 +179,7 @@ class Processor:
                 incident_ids += piece_ids
         alerts += listen(everyone, moments, self._left, self._tracks, self._announcer.context, self._is_wanted)
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
+        self.portion.grow()
 
         def is_new(partition: Partition, offset: Offset) -> bool:
             return offset >= emit_from.get(partition, 0)
@@ -247,14 +255,21 @@ class Processor:
         """A piece in one micro-batch, or in more where a lasting change is decided on: what that does to an entity begins with its next record.
 
         Which record decides is known only once the piece is judged, so it is judged again without those that must wait; nobody else notices.
+        In more, too, where the device has not the memory for so many records at once.
         """
         done: list[_Judged] = []
         order: list[NDArray[np.int64]] = []
         todo = np.arange(len(slots))
         while len(todo):
-            now = todo
-            while isinstance(found := self._advance(piece if len(now) == len(slots) else at(piece, now.tolist()), slots[now], findings_at), list):
-                now = np.delete(now, found)
+            now = todo[: self.portion.rows_max]
+            try:
+                while isinstance(found := self._advance(piece if len(now) == len(slots) else at(piece, now.tolist()), slots[now], findings_at), list):
+                    now = np.delete(now, found)
+            except torch.OutOfMemoryError as error:  # no column of the table has changed yet; estimators beside it may have learned
+                self.portion.halve(len(now), error)
+                if not self._stages.judge.is_checkpointable:
+                    raise
+                continue
             done.append(found)
             order.append(now)
             todo = np.setdiff1d(todo, now, assume_unique=True)
@@ -266,7 +281,10 @@ class Processor:
         return in_order(joined([scores for scores, _, _ in done], self.channels), back), alerts, [ids[place] for place in back.tolist()]
 
     def _advance(self, observations: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]]) -> _Judged | list[int]:
-        """One micro-batch: every stage once, in order. Or the places of records that must wait for what a change does: nothing has changed then."""
+        """One micro-batch: every stage once, in order. Or the places of records that must wait for what a change does.
+
+        Nothing has changed then, nor where the device runs out of memory (torch.OutOfMemoryError). Raises NoRoom where it does so later.
+        """
         stages = self._stages
         table, layout = stages.table, lay_out(slots)
         rows, host = table.gather(layout.slots, self._gathered), table.gather_host(layout.slots)
@@ -294,15 +312,23 @@ class Processor:
         stuck = stages.inspector.stuck(layout, times_us, observations.readings, rows[OBSERVATIONS.name], host)
         _note_last_seen(layout, times_us, host)
         micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)
+        with undone_by_recovery():
+            return self._conclude(micro, rows, host, stuck, findings_at)
+
+    def _conclude(
+        self, micro: MicroBatch, rows: Rows, host: HostRows, stuck: Mapping[int, list[Finding]], findings_at: Mapping[Place, list[Finding]]
+    ) -> _Judged | list[int]:
+        """What a judged micro-batch leads to: incidents, alerts, and its rows in the table. Or the places of those that must wait, and no change."""
+        table, layout = self._stages.table, micro.layout
         announced = self._announcer.announce(micro, {partition: tracks.readings for partition, tracks in self._tracks.items()})
         if announced.waiting:
             return announced.waiting
         alerts = announced.alerts + inspect(micro, findings_at, stuck, self._tracks, self._announcer.context)
-        stages.models.remember(findings)
+        self._stages.models.remember(micro.findings)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         table.reset(layout.slots[announced.restarted])
-        return scores_of(layout, findings, verdicts), alerts, announced.incident_ids
+        return scores_of(layout, micro.findings, micro.verdicts), alerts, announced.incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
@@ -325,7 +351,7 @@ class Processor:
         now_us = self._now_us() if self._now_us is not None and alerts else None
         return (
             *(alert_message(alert, self._alerts_topic, now_us) for alert in alerts),
-            *(dead_letter_message(rejection, self._dead_letter_topic) for rejection in rejections),
+            *(dead_letter_message(rejection, self._dead_letter_topic, self._dead_letter_bytes_max) for rejection in rejections),
         )
 
 

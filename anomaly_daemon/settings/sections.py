@@ -40,6 +40,15 @@ class Output(Section):
 
     alerts_topic: str = Field("alerts", min_length=1, description="Where incidents are announced.")
     dead_letter_topic: str = Field("dead-letters", min_length=1, description="Where rejected records go, bytes unchanged, reason in the headers.")
+    dead_letter_bytes_max: int = Field(
+        1_040_000,
+        ge=10_000,
+        le=64_000_000,
+        description=(
+            "A longer record is cut in the dead-letter topic, and the header dead_letter.cut says so; it stays whole in the topic read. Below "
+            "max.message.bytes of the dead-letter topic, by default 1048588: beyond it the daemon stops at such a record."
+        ),
+    )
 
 
 class TopicCreation(Section):

@@ -92,6 +92,8 @@ def _read_yaml(path: Path) -> Tree:
         raise SettingsError(f"{path}: not valid YAML{where}: {error.problem}") from None
     except (yaml.YAMLError, ValueError):
         raise SettingsError(f"{path}: not valid YAML: a character or a number in it cannot be read") from None
+    except RecursionError:
+        raise SettingsError(f"{path}: brackets or indents nest too deep for settings") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -126,7 +128,7 @@ def _placed(keys: Sequence[str], text: str, where: str) -> Tree:
     if text == "null" or not _is_single(keys):
         try:
             value = _parse_yaml(text)
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise SettingsError(
                 f"{where}: neither a list nor a group nor a value; write [a, b] or {{key: value}}, or quote the text once more"
             ) from None

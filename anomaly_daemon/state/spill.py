@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from anomaly_daemon.domain.errors import NoRoom
 
 _FIRST_ROWS = 4096
 
@@ -32,7 +35,7 @@ class SpillFile:
         return self.capacity - len(self._free)
 
     def put(self, rows: NDArray[np.uint8]) -> list[int]:
-        """Store rows; returns where."""
+        """Store rows; returns where. Raises NoRoom, and stores none, where the disk has no room for more."""
         while len(self._free) < len(rows):
             self._grow()
         places = [self._free.pop() for _ in range(len(rows))]
@@ -60,11 +63,18 @@ class SpillFile:
             self._file = None
 
     def _grow(self) -> None:
-        if self._file is None:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._directory, prefix="spill-")  # noqa: SIM115 - lives as long as the table
         capacity = max(_FIRST_ROWS, 2 * self.capacity)
-        self._file.truncate(capacity * self._row_bytes)
+        try:
+            if self._file is None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._file = tempfile.TemporaryFile(dir=self._directory, prefix="spill-")  # noqa: SIM115 - lives as long as the table
+            # A write into a hole of a full disk through the mapping below would end the process (SIGBUS), so room is taken now.
+            os.posix_fallocate(self._file.fileno(), 0, capacity * self._row_bytes)
+        except OSError as error:
+            raise NoRoom(
+                f"entities beyond engine.resident_max cannot spill to {self._directory}: {error.strerror}; "
+                "make room there, name another place in engine.spill_directory, or raise engine.resident_max"
+            ) from error
         self._rows = np.memmap(self._file, dtype=np.uint8, mode="r+", shape=(capacity, self._row_bytes))
         self._free = list(range(capacity - 1, self.capacity - 1, -1)) + self._free
         self.capacity = capacity

@@ -46,7 +46,7 @@ class Table:
         self._partitions: list[Partition] = []
         self._number: dict[Partition, int] = {}
         self._slots, self._rows, self._free = Holders(), Holders(), list[int]()
-        self._touches = self._began = 0
+        self._touches = self._began = self._refused = 0
         self._spill = SpillFile(spill, sum(column.bytes_per_entity for column in columns))
         self._grow(min(_FIRST_CAPACITY, resident_max))
 
@@ -64,6 +64,16 @@ class Table:
     def spilled(self) -> int:
         """Entities on disk."""
         return self._spill.used
+
+    @property
+    def resident_max(self) -> int:
+        """Entities in memory at most: as set, or as many as the device had memory for."""
+        return self._resident_max
+
+    def take_refused(self) -> int:
+        """How often since the last call the device had no memory for more entities."""
+        refused, self._refused = self._refused, 0
+        return refused
 
     def slab(self, name: str) -> Tensor:
         """The whole column, [capacity, …]: for writes at chosen slots."""
@@ -141,8 +151,8 @@ class Table:
         if not self._free:
             capacity = len(self._slots)
             if capacity < self._resident_max:
-                self._grow(min(2 * capacity, self._resident_max))
-            else:
+                self._grow_if_possible(min(2 * capacity, self._resident_max))
+            if not self._free:
                 self._evict(max(1, capacity // _EVICT_SHARE))
         return self._free.pop() if self._free else None
 
@@ -175,14 +185,24 @@ class Table:
             self._partitions.append(partition)
         return self._number[partition]
 
+    def _grow_if_possible(self, capacity: int) -> None:
+        """More slots, or from now on no more than there are where the device has no memory for them: entities then spill sooner."""
+        try:
+            self._grow(capacity)
+        except torch.OutOfMemoryError:
+            self._resident_max = len(self._slots)
+            self._refused += 1
+
     def _grow(self, capacity: int) -> None:
         held = len(self._slots)
+        grown: dict[str, Tensor] = {}
         for name, column in self.columns.items():
             dtype = getattr(torch, column.dtype)
             slab = torch.empty((capacity, *column.shape), dtype=dtype, device="cpu" if column.is_host else self._device)
             if held:
                 slab[:held] = self._slabs[name]
-            self._slabs[name] = slab
+            grown[name] = slab
+        self._slabs = grown
         self._slots.grow(capacity)
         self._free = list(range(capacity - 1, held - 1, -1)) + self._free
 

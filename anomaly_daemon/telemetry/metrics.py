@@ -68,6 +68,9 @@ class Metrics:
         # Entities beyond entities_max: when they come back they start anew.
         self.entities_forgotten = self._counter("entities_forgotten", "Entities forgotten for want of room.")
 
+        # The results are the same, the speed is not: micro-batches are halved, entities spill sooner.
+        self.memory_shortages = self._counter("memory_shortages", "Times the device had no memory for a micro-batch or for more entities.")
+
         # 0 after a settings file that was refused: the old settings are in force.
         self.config_last_reload_successful = self._gauge("config_last_reload_successful", "Whether the last reload of the settings was taken.")
         # 0 while nothing was reloaded.

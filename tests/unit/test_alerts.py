@@ -342,6 +342,19 @@ def test_dead_letter_keeps_the_bytes_and_says_why_and_whence() -> None:
     )
 
 
+def test_dead_letter_beyond_the_limit_is_cut_and_says_of_what() -> None:
+    for key, value, headers in ((b"pump-7", b"x" * 50_000, ()), (b"k" * 50_000, b"x", ()), (b"k", b"x", (("a", b"y" * 50_000),))):
+        record = Record(Partition("readings", 0), 7, 0, key, value, headers)
+
+        message = dead_letter_message(Rejection(record, Reason.OVERSIZED, "too long"), "dead-letters", 10_000)
+
+        size = len(message.key or b"") + len(message.value or b"") + sum(len(name) + len(said) for name, said in message.headers)
+        assert size < 10_000
+        assert key.startswith(message.key or b"?")
+        assert value.startswith(message.value or b"?")
+        assert f"value of {len(value)} bytes" in headers_of(message)["dead_letter.cut"]
+
+
 def test_tombstone_stays_a_tombstone() -> None:
     record = Record(Partition("readings", 0), 7, 0, b"pump-7", None)
 

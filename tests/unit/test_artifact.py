@@ -203,6 +203,8 @@ def written(name: str, content: bytes) -> Callable[[Path], None]:
         (edited(features=["flow", "pressure", "voltage"]), "damaged or was edited"),
         (edited(weights="../weights.safetensors"), "outside its folder"),
         (edited(weights=""), "outside its folder"),
+        (edited(weights="a\0b"), "cannot be read"),
+        (written(MANIFEST, b"[" * 5000), "not the manifest"),
     ],
 )
 def test_a_harmed_artifact_is_refused_with_what_where_and_the_remedy(tmp_path: Path, harm: Callable[[Path], None], told: str) -> None:

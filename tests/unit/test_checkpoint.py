@@ -1,3 +1,4 @@
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +78,38 @@ def test_only_the_last_ones_are_kept(tmp_path: Path) -> None:
         store(tmp_path, keep=2).save(replace(EXAMPLE, offset=offset))
 
     assert [path.name[:20] for path in files(tmp_path)] == [f"{20:020d}", f"{30:020d}"]
+
+
+def test_what_a_kill_left_unfinished_goes_with_the_next_one_and_a_full_disk_leaves_no_half(tmp_path: Path) -> None:
+    store(tmp_path).save(EXAMPLE)
+    files(tmp_path)[0].with_name(f"{30:020d}-{'c' * 16}.safetensors.part").write_bytes(b"half")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            store(tmp_path).save(replace(EXAMPLE, offset=50))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name[:20] for path in tmp_path.rglob("*.part")] == [f"{30:020d}"]
+
+    store(tmp_path).save(replace(EXAMPLE, offset=60))
+
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_those_ahead_of_a_log_that_went_back_are_forgotten_and_told(tmp_path: Path) -> None:
+    for offset in (10, 20, 30):
+        store(tmp_path, keep=3).save(replace(EXAMPLE, offset=offset))
+    background = BackgroundCheckpoints(store(tmp_path))
+
+    with structlog.testing.capture_logs() as logged:
+        found = background.load(P, A, not_after=15)
+    background.close()
+
+    assert found is not None
+    assert (found.offset, len(files(tmp_path))) == (10, 1)
+    (told,) = [line for line in logged if line["event"] == "checkpoints_forgotten"]
+    assert (told["committed"], len(told["files"])) == (15, 2)
 
 
 def test_a_damaged_one_is_passed_over_for_an_older_one(tmp_path: Path) -> None:

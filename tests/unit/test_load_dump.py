@@ -181,6 +181,18 @@ def told(path: Path, topic: str) -> list[tuple[object, ...]]:
     return [(r.partition.number, r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in records(path, topic)]
 
 
+def test_a_dead_letter_finds_its_partition_and_time_again_in_the_topic_it_came_from_and_in_no_other(path: Path) -> None:
+    why = (("dead_letter.topic", b"readings"), ("dead_letter.partition", b"2"), ("dead_letter.timestamp_ms", b"-1"))
+    letter = encode_record(Record(Partition("dead-letters", 0), 7, 99, b"pump", b"1", why))
+
+    back, elsewhere = decode_message(letter, "readings"), decode_message(letter, "copy")
+
+    assert (back.partition_number, back.timestamp_ms, back.headers) == (2, -1, why)
+    assert (elsewhere.partition_number, elsewhere.timestamp_ms) == (0, 99)
+    with pytest.raises(InputError, match="do not tell its partition and time"):
+        decode_message(letter.replace(b'"2"', b'"x"'), "readings")
+
+
 @pytest.mark.parametrize(("file", "form"), [("all.jsonl", "auto"), ("all.jsonl.gz", "dump")])
 def test_what_was_dumped_and_loaded_again_is_the_same_in_everything(path: Path, capsys: pytest.CaptureFixture[str], file: str, form: str) -> None:
     made(path, *AWKWARD, partitions=3)

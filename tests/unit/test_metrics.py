@@ -47,6 +47,7 @@ def test_facts_leave_out_histograms_and_creation_times() -> None:
         "entities",
         "entities_spilled",
         "entities_forgotten",
+        "memory_shortages",
         "config_last_reload_success_timestamp_seconds",
         "config_last_reload_successful",
     }

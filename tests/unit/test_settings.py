@@ -126,6 +126,7 @@ def test_every_fault_is_told_with_its_source_key_and_value(tmp_path: Path) -> No
         ("threshold:\n  z: 1\n  z: 2", "at line 3, column 3: the key `z` stands twice"),
         ("1: 2", "1: unknown key"),
         ("a: !!python/object:os.system x", "could not determine a constructor"),
+        ("a: " + "[" * 5000, "nest too deep"),
     ],
 )
 def test_a_file_that_cannot_be_read_as_settings_is_refused_with_the_place(tmp_path: Path, text: str, told: str) -> None:

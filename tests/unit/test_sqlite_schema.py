@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_daemon.adapters.sqlite_schema import APPLICATION_ID, CORRUPT_CODES, LOCKED_CODES, UNAVAILABLE_REMEDIES, LogFile, explained
+from anomaly_daemon.adapters.sqlite_schema import (
+    APPLICATION_ID,
+    CORRUPT_CODES,
+    LOCKED_CODES,
+    SCHEMA_VERSION,
+    UNAVAILABLE_REMEDIES,
+    LogFile,
+    explained,
+)
 from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 from anomaly_daemon.domain.errors import LogCorrupt, LogUnavailable, SettingsError
 from anomaly_daemon.domain.records import Message
@@ -90,7 +98,7 @@ def test_a_log_of_a_newer_release_is_refused(path: Path) -> None:
     newer = sqlite3.connect(path)
     newer.execute("CREATE TABLE topics (name)")
     newer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    newer.execute("PRAGMA user_version = 2")
+    newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     newer.close()
 
     with pytest.raises(SettingsError, match="upgrade"):

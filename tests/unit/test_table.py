@@ -1,3 +1,4 @@
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.errors import NoRoom
 from anomaly_daemon.domain.records import Partition
 from anomaly_daemon.state.table import Table
 
@@ -128,6 +130,24 @@ def test_the_spill_file_leaves_nothing_behind(table: MakeTable, tmp_path: Path) 
     found.close()
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_once_there_is_room_again_entities_spill(table: MakeTable, tmp_path: Path) -> None:
+    found = table(resident_max=2)
+    touch(found, P, "pump-0")
+    touch(found, P, "pump-1")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(NoRoom, match=rf"{tmp_path}: File too large; make room there"):
+            touch(found, P, "pump-2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    found.drop(P)
+    for number in range(3):
+        touch(found, P, f"pump-{number}")
+    assert found.spilled == 1
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Bad input through a real broker: every codec, records as large as the broker takes, compression bombs, headers that are no text."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+from kafka import KafkaProducer
+
+from anomaly_daemon import wiring
+from anomaly_daemon.domain.records import Message, Record
+from tests.end_to_end.harness import Site, make_site
+from tests.faults.bad_input import mixed
+from tests.faults.serving import serve
+from tests.faults.verdict import Verdict
+from tests.kafka.broker import shared_broker
+from tests.small import stream
+
+CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
+BOMB_BYTES = {"gzip": 250 << 20, "zstd": 250 << 20, "lz4": 200 << 20, "snappy": 15 << 20}
+_TIMES_MS = 1 << 41  # beyond the year 2039 the broker takes no record
+_BATCH = "input.batch_records_max=512"
+
+
+def run(is_full: bool, seed: int) -> Iterator[Verdict]:
+    """One codec after the other, on a broker of our own or the one that KAFKA_BOOTSTRAP names."""
+    bootstrap = shared_broker().bootstrap
+    for codec in CODECS:
+        with tempfile.TemporaryDirectory() as name:
+            yield mangled_through(bootstrap, codec, Path(name), 20_000 if is_full else 1_000, seed)
+    for codec in BOMB_BYTES:
+        with tempfile.TemporaryDirectory() as name:
+            yield bomb(bootstrap, codec, Path(name), BOMB_BYTES[codec])
+
+
+def kafka_site(bootstrap: str, folder: Path, codec: str, *assignments: str) -> Site:
+    """A site on the broker, with topics of its own that are still empty."""
+    name = f"faults-{uuid.uuid4().hex[:12]}"
+    options = (_BATCH, f"kafka.compression={codec}", *assignments)
+    return make_site(folder / "kafka", f"kafka://{bootstrap}", (), topic=name, group=name, partitions=1, assignments=options)
+
+
+def embedded_twin(site: Site, folder: Path) -> Site:
+    """The same on the embedded log: what the result is held against."""
+    topic, group = site.settings.input.topics[0], site.settings.input.group
+    return make_site(folder / "embedded", f"sqlite:///{folder}/topics.db", (), topic=topic, group=group, partitions=1, assignments=(_BATCH,))
+
+
+def fill(site: Site, records: list[Record]) -> None:
+    """Append, keeping key, headers and time, but for times to come: those the broker itself refuses."""
+    with closing(wiring.open_topics(site.settings)) as topics:
+        topics.append(Message(site.settings.input.topics[0], one.key, one.value, one.headers, one.timestamp_ms % _TIMES_MS) for one in records)
+
+
+def mangled_through(bootstrap: str, codec: str, folder: Path, times: int, seed: int) -> Verdict:
+    """Mangled records among good ones, also as large as the broker takes: the same alerts and dead letters as on the embedded log."""
+    dice = random.Random(seed)
+    records = [*mixed(stream(seed, 4, max(400, times // 10)), times, dice), *(_largest(dice, size) for size in (1_000_001, 1_048_000, 1_048_400))]
+    site = kafka_site(bootstrap, folder, codec)
+    twin = embedded_twin(site, folder)
+    for one in (site, twin):
+        fill(one, records)
+        serve(one)
+    letters = site.dead_letters()
+    failures = []
+    if site.alerts() != twin.alerts():
+        failures.append(f"{len(site.alerts())} alerts, {len(twin.alerts())} on the embedded log, or other ones")
+    if letters != twin.dead_letters():
+        failures.append(f"{len(letters)} dead letters, {len(twin.dead_letters())} on the embedded log, or other ones")
+    return Verdict(
+        f"mangled records through Kafka, {codec}", times, tuple(failures), f"{len(letters)} dead letters, {len(site.alerts())} alerts equal"
+    )
+
+
+def bomb(bootstrap: str, codec: str, folder: Path, size: int) -> Verdict:
+    """One record within the broker's limit that unpacks to hundreds of megabytes, among good ones."""
+    good = stream(1, 6, 200)
+    site = kafka_site(bootstrap, folder, codec)
+    twin = embedded_twin(site, folder)
+    fill(site, good[:100])
+    producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type=codec, max_request_size=1 << 30, request_timeout_ms=120_000)
+    producer.send(site.settings.input.topics[0], b'{"flow": "' + b"0" * size + b'"}', b"bomb").get(120)
+    producer.close()
+    fill(site, good[100:])
+    fill(twin, good)
+    serve(twin)
+    process = site.daemon("--until-end")
+    peak = 0
+    while process.exitcode is None:
+        process.join(0.02)
+        try:
+            peak = max(peak, psutil.Process(process.pid).memory_info().rss)
+        except psutil.Error:
+            break
+    process.join()
+    letters = site.dead_letters()
+    failures = [] if process.exitcode == 0 else [f"exit code {process.exitcode}: {site.log_tail()}"]
+    if [headers["dead_letter.reason"] for _, _, headers in letters] != [b"oversized"]:
+        failures.append(f"{len(letters)} dead letters, not the bomb alone")
+    if len(site.alerts()) != len(twin.alerts()):
+        failures.append(f"{len(site.alerts())} alerts, {len(twin.alerts())} without the bomb")
+    return Verdict(f"a compression bomb of {size >> 20} MiB, {codec}", 1, tuple(failures), f"peak memory of the daemon {peak / 2**20:.0f} MiB")
+
+
+def _largest(dice: random.Random, size: int) -> Record:
+    """One that no codec makes smaller."""
+    return Record(None, 0, 0, b"mangled-0", dice.randbytes(size))  # type: ignore[arg-type]  # only its content is appended

@@ -1,0 +1,24 @@
+"""A slice of `python -m tests.faults log`."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tests.faults import embedded_log
+
+
+def test_damaged_pages_are_told_or_without_effect_and_never_another_result(tmp_path: Path) -> None:
+    embedded_log.damaged_pages(tmp_path, 8, random.Random(0)).check()
+
+
+def test_a_torn_end_of_the_log_leaves_whole_transactions_and_their_result(tmp_path: Path) -> None:
+    embedded_log.torn_tail(tmp_path, 4, random.Random(0)).check()
+
+
+def test_a_full_disk_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
+    embedded_log.full_disk(tmp_path).check()
+
+
+def test_checkpoints_of_a_time_that_a_restored_backup_does_not_know_are_forgotten(tmp_path: Path) -> None:
+    embedded_log.backup_restored(tmp_path).check()

@@ -1,0 +1,16 @@
+"""A slice of `python -m tests.faults kafka`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.contract.kafka_log import broker_or_skip
+from tests.faults import on_kafka
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_mangled_records_through_kafka_come_to_what_they_come_to_on_the_embedded_log(tmp_path: Path, codec: str) -> None:
+    on_kafka.mangled_through(broker_or_skip().bootstrap, codec, tmp_path, 150, seed=0).check()
