@@ -1,0 +1,8 @@
+"""What can be broken, by name."""
+
+from __future__ import annotations
+
+from tests.chaos.scenarios.kills import KILLS
+from tests.chaos.scenarios.scenario import Scenario
+
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (KILLS,)}
