@@ -12,6 +12,14 @@ from tests.end_to_end.harness import Site, write_site
 from tests.kafka.broker import new_broker
 
 PARTITIONS = 4
+# Short times, so that what must time out does so within a run.
+_ASSIGNMENTS = (
+    "input.batch_records_max=64",
+    "checkpoints.every=500ms",
+    "kafka.session_timeout=3s",
+    "kafka.commit_timeout=5s",
+    "kafka.transaction_timeout=10s",
+)
 
 
 class Cluster:
@@ -29,11 +37,12 @@ class Cluster:
         """Past the proxy."""
         return self.broker.bootstrap
 
-    def site(self, name: str, topic: str, assignments: tuple[str, ...] = (), *, is_harmed: bool = True) -> Site:
+    def site(self, name: str, topic: str, *assignments: str, is_harmed: bool = True) -> Site:
         """Settings for a group of its own; one that is harmed goes through the proxy. Its topics are there."""
         number = next(self._serial)
         group = f"{name}-{number}"
         through = f"127.0.0.1:{self.proxy.port}" if is_harmed else self.bootstrap
+        assignments = (*_ASSIGNMENTS, *assignments)
         site = write_site(self._folder / group, f"kafka://{through}", topic=topic, group=group, partitions=PARTITIONS, assignments=assignments)
         self.create(group + ".alerts", group + ".dead-letters")
         return site

@@ -66,7 +66,7 @@ def conduct(cluster: Cluster, scenario: Scenario, seed: int, *, is_slice: bool, 
     began_s = time.monotonic()
     plan = scenario.plan(random.Random(f"{scenario.name} {seed}"), scenario.faults_in_slice if is_slice else scenario.faults)
     topic = cluster.topic(scenario.name)
-    harmed = cluster.site(scenario.name, topic, scenario.assignments)
+    harmed = cluster.site(scenario.name, topic)
     fleet = Fleet(harmed, cluster.bootstrap, mutant)
     feed = Feed(cluster.bootstrap, topic, harmed.settings.input.group, PARTITIONS, seed)
     found: list[str] = []
@@ -75,7 +75,7 @@ def conduct(cluster: Cluster, scenario: Scenario, seed: int, *, is_slice: bool, 
         with feed:
             scenario.inject(cluster, fleet, feed, plan)
         fleet.finish()
-        unharmed = cluster.site(f"{scenario.name}-unharmed", topic, (*scenario.assignments, "input.batch_records_max=4096"), is_harmed=False)
+        unharmed = cluster.site(f"{scenario.name}-unharmed", topic, "input.batch_records_max=4096", is_harmed=False)
         unharmed.run_to_end(UNHARMED_WITHIN_S)
         mine, theirs = (effects_of(site, cluster.bootstrap, scenario.aside) for site in (harmed, unharmed))
         fed = read_committed(cluster.bootstrap, topic)

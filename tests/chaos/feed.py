@@ -50,7 +50,7 @@ class Feed:
     """
 
     def __init__(
-        self, bootstrap: str, topic: str, group: str, partitions: int, seed: int, *, rate: int = RECORDS_PER_S, ahead_max: int = 4000
+        self, bootstrap: str, topic: str, group: str, partitions: int, seed: int, *, rate: int = RECORDS_PER_S, ahead_max: int = 1500
     ) -> None:
         self._bootstrap, self._topic, self._group, self.partitions = bootstrap, topic, group, partitions
         self._rate, self._ahead_max = rate, ahead_max

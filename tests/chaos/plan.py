@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from signal import SIGHUP, SIGTERM
 
 from tests.chaos.acts import Act, Point
+from tests.chaos.proxy import Api, Moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,25 @@ def _led_to(point: Point, dice: random.Random) -> Sequence[Act]:
     """What must come first for that point to be passed."""
     told = {Point.IN_DRAIN: SIGTERM, Point.IN_RELOAD: SIGHUP}.get(point)
     return [] if told is None else [Act(Point.AFTER_COMMIT, dice.randint(1, _PASSINGS_MAX), told)]
+
+
+@dataclass(frozen=True, slots=True)
+class CutPoint:
+    """The connection of the `passing`-th request of its kind is cut."""
+
+    api: Api
+    moment: Moment
+    passing: int
+
+
+_REQUESTS_MAX = 4
+
+
+def cuts(dice: random.Random, count: int) -> list[CutPoint]:
+    """Every request at every moment in turn, in an order of its own each round. The first request of a new producer cannot be waited for."""
+    found: list[CutPoint] = []
+    while len(found) < count:
+        pairs = [(api, moment) for api in Api for moment in Moment]
+        dice.shuffle(pairs)
+        found += [CutPoint(api, moment, 1 if api is Api.INIT_PRODUCER_ID else dice.randint(1, _REQUESTS_MAX)) for api, moment in pairs]
+    return found[:count]

@@ -13,7 +13,7 @@ from tests.chaos.reader import Groups, read_committed
 from tests.end_to_end.harness import Site
 
 Lane = tuple[int, int]
-_SHOWN = 3
+_SHOWN, _FIELDS_SHOWN = 6, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Effects:
 
 
 def effects_of(site: Site, bootstrap: str, aside: Sequence[str] = ()) -> Effects:
-    """Read by the independent reader. aside: more fields of an alert that may differ."""
+    """Read by the independent reader. aside: more fields of an alert that may differ, by dotted path."""
     settings = site.settings
     groups = Groups(bootstrap)
     try:
@@ -75,7 +75,7 @@ def contradictions(effects: Effects, records: Sequence[ConsumerRecord]) -> list[
         for partition, end in ends.items()
         if effects.committed.get(partition) != end
     ]
-    return found[: 2 * _SHOWN]
+    return found[:_SHOWN]
 
 
 def _lanes(written: Sequence[tuple[Lane, str]]) -> dict[Lane, list[str]]:
@@ -88,7 +88,10 @@ def _lanes(written: Sequence[tuple[Lane, str]]) -> dict[Lane, list[str]]:
 def _alert(record: ConsumerRecord, aside: Sequence[str]) -> tuple[Lane, str]:
     body = json.loads(record.value)
     headers = {name: value.decode() for name, value in record.headers}
-    told = {"key": record.key.decode(), **{name: value for name, value in body.items() if name not in aside}, "headers": headers}
+    for path in aside:
+        owner, _, name = path.rpartition(".")
+        (body[owner] if owner else body).pop(name)
+    told = {"key": record.key.decode(), **body, "headers": headers}
     return (record.partition, body["source_records"]["partition"]), json.dumps(told, sort_keys=True)
 
 
@@ -106,9 +109,16 @@ def _between(name: str, mine: Mapping[Lane, Sequence[str]], theirs: Mapping[Lane
             continue
         more, fewer = Counter(ours) - Counter(others), Counter(others) - Counter(ours)
         kind = "in another order" if not more and not fewer else f"{more.total()} too many, {fewer.total()} missing"
-        shown = [text[:300] for text in [*more, *fewer][:_SHOWN]]
-        found.append(f"{name}: written to {lane[0]} of partition {lane[1]}: {len(ours)} and not {len(others)}: {kind} {shown}")
+        first = next((pair for pair in zip(ours, others, strict=False) if pair[0] != pair[1]), None)
+        shown = "" if first is None else f"; the first of them: {_fields_apart(*map(json.loads, first))}"
+        found.append(f"{name}: of partition {lane[1]}, written to {lane[0]}: {len(ours)} and not {len(others)}: {kind}{shown}")
     return found
+
+
+def _fields_apart(mine: Mapping[str, object], theirs: Mapping[str, object]) -> str:
+    """The fields in which two of them differ, and how."""
+    apart = [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
+    return "; ".join(f"{name} {str(mine.get(name))[:80]} and not {str(theirs.get(name))[:80]}" for name in apart[:_FIELDS_SHOWN])
 
 
 def _is_json(value: bytes) -> bool:

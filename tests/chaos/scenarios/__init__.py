@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from tests.chaos.scenarios.cuts import CUTS
 from tests.chaos.scenarios.kills import KILLS
 from tests.chaos.scenarios.scenario import Scenario
 
-SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (KILLS,)}
+SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in (KILLS, CUTS)}

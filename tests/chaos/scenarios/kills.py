@@ -48,6 +48,5 @@ KILLS = Scenario(
     faults_in_slice=24,
     plan=lives,
     inject=inject,  # type: ignore[arg-type]
-    assignments=("checkpoints.every=500ms",),
-    aside=("settings_hash",),
+    aside=("settings_hash", "threshold.version"),
 )

@@ -16,7 +16,7 @@ class Scenario:
     """One thing that breaks.
 
     faults, faults_in_slice: how many of them. plan: the fault points of a seed. inject: breaks one after the other.
-    assignments: settings of the daemons harmed. aside: fields of an alert that may differ. recovery_max_s: the longest that may take.
+    aside: fields of an alert that may differ. recovery_max_s: the longest that may take.
     """
 
     name: str
@@ -24,6 +24,5 @@ class Scenario:
     faults_in_slice: int
     plan: Callable[[random.Random, int], Sequence[object]]
     inject: Callable[[Cluster, Fleet, Feed, Sequence[object]], None]
-    assignments: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
     recovery_max_s: float = 10.0
