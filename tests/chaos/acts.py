@@ -25,22 +25,26 @@ class Point(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """At the `passing`-th passing of a point: a signal to the daemon itself, or its wall clock set off by so many seconds."""
+    """At the `passing`-th passing of a point: a signal to the daemon itself, or its wall clock set off by so many seconds.
+
+    pause_s: how long the thread that passed rests after the signal, while the others go on.
+    """
 
     point: Point
     passing: int
     signal: signal.Signals | None = signal.SIGKILL
     clock_s: float = 0.0
+    pause_s: float = 0.0
 
     def __str__(self) -> str:
         what = f"{self.clock_s:+g}s" if self.signal is None else self.signal.name.removeprefix("SIG")
-        return f"{self.point.value}:{self.passing}:{what}"
+        return f"{self.point.value}:{self.passing}:{what}" + (f":{self.pause_s:g}s" if self.pause_s else "")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Of `POINT:N`, `POINT:N:SIGNAL` or `POINT:N:+3600s`. Raises ValueError."""
+        """Of `POINT:N`, `POINT:N:SIGNAL`, `POINT:N:STOP:2s` or `POINT:N:+3600s`. Raises ValueError."""
         point, passing, *rest = text.split(":")
         what = rest[0] if rest else "KILL"
         if what[0] in "+-":
             return cls(Point(point), int(passing), None, float(what.removesuffix("s")))
-        return cls(Point(point), int(passing), signal.Signals[f"SIG{what}"])
+        return cls(Point(point), int(passing), signal.Signals[f"SIG{what}"], pause_s=float(rest[1].removesuffix("s")) if rest[1:] else 0.0)

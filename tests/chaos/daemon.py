@@ -61,6 +61,7 @@ class Passings:
         if act.signal is SIGHUP and self._reload_from is not None and self._settings_file is not None:
             os.replace(self._reload_from, self._settings_file)
         os.kill(os.getpid(), act.signal)
+        time.sleep(act.pause_s)
 
     def _note(self, text: str) -> None:
         if self._timeline is not None:
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="+", help="after --: the verb and its arguments")
     options = parser.parse_args(arguments)
     if options.mutant is not None:
-        MUTANTS[options.mutant]()
+        MUTANTS[options.mutant][0]()
     install(Passings(options.at, options.timeline, options.settings_file, options.reload_from))
     return cli.main(options.command)
 

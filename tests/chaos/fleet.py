@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing.process
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 from tests.chaos.acts import Act
@@ -63,9 +63,11 @@ class Fleet:
 
     def __init__(self, site: Site, bootstrap: str, mutant: str | None = None) -> None:
         self.site, self._bootstrap, self._mutant = site, bootstrap, mutant
+        self._group, self._topic = site.settings.input.group, site.settings.input.topics[0]
         self.timeline = Timeline(site.folder / "timeline")
         self.recoveries_s: list[float] = []
-        self._alive: dict[str, multiprocessing.process.BaseProcess] = {}
+        self._alive: dict[str, Process] = {}
+        self._started: list[Process] = []
         self._groups = Groups(bootstrap)
 
     @property
@@ -73,14 +75,16 @@ class Fleet:
         """Those that run, or stand still."""
         return sorted(self._alive)
 
-    def start(self, member: str, acts: Sequence[Act] = (), *options: str) -> multiprocessing.process.BaseProcess:
+    def start(self, member: str, acts: Sequence[Act] = (), *options: str) -> Process:
         """A daemon of this name; a former one of the same name is forgotten, not ended."""
         folder = self.site.folder
         words = ["--timeline", str(self.timeline.path), *options, *(word for act in acts for word in ("--at", str(act)))]
         words += ["--mutant", self._mutant] if self._mutant else []
         command = self.site.command("run", "--set", f"input.member={member}")
-        self._alive[member] = start("tests.chaos.daemon", [*words, "--", *command], folder / "daemon.log")
-        return self._alive[member]
+        process = start("tests.chaos.daemon", [*words, "--", *command], folder / "daemon.log")
+        self._alive[member] = process
+        self._started.append(process)
+        return process
 
     def wait_for_death(self, member: str) -> float:
         """Until the daemon's own act has killed it; returns the monotonic time."""
@@ -108,12 +112,27 @@ class Fleet:
             kill(process)
             raise HarnessError(f"{member} did not leave cleanly (exit code {process.exitcode}):\n{self.site.log_tail()}")
         if is_removed:
-            self._groups.remove(self.site.settings.input.group, member)
+            self._groups.remove(self._group, member)
 
     def note_recovery(self, since_s: float) -> None:
         """Wait for the first commit after a fault and keep how long it took."""
         at_s = self.wait_for(lambda: self.timeline.first_commit(since_s), COMMITS_WITHIN_S, "no commit")
         self.recoveries_s.append(at_s - since_s)
+
+    def note_all_move_on(self, since_s: float) -> None:
+        """Wait until the group has committed more of every partition than now, and keep how long that took."""
+        before = self._committed()
+        ends = end_offsets(self._bootstrap, self._topic)
+
+        def look() -> float | None:
+            committed = self._committed()
+            return time.monotonic() if all(committed.get(number, 0) > before.get(number, 0) for number in ends) else None
+
+        self.recoveries_s.append(self.wait_for(look, COMMITS_WITHIN_S, f"some partition stands still at {before}") - since_s)
+
+    def wait_for_act(self, act: Act, before: int) -> None:
+        """Until it was done once more than `before`."""
+        self.wait_for(lambda: 1.0 if self.timeline.count(act) > before else None, DIES_WITHIN_S, f"{act} was not done")
 
     def wait_for(self, look: Callable[[], float | None], timeout_s: float, otherwise: str) -> float:
         """What `look` finds, as soon as it finds something."""
@@ -130,18 +149,19 @@ class Fleet:
         """Once everything written is committed, all leave; one is started where none is left."""
         if not self._alive:
             self.start("last")
-        settings = self.site.settings
-        group, topic = settings.input.group, settings.input.topics[0]
-        ends = {number: end for number, end in end_offsets(self._bootstrap, topic).items() if end}
-        self.wait_for(lambda: 1.0 if self._groups.committed(group, topic) == ends else None, timeout_s, f"not all of {ends} committed")
+        ends = {number: end for number, end in end_offsets(self._bootstrap, self._topic).items() if end}
+        self.wait_for(lambda: 1.0 if self._committed() == ends else None, timeout_s, f"not all of {ends} committed")
         for member in self.members:
             self.leave(member, is_removed=False)
 
     def close(self) -> None:
         """Whatever still runs is killed."""
-        for process in self._alive.values():
+        for process in self._started:
             kill(process)
         self._groups.close()
+
+    def _committed(self) -> dict[int, int]:
+        return self._groups.committed(self._group, self._topic)
 
     def _refuse_ended(self, member: str) -> None:
         code = self._alive[member].exitcode

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from signal import SIGHUP, SIGTERM
+from enum import Enum
+from signal import SIGHUP, SIGSTOP, SIGTERM
 
 from tests.chaos.acts import Act, Point
 from tests.chaos.proxy import Api, Moment
@@ -67,3 +68,85 @@ def cuts(dice: random.Random, count: int) -> list[CutPoint]:
         dice.shuffle(pairs)
         found += [CutPoint(api, moment, 1 if api is Api.INIT_PRODUCER_ID else dice.randint(1, _REQUESTS_MAX)) for api, moment in pairs]
     return found[:count]
+
+
+class Succession(Enum):
+    """Who goes on in the place of a daemon that stands still."""
+
+    OTHERS = "the other members, once its session has timed out"
+    NAMESAKE = "a new process of the same name, at once"
+
+
+@dataclass(frozen=True, slots=True)
+class Zombie:
+    """A daemon stands still at a point of a batch, is succeeded, and wakes."""
+
+    freeze: Act
+    succession: Succession
+
+
+_PAUSE_S = 2.0
+
+
+def zombies(dice: random.Random, count: int) -> list[Zombie]:
+    """Frozen where something is at stake; half of them find out that they were succeeded before they go on, half after."""
+    points = (Point.AFTER_POLL, Point.MID_BATCH, Point.AFTER_PRODUCE, Point.AFTER_OFFSETS, Point.BEFORE_COMMIT)
+    kinds = [(point, succession) for point in points for succession in Succession]
+    found: list[Zombie] = []
+    while len(found) < count:
+        for point, succession in dice.sample(kinds, len(kinds)):
+            freeze = Act(point, dice.randint(2, _PASSINGS_MAX), SIGSTOP, pause_s=dice.choice((0.0, _PAUSE_S)))
+            found.append(Zombie(freeze, succession))
+    return found[:count]
+
+
+class ChangeKind(Enum):
+    """How the membership of a group changes."""
+
+    JOIN = "join"
+    CRASH = "crash"
+    LEAVE = "leave, the session times out"
+    REMOVAL = "leave and be removed"
+    RESTART = "crash and come back within the session"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of membership. is_awaited: every partition moves on again before the next change."""
+
+    kind: ChangeKind
+    member: str
+    is_awaited: bool
+
+
+_MEMBERS = ("one", "two", "three", "four")
+_SIZES = (1, 3, 2, 1, 4, 2)
+
+
+def changes(dice: random.Random, count: int) -> list[Change]:
+    """From one member to three, two, one, four, two and again, by one at a time; who goes and how is the dice's."""
+    found: list[Change] = []
+    members: list[str] = []
+    while len(found) < count:
+        for size in _SIZES:
+            while len(members) != size:
+                kind = ChangeKind.JOIN if len(members) < size else dice.choice((ChangeKind.CRASH, ChangeKind.LEAVE, ChangeKind.REMOVAL))
+                if members and dice.random() < _RESTART_SHARE:
+                    kind = ChangeKind.RESTART
+                found.append(_change(kind, members, dice))
+    return found[:count]
+
+
+_RESTART_SHARE, _AWAITED_SHARE = 0.15, 0.6
+
+
+def _change(kind: ChangeKind, members: list[str], dice: random.Random) -> Change:
+    """The change, and `members` as they are after it."""
+    if kind is ChangeKind.JOIN:
+        member = dice.choice([name for name in _MEMBERS if name not in members])
+        members.append(member)
+    else:
+        member = dice.choice(members)
+        if kind is not ChangeKind.RESTART:
+            members.remove(member)
+    return Change(kind, member, dice.random() < _AWAITED_SHARE)
