@@ -15,7 +15,7 @@ from tests.end_to_end.harness import Site, kill, start
 
 DIES_WITHIN_S = 60.0
 COMMITS_WITHIN_S = 120.0
-LOOK_S = 0.01
+LOOK_S = 0.05
 
 
 class HarnessError(AssertionError):

@@ -105,8 +105,8 @@ class Proxy:
         except OSError:
             to_client.close()
             return
-        pair = _Pair(self, client, to_client, broker_reader, to_broker)
-        await pair.run()
+        with suppress(asyncio.CancelledError):  # by `close`; asyncio would tell of it
+            await _Pair(self, client, to_client, broker_reader, to_broker).run()
 
     def taken(self, api_key: int) -> Cut | None:
         """The armed cut, where it is due with this request."""
