@@ -8,7 +8,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 
 from tests.chaos.proxy import Proxy
-from tests.end_to_end.harness import Site, write_site
+from tests.end_to_end.harness import Site, start, write_site
 from tests.kafka.broker import new_broker
 
 PARTITIONS = 4
@@ -31,6 +31,8 @@ class Cluster:
         self.proxy = Proxy()
         self.broker = new_broker(self.proxy.port)
         self.proxy.begin(self.broker.behind_proxy)
+        # The first process of all waits for everything heavy to be imported; no fault shall be timed by it.
+        start("tests.chaos.daemon", ["--help"], folder / "first.log").join()
 
     @property
     def bootstrap(self) -> str:

@@ -63,7 +63,7 @@ class Fleet:
 
     def __init__(self, site: Site, bootstrap: str, mutant: str | None = None) -> None:
         self.site, self._bootstrap, self._mutant = site, bootstrap, mutant
-        self._group, self._topic = site.settings.input.group, site.settings.input.topics[0]
+        self.group, self.topic = site.settings.input.group, site.settings.input.topics[0]
         self.timeline = Timeline(site.folder / "timeline")
         self.recoveries_s: list[float] = []
         self._alive: dict[str, Process] = {}
@@ -112,7 +112,7 @@ class Fleet:
             kill(process)
             raise HarnessError(f"{member} did not leave cleanly (exit code {process.exitcode}):\n{self.site.log_tail()}")
         if is_removed:
-            self._groups.remove(self._group, member)
+            self._groups.remove(self.group, member)
 
     def note_recovery(self, since_s: float) -> None:
         """Wait for the first commit after a fault and keep how long it took."""
@@ -121,11 +121,11 @@ class Fleet:
 
     def note_all_move_on(self, since_s: float) -> None:
         """Wait until the group has committed more of every partition than now, and keep how long that took."""
-        before = self._committed()
-        ends = end_offsets(self._bootstrap, self._topic)
+        before = self.committed()
+        ends = end_offsets(self._bootstrap, self.topic)
 
         def look() -> float | None:
-            committed = self._committed()
+            committed = self.committed()
             return time.monotonic() if all(committed.get(number, 0) > before.get(number, 0) for number in ends) else None
 
         self.recoveries_s.append(self.wait_for(look, COMMITS_WITHIN_S, f"some partition stands still at {before}") - since_s)
@@ -149,10 +149,31 @@ class Fleet:
         """Once everything written is committed, all leave; one is started where none is left."""
         if not self._alive:
             self.start("last")
-        ends = {number: end for number, end in end_offsets(self._bootstrap, self._topic).items() if end}
-        self.wait_for(lambda: 1.0 if self._committed() == ends else None, timeout_s, f"not all of {ends} committed")
+        self.wait_until_caught_up(timeout_s)
         for member in self.members:
             self.leave(member, is_removed=False)
+
+    def wait_until_caught_up(self, timeout_s: float = COMMITS_WITHIN_S) -> None:
+        """Until all that is written now is committed."""
+        ends = {number: end for number, end in end_offsets(self._bootstrap, self.topic).items() if end}
+        self.wait_for(lambda: 1.0 if self.committed() == ends else None, timeout_s, f"not all of {ends} committed")
+
+    def wait_for_complaint(self, member: str, about: str) -> bool:
+        """Until the daemon has told a person something that names `about`, or has ended for it; returns whether it has ended."""
+        process, told_before = self._alive[member], len(self.site.log())
+        deadline_s = time.monotonic() + COMMITS_WITHIN_S
+        while time.monotonic() < deadline_s:
+            process.join(LOOK_S)
+            lines = [line for line in self.site.log()[told_before:].splitlines() if about in line]
+            complaints = [line for line in lines if '"level": "info"' not in line]
+            if process.exitcode is not None and complaints:
+                del self._alive[member]
+                return True
+            if complaints:
+                return False
+            if process.exitcode is not None:
+                break
+        raise HarnessError(f"{member} said nothing of {about} (exit code {process.exitcode}):\n{self.site.log_tail()}")
 
     def close(self) -> None:
         """Whatever still runs is killed."""
@@ -160,8 +181,8 @@ class Fleet:
             kill(process)
         self._groups.close()
 
-    def _committed(self) -> dict[int, int]:
-        return self._groups.committed(self._group, self._topic)
+    def committed(self) -> dict[int, int]:
+        return self._groups.committed(self.group, self.topic)
 
     def _refuse_ended(self, member: str) -> None:
         code = self._alive[member].exitcode

@@ -42,6 +42,11 @@ def lives(dice: random.Random, count: int) -> list[Life]:
     return found
 
 
+def random_kills(dice: random.Random, count: int) -> list[Life]:
+    """At any time, in the start as well as in the work."""
+    return [Life(kill_after_s=dice.uniform(0.0, 8.0)) for _ in range(count)]
+
+
 def _led_to(point: Point, dice: random.Random) -> Sequence[Act]:
     """What must come first for that point to be passed."""
     told = {Point.IN_DRAIN: SIGTERM, Point.IN_RELOAD: SIGHUP}.get(point)
@@ -150,3 +155,39 @@ def _change(kind: ChangeKind, members: list[str], dice: random.Random) -> Change
         if kind is not ChangeKind.RESTART:
             members.remove(member)
     return Change(kind, member, dice.random() < _AWAITED_SHARE)
+
+
+class OutageKind(Enum):
+    """How a broker is away."""
+
+    KILLED = "kill -9, then started again"
+    FROZEN = "stands still, its connections open"
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """The broker is away for so long."""
+
+    kind: OutageKind
+    lasts_s: float
+
+
+_NAMED_OUTAGES = (Outage(OutageKind.FROZEN, 60.0), Outage(OutageKind.KILLED, 600.0), Outage(OutageKind.KILLED, 0.0))
+_SHORT_OUTAGE_MAX_S = 12.0
+
+
+def outages(dice: random.Random, count: int) -> list[Outage]:
+    """Where there is time for them the long ones; short ones of either kind, in turn."""
+    named = list(_NAMED_OUTAGES) if count > 2 * len(_NAMED_OUTAGES) else []
+    kinds = dice.sample(list(OutageKind), len(OutageKind))
+    short = [Outage(kinds[number % len(kinds)], dice.uniform(1.0, _SHORT_OUTAGE_MAX_S)) for number in range(count - len(named))]
+    return dice.sample([*named, *short], count)
+
+
+_HOUR_S = 3600.0
+_CLOCK_POINTS = (Point.IN_RECOVERY, Point.AFTER_POLL, Point.BEFORE_COMMIT, Point.AFTER_COMMIT)
+
+
+def clock_jumps(dice: random.Random, count: int) -> list[Act]:
+    """An hour ahead and an hour back, in turn, while a daemon works."""
+    return [Act(dice.choice(_CLOCK_POINTS), dice.randint(1, 4), None, _HOUR_S if number % 2 else -_HOUR_S) for number in range(count)]

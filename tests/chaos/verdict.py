@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from kafka.consumer.fetcher import ConsumerRecord
 
@@ -28,6 +28,33 @@ class Effects:
     dead_letters: Mapping[Lane, Sequence[str]]
     committed: Mapping[int, int]
     state: Mapping[str, tuple[int, str]]
+
+    def until(self, offsets: Mapping[int, int]) -> Effects:
+        """Of these partitions, what records before the offset brought about."""
+        alerts = {lane: [one for one in told if _last_offset(one) < offsets[lane[1]]] for lane, told in self.alerts.items() if lane[1] in offsets}
+        letters = {
+            lane: [one for one in told if _letter_offset(one) < offsets[lane[1]]] for lane, told in self.dead_letters.items() if lane[1] in offsets
+        }
+        return Effects(alerts, letters, offsets, {})
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Of one input: how much it was, and every difference; none where the verdict is equal."""
+
+    records: int = 0
+    alerts: int = 0
+    differences: list[str] = field(default_factory=list)
+
+
+def followed(already: Effects, rest: Effects, partitions: Container[int]) -> Effects:
+    """What is expected of a group that went on, in these partitions, as one that begins: what it had said, then what the other says."""
+
+    def both(mine: Mapping[Lane, Sequence[str]], theirs: Mapping[Lane, Sequence[str]]) -> dict[Lane, Sequence[str]]:
+        lanes = {lane: [*(mine.get(lane, ()) if lane[1] in partitions else ()), *theirs.get(lane, ())] for lane in {*mine, *theirs}}
+        return {lane: told for lane, told in lanes.items() if told}
+
+    return Effects(both(already.alerts, rest.alerts), both(already.dead_letters, rest.dead_letters), rest.committed, rest.state)
 
 
 def effects_of(site: Site, bootstrap: str, aside: Sequence[str] = ()) -> Effects:
@@ -61,7 +88,7 @@ def contradictions(effects: Effects, records: Sequence[ConsumerRecord]) -> list[
     broken = Counter((record.partition, record.offset) for record in records if not _is_json(record.value))
     lettered: Counter[tuple[int, int]] = Counter()
     for (_, source), letters in effects.dead_letters.items():
-        lettered.update((source, int(json.loads(letter)["dead_letter.offset"])) for letter in letters)
+        lettered.update((source, _letter_offset(letter)) for letter in letters)
     found = [f"dead letters: {count} of {place}, not {broken[place]}" for place, count in lettered.items() if count != broken[place]]
     found += [f"dead letters: none of {place}" for place in broken if place not in lettered]
     told: dict[str, list[int]] = defaultdict(list)
@@ -119,6 +146,14 @@ def _fields_apart(mine: Mapping[str, object], theirs: Mapping[str, object]) -> s
     """The fields in which two of them differ, and how."""
     apart = [name for name in sorted({*mine, *theirs}) if mine.get(name) != theirs.get(name)]
     return "; ".join(f"{name} {str(mine.get(name))[:80]} and not {str(theirs.get(name))[:80]}" for name in apart[:_FIELDS_SHOWN])
+
+
+def _last_offset(alert: str) -> int:
+    return int(json.loads(alert)["source_records"]["last_offset"])
+
+
+def _letter_offset(letter: str) -> int:
+    return int(json.loads(letter)["dead_letter.offset"])
 
 
 def _is_json(value: bytes) -> bool:

@@ -32,4 +32,4 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, points: Sequence[CutPoint]) 
     fleet.crash(_MEMBER)
 
 
-CUTS = Scenario("cuts", faults=200, faults_in_slice=24, plan=plan, inject=inject)  # type: ignore[arg-type]
+CUTS = Scenario("cuts", faults=200, faults_in_slice=12, plan=plan, inject=inject)

@@ -45,8 +45,8 @@ def _reload_options(fleet: Fleet, number: int) -> tuple[str, ...]:
 KILLS = Scenario(
     "kills",
     faults=160,
-    faults_in_slice=24,
+    faults_in_slice=12,
     plan=lives,
-    inject=inject,  # type: ignore[arg-type]
+    inject=inject,
     aside=("settings_hash", "threshold.version"),
 )

@@ -46,4 +46,4 @@ def _wait_for_end(fleet: Fleet, process: Process) -> None:
         raise HarnessError(f"a daemon whose name was taken went on (exit code {process.exitcode}):\n{fleet.site.log_tail()}")
 
 
-ZOMBIES = Scenario("zombies", faults=50, faults_in_slice=4, plan=plan, inject=inject, recovery_max_s=20.0)  # type: ignore[arg-type]
+ZOMBIES = Scenario("zombies", faults=50, faults_in_slice=2, plan=plan, inject=inject, recovery_max_s=20.0)
