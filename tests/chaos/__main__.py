@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.cluster import Cluster
@@ -67,11 +68,13 @@ def _told(rows: list[Row], seed: int, *, is_slice: bool = False) -> list[Row]:
 
 
 def _catch(cluster: Cluster, seed: int) -> int:
+    """A mutant counts as caught where its effects differ, not where it only stopped."""
     caught = []
-    for name, (_, scenario) in MUTANTS.items():
-        rows = conduct(cluster, [one for one in SHARING if one.name == scenario], seed, is_slice=True, mutant=name)
-        differences = rows[0].verdict.differences
-        caught.append((name, scenario, "caught" if differences else "MISSED", differences[0][:_SHOWN] if differences else "-"))
+    for name, mutant in MUTANTS.items():
+        scenarios = [replace(one, faults_in_slice=mutant.faults) for one in SHARING if one.name == mutant.scenario]
+        verdict = conduct(cluster, scenarios, seed, is_slice=True, mutant=name)[0].verdict
+        told = verdict.differences[0].splitlines()[0][:_SHOWN] if verdict.differences else "no difference"
+        caught.append((name, mutant.scenario, "caught" if verdict.differences and verdict.records else "MISSED", told))
         print("  ".join(caught[-1]), flush=True)
     print("\n" + table(("mutant", "scenario", "verdict", "the first difference"), caught))
     return 0 if all(row[2] == "caught" for row in caught) else 1

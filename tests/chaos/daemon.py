@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="+", help="after --: the verb and its arguments")
     options = parser.parse_args(arguments)
     if options.mutant is not None:
-        MUTANTS[options.mutant][0]()
+        MUTANTS[options.mutant].plant()
     install(Passings(options.at, options.timeline, options.settings_file, options.reload_from))
     return cli.main(options.command)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anomaly_daemon.adapters.kafka_sink import KafkaSink, _Transaction
@@ -59,9 +59,17 @@ def checkpoint_ahead_of_commit() -> None:
     Loop._commit = save_and_commit  # type: ignore[method-assign]
 
 
-# Each with the scenario that has to find it.
-MUTANTS: dict[str, tuple[Callable[[], None], str]] = {
-    "offsets_before_alerts": (offsets_before_alerts, "kills"),
-    "metadata_at_commit": (metadata_at_commit, "zombies"),
-    "checkpoint_ahead_of_commit": (checkpoint_ahead_of_commit, "kills"),
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A defect, and the scenario that has to find it with so many faults."""
+
+    plant: Callable[[], None]
+    scenario: str
+    faults: int
+
+
+MUTANTS = {
+    "offsets_before_alerts": Mutant(offsets_before_alerts, "kills", 12),
+    "metadata_at_commit": Mutant(metadata_at_commit, "zombies", 4),
+    "checkpoint_ahead_of_commit": Mutant(checkpoint_ahead_of_commit, "kills", 12),
 }

@@ -75,33 +75,16 @@ def cuts(dice: random.Random, count: int) -> list[CutPoint]:
     return found[:count]
 
 
-class Succession(Enum):
-    """Who goes on in the place of a daemon that stands still."""
-
-    OTHERS = "the other members, once its session has timed out"
-    NAMESAKE = "a new process of the same name, at once"
-
-
-@dataclass(frozen=True, slots=True)
-class Zombie:
-    """A daemon stands still at a point of a batch, is succeeded, and wakes."""
-
-    freeze: Act
-    succession: Succession
-
-
 _PAUSE_S = 2.0
 
 
-def zombies(dice: random.Random, count: int) -> list[Zombie]:
-    """Frozen where something is at stake; half of them find out that they were succeeded before they go on, half after."""
+def freezes(dice: random.Random, count: int) -> list[Act]:
+    """A daemon stands still where something is at stake; half of them find out that they were succeeded before they go on, half after."""
     points = (Point.AFTER_POLL, Point.MID_BATCH, Point.AFTER_PRODUCE, Point.AFTER_OFFSETS, Point.BEFORE_COMMIT)
-    kinds = [(point, succession) for point in points for succession in Succession]
-    found: list[Zombie] = []
+    found: list[Act] = []
     while len(found) < count:
-        for point, succession in dice.sample(kinds, len(kinds)):
-            freeze = Act(point, dice.randint(2, _PASSINGS_MAX), SIGSTOP, pause_s=dice.choice((0.0, _PAUSE_S)))
-            found.append(Zombie(freeze, succession))
+        for point in dice.sample(points, len(points)):
+            found.append(Act(point, dice.randint(2, _PASSINGS_MAX), SIGSTOP, pause_s=_PAUSE_S * (len(found) % 2)))
     return found[:count]
 
 

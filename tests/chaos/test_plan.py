@@ -9,7 +9,7 @@ from tests.chaos import plan
 from tests.chaos.acts import Act, Point
 from tests.chaos.proxy import Api, Moment
 
-PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.zombies, plan.changes, plan.outages, plan.clock_jumps)
+PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.clock_jumps)
 
 
 @pytest.mark.parametrize("make", PLANS)
