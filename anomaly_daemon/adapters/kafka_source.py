@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
 from anomaly_daemon.adapters.kafka_stall import StallWatch
@@ -203,6 +203,9 @@ class KafkaSource:
         # no heartbeats, no way back, while fetching goes on (3.0.12).
         if consumer._coordinator.rejoining:
             consumer._coordinator.request_rejoin()
+        if _is_fenced(consumer):
+            self._give_up()
+            raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
         return fetched
 
     def _observing(self) -> KafkaConsumer:
@@ -301,6 +304,13 @@ class KafkaSource:
         names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
         timeout_ms = min(_BUSY_ANSWER_TIMEOUT_MS, self._answer_timeout_ms) if is_reading else self._answer_timeout_ms
         return {Partition(*name): int(end) for name, end in consumer.end_offsets(names, timeout_ms=timeout_ms).items()}
+
+
+def _is_fenced(consumer: KafkaConsumer) -> bool:
+    """A static member whose name another process has taken: the client stops its heartbeats, goes on reading and says nothing (3.0.12)."""
+    coordinator = consumer._coordinator
+    with coordinator._lock:
+        return bool(coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled)
 
 
 def _native(partition: Partition) -> TopicPartition:
