@@ -158,22 +158,13 @@ class Fleet:
         ends = {number: end for number, end in end_offsets(self._bootstrap, self.topic).items() if end}
         self.wait_for(lambda: 1.0 if self.committed() == ends else None, timeout_s, f"not all of {ends} committed")
 
-    def wait_for_complaint(self, member: str, about: str) -> bool:
-        """Until the daemon has told a person something that names `about`, or has ended for it; returns whether it has ended."""
-        process, told_before = self._alive[member], len(self.site.log())
-        deadline_s = time.monotonic() + COMMITS_WITHIN_S
-        while time.monotonic() < deadline_s:
-            process.join(LOOK_S)
-            lines = [line for line in self.site.log()[told_before:].splitlines() if about in line]
-            complaints = [line for line in lines if '"level": "info"' not in line]
-            if process.exitcode is not None and complaints:
-                del self._alive[member]
-                return True
-            if complaints:
-                return False
-            if process.exitcode is not None:
-                break
-        raise HarnessError(f"{member} said nothing of {about} (exit code {process.exitcode}):\n{self.site.log_tail()}")
+    def wait_for_refusal(self, member: str, told: str) -> None:
+        """Until the daemon has ended because a person must do something first, and has told what."""
+        process = self._alive.pop(member)
+        process.join(DIES_WITHIN_S)
+        if process.exitcode != 2 or told not in self.site.log():
+            kill(process)
+            raise HarnessError(f"{member} did not end with {told!r} (exit code {process.exitcode}):\n{self.site.log_tail()}")
 
     def close(self) -> None:
         """Whatever still runs is killed."""

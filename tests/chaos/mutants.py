@@ -23,7 +23,7 @@ def offsets_before_alerts() -> None:
         if output.messages:
             run(_Transaction(producer, output, None))
 
-    _Transaction.run = run_apart  # type: ignore[method-assign]
+    _Transaction.run = run_apart  # type: ignore[method-assign, assignment]
 
 
 def metadata_at_commit() -> None:
@@ -42,8 +42,8 @@ def metadata_at_commit() -> None:
             consumer.poll(timeout_ms=100)
         commit(sink, replace(output, lease=consumer.group_metadata()))
 
-    KafkaSource.__init__ = make_and_keep  # type: ignore[method-assign]
-    KafkaSink.commit = commit_anyhow  # type: ignore[method-assign]
+    KafkaSource.__init__ = make_and_keep  # type: ignore[method-assign, assignment]
+    KafkaSink.commit = commit_anyhow  # type: ignore[method-assign, assignment]
 
 
 def checkpoint_ahead_of_commit() -> None:
@@ -56,7 +56,7 @@ def checkpoint_ahead_of_commit() -> None:
         loop._checkpoints.flush(10.0)
         commit(loop, output)
 
-    Loop._commit = save_and_commit  # type: ignore[method-assign]
+    Loop._commit = save_and_commit  # type: ignore[method-assign, assignment]
 
 
 @dataclass(frozen=True, slots=True)

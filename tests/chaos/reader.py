@@ -7,8 +7,11 @@ import time
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError
 
 READ_TIMEOUT_S = 120.0
+ANSWER_TIMEOUT_S = 30.0
+LOOK_S = 0.1
 
 
 def read_committed(bootstrap: str, topic: str) -> list[ConsumerRecord]:
@@ -48,8 +51,16 @@ class Groups:
         self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
-        """The next offset of each partition that the group ever committed."""
-        offsets = self._admin.list_group_offsets([group])[group]
+        """The next offset of each partition that the group ever committed; a broker that has just come back is asked again. Raises KafkaError."""
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            try:
+                offsets = self._admin.list_group_offsets([group])[group]
+                break
+            except KafkaError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(LOOK_S)
         return {partition.partition: int(at.offset) for partition, at in offsets.items() if partition.topic == topic and at.offset >= 0}
 
     def remove(self, group: str, *members: str) -> None:

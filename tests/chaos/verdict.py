@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kafka.consumer.fetcher import ConsumerRecord
@@ -29,14 +29,6 @@ class Effects:
     committed: Mapping[int, int]
     state: Mapping[str, tuple[int, str]]
 
-    def until(self, offsets: Mapping[int, int]) -> Effects:
-        """Of these partitions, what records before the offset brought about."""
-        alerts = {lane: [one for one in told if _last_offset(one) < offsets[lane[1]]] for lane, told in self.alerts.items() if lane[1] in offsets}
-        letters = {
-            lane: [one for one in told if _letter_offset(one) < offsets[lane[1]]] for lane, told in self.dead_letters.items() if lane[1] in offsets
-        }
-        return Effects(alerts, letters, offsets, {})
-
 
 @dataclass(slots=True)
 class Verdict:
@@ -47,14 +39,20 @@ class Verdict:
     differences: list[str] = field(default_factory=list)
 
 
-def followed(already: Effects, rest: Effects, partitions: Container[int]) -> Effects:
-    """What is expected of a group that went on, in these partitions, as one that begins: what it had said, then what the other says."""
+def followed(whole: Effects, rest: Effects, gaps: Mapping[int, int]) -> Effects:
+    """What is expected of a group that was as `whole` up to a gap at these offsets of some partitions, and there began anew as `rest`."""
 
-    def both(mine: Mapping[Lane, Sequence[str]], theirs: Mapping[Lane, Sequence[str]]) -> dict[Lane, Sequence[str]]:
-        lanes = {lane: [*(mine.get(lane, ()) if lane[1] in partitions else ()), *theirs.get(lane, ())] for lane in {*mine, *theirs}}
+    def both(before: Mapping[Lane, Sequence[str]], after: Mapping[Lane, Sequence[str]], offset_of: Callable[[str], int]) -> dict[Lane, Sequence[str]]:
+        lanes = {
+            lane: [one for one in before.get(lane, ()) if offset_of(one) < gaps[lane[1]]] + list(after.get(lane, ()))
+            if lane[1] in gaps
+            else before.get(lane, ())
+            for lane in {*before, *after}
+        }
         return {lane: told for lane, told in lanes.items() if told}
 
-    return Effects(both(already.alerts, rest.alerts), both(already.dead_letters, rest.dead_letters), rest.committed, rest.state)
+    state = {name: (rest if int(name.rpartition("[")[2][:-1]) in gaps else whole).state[name] for name in rest.state}
+    return Effects(both(whole.alerts, rest.alerts, _last_offset), both(whole.dead_letters, rest.dead_letters, _letter_offset), rest.committed, state)
 
 
 def effects_of(site: Site, bootstrap: str, aside: Sequence[str] = ()) -> Effects:
