@@ -95,6 +95,7 @@ class KafkaSource:
         self._sought: set[TopicPartition] = set()
         self._watch = StallWatch(stall_timeout_s)
         self._next_look_s = 0.0
+        self._has_asked_again = False
         self._read_since_look = 0
         with suppress(LogUnavailable):
             self._connected()
@@ -179,7 +180,7 @@ class KafkaSource:
             except TopicError:
                 self._end(consumer)
                 raise
-            self._consumer = consumer
+            self._consumer, self._has_asked_again = consumer, False
             self._next_look_s = self._monotonic_s() + self._answer_timeout_s / 2
             log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
         return self._consumer
@@ -285,6 +286,10 @@ class KafkaSource:
             return
         is_reading, self._read_since_look = self._read_since_look > 0, 0
         self._next_look_s = now_s + self._answer_timeout_s / 2
+        if self._group is not None and not self._has_asked_again and not consumer.assignment():
+            # A static member that comes back is given what its predecessor had: nothing, where the topic was not there then.
+            self._has_asked_again = True
+            consumer._coordinator.request_rejoin()
         try:
             ends = self._ends(consumer, is_reading)
         except KafkaError as error:
