@@ -99,6 +99,17 @@ class FsspecCheckpointStore:
             return checkpoint
         return None
 
+    def discard_after(self, partition: Partition, offset: Offset) -> None:
+        """Those beyond what is committed: of a topic that was since made anew, or of offsets since set back. Told; what cannot be removed stays."""
+        try:
+            with self._telling():
+                ahead = [name for name in self._names(partition) if int(name.rsplit("/", 1)[-1].partition("-")[0]) > offset]
+                for name in ahead:
+                    self._files.rm(name)
+                    log.warning("checkpoint_discarded", file=self._told(name), committed=offset, reason="it is ahead of what is committed")
+        except OSError as error:
+            log.error("checkpoints_unreadable", url=masked(self._url), error=str(error), remedy="see that checkpoints.url answers")
+
     def load_rules(self, partition: Partition) -> list[tuple[Offset, str]]:
         """See RuleStore; a file that cannot be read as one is told and passed over."""
         name = f"{self._folder(partition)}/{_RULES}"
@@ -169,9 +180,11 @@ class BackgroundCheckpoints:
         return True
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """What the store has, once whatever is being written of this partition is done."""
+        """What the store has, once whatever is being written of this partition is done. not_after: what is committed."""
         if partition in self._writing:
             wait([self._writing[partition]])
+        # A checkpoint is saved behind a commit only. One ahead of it would be taken for this log's once that offset is reached.
+        self._store.discard_after(partition, not_after)
         return self._store.load(partition, fingerprint, not_after)
 
     def flush(self, timeout_s: float) -> None:

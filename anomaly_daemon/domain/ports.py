@@ -90,6 +90,10 @@ class CheckpointStore(Protocol):
         """The newest valid checkpoint of this fingerprint with offset ≤ not_after; invalid ones are told and passed over."""
         ...
 
+    def discard_after(self, partition: Partition, offset: Offset) -> None:
+        """Let go of those beyond an offset."""
+        ...
+
 
 class Clock(Protocol):
     """For waiting and telemetry only: decisions use event time."""
