@@ -56,6 +56,7 @@ class Feed:
         self._rate, self._ahead_max = rate, ahead_max
         self._readings = readings(seed)
         self._is_done = threading.Event()
+        self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
         self.written = 0
 
@@ -66,6 +67,8 @@ class Feed:
     def __exit__(self, *_: object) -> None:
         self._is_done.set()
         self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
     def write(self, count: int) -> None:
         """So many at once, from the caller's thread; not while the block goes on."""
@@ -75,6 +78,12 @@ class Feed:
         producer.close()
 
     def _run(self) -> None:
+        try:
+            self._write_on()
+        except BaseException as error:  # raised where the block ends
+            self._failure = error
+
+    def _write_on(self) -> None:
         producer, groups = self._producer(), Groups(self._bootstrap)
         started_s = time.monotonic()
         due = 0.0
