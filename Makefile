@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INSTALL := --constraint deploy/constraints.txt --editable '.[test]'
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench chaos clean
 
 demo: $(STAMP)
 	$(BIN)/anomaly-daemon demo
@@ -21,6 +21,10 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
+
+# With Java 17 and Maven: about an hour; `--slice` in minutes, `--mutants` plants defects that must be found.
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'

@@ -229,9 +229,10 @@ class BackgroundCheckpoints:
         return True
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """What the store has, once whatever is being written of this partition is done. not_after: the committed offset: none lies behind it."""
+        """What the store has, once whatever is being written of this partition is done. not_after: the committed offset."""
         if partition in self._writing:
             wait([self._writing[partition]])
+        # A checkpoint is saved behind a commit only. One ahead of it would be taken for this log's once that offset is reached.
         self._store.forget_after(partition, not_after)
         return self._store.load(partition, fingerprint, not_after)
 

@@ -42,13 +42,17 @@ _SLOW_COMMIT_S = 1.0
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 10.0
 _DELIVERY_SLACK_S = 60.0
 _CLOSE_TIMEOUT_S = 2.0
+# A deadline overrun by this much was not watched: the process stood still. Meanwhile a namesake may have begun, which a new
+# producer would fence; a heartbeat's answer, overdue and so on its way, tells the consumer first.
+_STANDSTILL_S, _STANDSTILL_REST_S = 1.0, 2.0
 
 
 class _Preparation:
     """Makes one transactional producer in a thread of its own, trying again until it succeeds, is refused, or is cancelled."""
 
-    def __init__(self, make: Callable[[], KafkaProducer]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], KafkaProducer], rest_s: float = 0.0) -> None:
+        """rest_s: before the first attempt."""
+        self._make, self._rest_s, self.is_resting = make, rest_s, rest_s > 0
         self._lock = threading.Lock()
         self._is_cancelled = threading.Event()
         self._producer: Future[KafkaProducer] = Future()
@@ -81,6 +85,8 @@ class _Preparation:
 
     def _made(self) -> KafkaProducer | None:
         backoff_s = _BACKOFF_FIRST_S
+        self._is_cancelled.wait(self._rest_s)
+        self.is_resting = False
         while not self._is_cancelled.is_set():
             try:
                 return self._make()
@@ -162,7 +168,8 @@ class KafkaSink:
         try:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:
-            self._replace(producer)
+            stood_still = self._monotonic_s() - deadline_s > _STANDSTILL_S
+            self._replace(producer, _STANDSTILL_REST_S if stood_still else 0.0)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}") from error
         except KafkaError as error:
             raise self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s) from error
@@ -187,6 +194,8 @@ class KafkaSink:
         return lease
 
     def _prepared(self) -> KafkaProducer:
+        if self._preparation.is_resting:  # not waited for: it takes a poll to learn of a namesake
+            raise CommitFailed(f"{address(self._servers)}: commit: this process stood still; it waits to learn whether it is still a member")
         try:
             return self._preparation.wait(self._commit_timeout_s)
         except TimeoutError:
@@ -213,9 +222,9 @@ class KafkaSink:
             )
         return translate(error, self._servers, "commit", is_commit=True)
 
-    def _replace(self, producer: KafkaProducer) -> None:
+    def _replace(self, producer: KafkaProducer, rest_s: float = 0.0) -> None:
         discard(producer)
-        self._preparation = _Preparation(self._make)
+        self._preparation = _Preparation(self._make, rest_s)
 
     def _make(self) -> KafkaProducer:
         producer = open_client(KafkaProducer, self._arguments)

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
 from anomaly_daemon.adapters.kafka_headers import tolerate_names_that_are_no_text
@@ -97,6 +97,7 @@ class KafkaSource:
         self._sought: set[TopicPartition] = set()
         self._watch = StallWatch(stall_timeout_s)
         self._next_look_s = 0.0
+        self._has_asked_again = False
         self._read_since_look = 0
         with suppress(LogUnavailable):
             self._connected()
@@ -181,7 +182,7 @@ class KafkaSource:
             except TopicError:
                 self._end(consumer)
                 raise
-            self._consumer = consumer
+            self._consumer, self._has_asked_again = consumer, False
             self._next_look_s = self._monotonic_s() + self._answer_timeout_s / 2
             log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
         return self._consumer
@@ -205,6 +206,9 @@ class KafkaSource:
         # no heartbeats, no way back, while fetching goes on (3.0.12).
         if consumer._coordinator.rejoining:
             consumer._coordinator.request_rejoin()
+        if _is_fenced(consumer):
+            self._give_up()
+            raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
         return fetched
 
     def _observing(self) -> KafkaConsumer:
@@ -284,6 +288,10 @@ class KafkaSource:
             return
         is_reading, self._read_since_look = self._read_since_look > 0, 0
         self._next_look_s = now_s + self._answer_timeout_s / 2
+        if self._group is not None and not self._has_asked_again and not consumer.assignment():
+            # A static member that comes back is given what its predecessor had: nothing, where the topic was not there then.
+            self._has_asked_again = True
+            consumer._coordinator.request_rejoin()
         try:
             ends = self._ends(consumer, is_reading)
         except KafkaError as error:
@@ -303,6 +311,13 @@ class KafkaSource:
         names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
         timeout_ms = min(_BUSY_ANSWER_TIMEOUT_MS, self._answer_timeout_ms) if is_reading else self._answer_timeout_ms
         return {Partition(*name): int(end) for name, end in consumer.end_offsets(names, timeout_ms=timeout_ms).items()}
+
+
+def _is_fenced(consumer: KafkaConsumer) -> bool:
+    """A static member whose name another process has taken: the client stops its heartbeats, goes on reading and says nothing (3.0.12)."""
+    coordinator = consumer._coordinator
+    with coordinator._lock:
+        return bool(coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled)
 
 
 def _native(partition: Partition) -> TopicPartition:

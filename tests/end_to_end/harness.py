@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from anomaly_daemon.settings import Settings, load
 from anomaly_daemon.state import checkpoint as checkpoints
 from tests.small import ASSIGNMENTS, artifact
 
+_PROGRAM = "anomaly_daemon.cli"
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -29,6 +31,9 @@ _CONTEXT.set_forkserver_preload(
         "anomaly_daemon.wiring",
         "anomaly_daemon.pipeline.process",
         "anomaly_daemon.model.engine",
+        "anomaly_daemon.adapters.kafka_sink",
+        "anomaly_daemon.adapters.kafka_source",
+        "anomaly_daemon.adapters.kafka_topics",
     ]
 )
 
@@ -46,10 +51,11 @@ class Site:
 
     def daemon(self, *arguments: str) -> multiprocessing.process.BaseProcess:
         """`anomaly-daemon run` in a process of its own, started."""
-        command = ["run", "-c", str(self.folder / "settings.yaml"), *(word for one in self.assignments for word in ("--set", one)), *arguments]
-        process = _CONTEXT.Process(target=_serve, args=(command, str(self.folder / "daemon.log")), daemon=True)
-        process.start()
-        return process
+        return start(_PROGRAM, self.command("run", *arguments), self.folder / "daemon.log")
+
+    def command(self, verb: str, *arguments: str) -> list[str]:
+        """What a person would type after `anomaly-daemon`."""
+        return [verb, "-c", str(self.folder / "settings.yaml"), *(word for one in self.assignments for word in ("--set", one)), *arguments]
 
     def run_to_end(self, timeout_s: float = 120, *arguments: str) -> None:
         """Serve to the end of the log."""
@@ -68,11 +74,8 @@ class Site:
 
     def start_replay(self, *arguments: str) -> multiprocessing.process.BaseProcess:
         """The same in a process of its own, started."""
-        command = ["replay", "-c", str(self.folder / "settings.yaml"), *(word for one in self.assignments for word in ("--set", one)), *arguments]
         (self.folder / "replay.log").write_text("")
-        process = _CONTEXT.Process(target=_serve, args=(command, str(self.folder / "replay.log")), daemon=True)
-        process.start()
-        return process
+        return start(_PROGRAM, self.command("replay", *arguments), self.folder / "replay.log")
 
     def append(self, values: Iterable[bytes]) -> None:
         """More records for the input topic."""
@@ -145,6 +148,18 @@ def make_site(
     assignments: Sequence[str] = (),
 ) -> Site:
     """A site whose input topic holds these records, their partition chosen by key."""
+    site = write_site(folder, log, topic=topic, group=group, partitions=partitions, assignments=assignments)
+    topics = wiring.open_topics(site.settings)
+    try:
+        wiring.ensure_topics(site.settings, topics)
+        topics.append(Message(topic, record.key, record.value) for record in records)
+    finally:
+        topics.close()
+    return site
+
+
+def write_site(folder: Path, log: str, *, topic: str, group: str, partitions: int, assignments: Sequence[str] = ()) -> Site:
+    """A site with its settings and its model; its topics are made by whoever comes first."""
     folder.mkdir(parents=True, exist_ok=True)
     artifacts.save(artifact(), folder / "model")
     base = {
@@ -156,20 +171,19 @@ def make_site(
         "checkpoints": {"url": str(folder / "checkpoints"), "every": "100ms"},
     }
     (folder / "settings.yaml").write_text(yaml.safe_dump(base))
-    site = Site(folder, (*ASSIGNMENTS, *assignments))
-    topics = wiring.open_topics(site.settings)
-    try:
-        wiring.ensure_topics(site.settings, topics)
-        topics.append(Message(topic, record.key, record.value) for record in records)
-    finally:
-        topics.close()
-    return site
+    return Site(folder, (*ASSIGNMENTS, *assignments))
+
+
+def start(program: str, arguments: Sequence[str], log: Path, variables: Mapping[str, str] | None = None) -> multiprocessing.process.BaseProcess:
+    """The module's `main` in a process of its own, in which everything heavy is imported already; its output goes to the log."""
+    process = _CONTEXT.Process(target=_serve, args=(program, list(arguments), str(log), dict(variables or {})), daemon=True)
+    process.start()
+    return process
 
 
 def verb(*command: str, log: Path, variables: Mapping[str, str] | None = None, timeout_s: float = 120) -> int | None:
     """Any verb in a process of its own, with these in its environment; what it says is appended to `log`. Returns its exit code."""
-    process = _CONTEXT.Process(target=_serve, args=(list(command), str(log), dict(variables or {})), daemon=True)
-    process.start()
+    process = start(_PROGRAM, command, log, variables)
     process.join(timeout_s)
     if process.exitcode is None:
         kill(process)
@@ -184,12 +198,10 @@ def kill(process: multiprocessing.process.BaseProcess) -> None:
     process.join(10)
 
 
-def _serve(command: list[str], log: str, variables: Mapping[str, str] | None = None) -> None:
-    """In the child: output to the log file, then the verb."""
+def _serve(program: str, arguments: list[str], log: str, variables: Mapping[str, str] | None = None) -> None:
+    """In the child: output to the log file, then the program."""
     os.environ.update(variables or {})
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    from anomaly_daemon.cli import main
-
-    sys.exit(main(command))
+    sys.exit(importlib.import_module(program).main(arguments))

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from kafka import KafkaAdminClient
@@ -32,16 +33,22 @@ class ToolsMissingError(Exception):
 
 
 class Broker:
-    """A broker of our own that can be killed, frozen and started again on the same ports and data."""
+    """A broker of our own that can be killed, frozen and started again on the same ports and data.
 
-    def __init__(self, folder: Path, more_properties: str = "") -> None:
-        """more_properties: lines that come last and so count; {broker_port} and {controller_port} in them are filled in."""
+    advertised_port: of a proxy before it: who connects to `behind_proxy` is told to go on through that port.
+    more_properties: lines that come last and so count; {broker_port} and {controller_port} in them are filled in.
+    """
+
+    def __init__(self, folder: Path, advertised_port: int | None = None, more_properties: str = "") -> None:
         self._folder = folder
-        broker_port, controller_port = free_ports(2)
-        self.bootstrap = f"127.0.0.1:{broker_port}"
+        broker_port, controller_port, proxied_port = free_ports(3)
+        self.bootstrap, self.behind_proxy = f"127.0.0.1:{broker_port}", ("127.0.0.1", proxied_port)
         self._process: subprocess.Popen[bytes] | None = None
+        listeners = {"PLAINTEXT": (broker_port, broker_port)}
+        if advertised_port is not None:
+            listeners["PROXIED"] = (proxied_port, advertised_port)
         more = more_properties.format(broker_port=broker_port, controller_port=controller_port)
-        (folder / "server.properties").write_text(_properties(broker_port, controller_port, folder / "logs") + more)
+        (folder / "server.properties").write_text(_properties(listeners, controller_port, folder / "logs") + more)
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         arguments = ["format", "--standalone", "-t", cluster_id, "-c", str(folder / "server.properties")]
         subprocess.run([*_java("256m"), "kafka.tools.StorageTool", *arguments], check=True, capture_output=True, timeout=READY_TIMEOUT_S)
@@ -110,8 +117,13 @@ def shared_broker() -> Broker | ForeignBroker:
 @functools.cache
 def start_broker() -> Broker:
     """Our own broker, one for this process, stopped at its end. Raises ToolsMissingError."""
+    return new_broker()
+
+
+def new_broker(advertised_port: int | None = None, more_properties: str = "") -> Broker:
+    """One more broker of our own, stopped at the end of this process at the latest. Raises ToolsMissingError."""
     fetch_jars()
-    broker = Broker(Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-")))
+    broker = Broker(Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-")), advertised_port, more_properties)
     atexit.register(broker.stop)
     broker.start()
     return broker
@@ -189,14 +201,19 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _properties(broker_port: int, controller_port: int, logs: Path) -> str:
+def _properties(listeners: Mapping[str, tuple[int, int]], controller_port: int, logs: Path) -> str:
+    """listeners: name → port listened on, port advertised."""
+    bound = [f"{name}://127.0.0.1:{port}" for name, (port, _) in listeners.items()]
+    advertised = [f"{name}://127.0.0.1:{port}" for name, (_, port) in listeners.items()]
     return f"""\
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker_port}
+listeners={",".join(bound)},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners={",".join(advertised)}
 controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,{",".join(f"{name}:PLAINTEXT" for name in listeners)}
+inter.broker.listener.name=PLAINTEXT
 log.dirs={logs}
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
@@ -207,5 +224,6 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 auto.create.topics.enable=false
 """

@@ -47,7 +47,7 @@ class SecuredBroker(Broker):
         }
         ports = dict(zip(_LISTENERS, free_ports(len(_LISTENERS)), strict=True))
         self.addresses = {name: f"localhost:{port}" for name, port in ports.items()}
-        super().__init__(folder, _properties(ports, stores, self.authority.certificate))
+        super().__init__(folder, more_properties=_properties(ports, stores, self.authority.certificate))
 
     def settings(self, listener: str = "SCRAM", mechanism: str = "SCRAM-SHA-512") -> list[str]:
         """Assignments for a client of a listener, all but the password."""

@@ -72,7 +72,7 @@ def test_a_restart_ends_at_once_the_transaction_that_its_predecessor_left_open(
     group = fresh("detectors")
     with monkeypatch.context() as patched:
         patched.setattr(kafka_sink, "KafkaProducer", Dying)
-        patched.setattr(KafkaSink, "_replace", lambda _self, _producer: None)
+        patched.setattr(KafkaSink, "_replace", lambda *_: None)
         dying = member(log, readings, alerts, group)
         with pytest.raises(SystemExit):
             until(lambda: False, dying)
@@ -129,6 +129,33 @@ def test_a_transaction_that_the_broker_ended_for_its_age_is_recovered_from(log: 
 
     slow.close()
     other.close()
+
+
+def test_a_process_that_stood_still_in_a_commit_does_not_fence_the_namesake_that_began_meanwhile(
+    log: KafkaLog, fresh: Fresh, alerts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity, output, clock = fresh("detectors-one"), BatchOutput((Message(alerts, b"pump", b"1"),)), SteppingClock()
+    woken = KafkaSink(log.bootstrap, log.kafka, identity, monotonic_s=clock)
+    woken.commit(output)
+    namesake = KafkaSink(log.bootstrap, log.kafka, identity)
+    namesake.commit(output)
+
+    clock.step_s = 100.0
+    with monkeypatch.context() as patched:
+        patched.setattr(kafka_sink, "within", past_its_deadline)
+        with pytest.raises(CommitFailed, match="outcome is unknown"):
+            woken.commit(output)
+    with pytest.raises(CommitFailed, match="stood still"):
+        woken.commit(output)
+    woken.close()
+
+    namesake.commit(output)
+    namesake.close()
+    assert len(log.read(alerts)) == 3
+
+
+def past_its_deadline(deadline_s: float, name: str, work: Callable[[], None]) -> None:
+    raise kafka_sink.DeadlineExceededError("no answer")
 
 
 def test_offsets_without_proof_of_membership_are_not_committed(log: KafkaLog, fresh: Fresh, readings: str, alerts: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from anomaly_daemon.domain.errors import LogUnavailable
+from anomaly_daemon.domain.errors import Fenced, LogUnavailable
 from anomaly_daemon.domain.ports import Source
 from anomaly_daemon.domain.records import ChangeKind, Message, Partition
 from tests.contract.kafka_log import KafkaLog
@@ -68,6 +68,20 @@ def test_a_member_that_restarts_within_the_session_keeps_its_partitions_and_the_
 
     assert again.owned == owned_before
     assert one.changes == changes_before
+
+
+def test_a_member_whose_name_another_process_has_taken_is_told_though_nothing_comes_to_be_committed(
+    log: KafkaLog, fresh: Fresh, readings: str
+) -> None:
+    group = fresh("detectors")
+    earlier = joined(log.source([readings], group, member="one"), PARTITIONS)
+    later = joined(log.source([readings], group, member="one"), PARTITIONS)
+
+    with pytest.raises(Fenced, match=r"taken this one's name.*input\.member"):
+        poll_on(earlier.source)
+
+    later.step()
+    assert len(later.owned) == PARTITIONS
 
 
 def test_partitions_added_to_a_topic_are_assigned_even_where_every_poll_is_short(

@@ -149,6 +149,21 @@ def test_what_was_handed_to_the_background_is_there_and_counted_after_a_flush(tm
     assert (metrics.facts()["checkpoints"], metrics.facts()["checkpoint_failures"]) == (1, 0)
 
 
+def test_one_ahead_of_what_is_committed_is_gone_once_that_offset_is_reached_again(tmp_path: Path) -> None:
+    store(tmp_path).save(replace(EXAMPLE, offset=100))
+    background = BackgroundCheckpoints(store(tmp_path))
+
+    # The topic was made anew: its group begins again, and what passes offset 100 is another record.
+    assert background.load(P, A, not_after=0) is None
+    background.save(EXAMPLE)
+    found = background.load(P, A, not_after=200)
+    background.close()
+
+    assert found is not None
+    assert found.offset == EXAMPLE.offset
+    assert store(tmp_path).load(P, A, not_after=0) is None
+
+
 def test_a_checkpoint_that_could_not_be_written_is_counted_as_such(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     metrics = Metrics()

@@ -1,0 +1,71 @@
+"""An independent reader: plain kafka-python at read_committed, none of the product's code. It says what is in a topic, nothing else."""
+
+from __future__ import annotations
+
+import time
+
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import MemberToRemove
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError
+
+READ_TIMEOUT_S = 120.0
+ANSWER_TIMEOUT_S = 30.0
+LOOK_S = 0.1
+
+
+def read_committed(bootstrap: str, topic: str) -> list[ConsumerRecord]:
+    """Every committed record, in order per partition. Raises AssertionError where a transaction is never ended."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest", metrics_enabled=False)
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        ends = end_offsets(bootstrap, topic)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        deadline_s = time.monotonic() + READ_TIMEOUT_S
+        found: list[ConsumerRecord] = []
+        # By position, not by the last record: control records and aborted transactions occupy offsets too.
+        while any(consumer.position(partition) < ends[partition.partition] for partition in partitions):
+            assert time.monotonic() < deadline_s, f"{topic}: a transaction stays open: read_committed does not reach {ends}"
+            for records in consumer.poll(timeout_ms=200).values():
+                found += records
+        return sorted(found, key=lambda record: (record.partition, record.offset))
+    finally:
+        consumer.close()
+
+
+def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
+    """Behind everything written, by open and aborted transactions too."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, metrics_enabled=False)
+    try:
+        partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        return {partition.partition: int(end) for partition, end in consumer.end_offsets(partitions).items()}
+    finally:
+        consumer.close()
+
+
+class Groups:
+    """What groups have committed, by partition number; one connection."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+
+    def committed(self, group: str, topic: str) -> dict[int, int]:
+        """The next offset of each partition that the group ever committed; a broker that has just come back is asked again. Raises KafkaError."""
+        deadline_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            try:
+                offsets = self._admin.list_group_offsets([group])[group]
+                break
+            except KafkaError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(LOOK_S)
+        return {partition.partition: int(at.offset) for partition, at in offsets.items() if partition.topic == topic and at.offset >= 0}
+
+    def remove(self, group: str, *members: str) -> None:
+        """Take static members out of the group, as whoever scales down does."""
+        self._admin.remove_group_members(group, [MemberToRemove(group_instance_id=member) for member in members])
+
+    def close(self) -> None:
+        self._admin.close()

@@ -1,0 +1,21 @@
+"""What can be broken, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.chaos.scenarios.clocks import CLOCKS
+from tests.chaos.scenarios.cuts import CUTS
+from tests.chaos.scenarios.growth import GROWTH
+from tests.chaos.scenarios.kills import KILLS
+from tests.chaos.scenarios.loss import DELETED, OVERTAKEN_WHILE_AWAY, OVERTAKEN_WHILE_FROZEN
+from tests.chaos.scenarios.outages import OUTAGES
+from tests.chaos.scenarios.rebalances import REBALANCES
+from tests.chaos.scenarios.scenario import Alone, Scenario
+from tests.chaos.scenarios.slowness import SLOWNESS
+from tests.chaos.scenarios.zombies import NAMESAKES, ZOMBIES
+
+# In a slice those of the first line share one group, in this order.
+SHARING: tuple[Scenario[Any], ...] = (KILLS, CUTS, REBALANCES, ZOMBIES, NAMESAKES, OUTAGES, SLOWNESS, CLOCKS, GROWTH)
+ALONE: tuple[Alone, ...] = (OVERTAKEN_WHILE_AWAY, OVERTAKEN_WHILE_FROZEN, DELETED)
+NAMES = (*(one.name for one in SHARING), *(one.name for one in ALONE))

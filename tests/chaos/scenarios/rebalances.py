@@ -1,0 +1,40 @@
+"""Members come and go under load: they join, crash, leave, are removed, come back within their session; some before the last change has settled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.feed import Feed
+from tests.chaos.fleet import Fleet
+from tests.chaos.plan import Change, ChangeKind
+from tests.chaos.plan import changes as plan
+from tests.chaos.scenarios.scenario import Scenario
+
+_OVERLAP_S = 0.5
+
+
+def inject(_: Cluster, fleet: Fleet, __: Feed, changes: Sequence[Change]) -> None:
+    for change in changes:
+        began_s = time.monotonic()
+        match change.kind:
+            case ChangeKind.JOIN:
+                fleet.start(change.member)
+            case ChangeKind.CRASH:
+                began_s = fleet.crash(change.member)
+            case ChangeKind.RESTART:
+                began_s = fleet.crash(change.member)
+                fleet.start(change.member)
+            case ChangeKind.LEAVE | ChangeKind.REMOVAL:
+                fleet.leave(change.member, is_removed=change.kind is ChangeKind.REMOVAL)
+                began_s = time.monotonic()
+        if change.is_awaited:
+            fleet.note_all_move_on(began_s)
+        else:
+            time.sleep(_OVERLAP_S)
+    for member in fleet.members:
+        fleet.crash(member)
+
+
+REBALANCES = Scenario("rebalances", faults=200, faults_in_slice=6, plan=plan, inject=inject)

@@ -1,0 +1,62 @@
+"""A daemon stands still in the middle of a batch, is succeeded, wakes, and would commit what is no longer its own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess as Process
+from signal import SIGCONT
+
+from tests.chaos.acts import Act
+from tests.chaos.cluster import Cluster
+from tests.chaos.feed import Feed
+from tests.chaos.fleet import DIES_WITHIN_S, Fleet, HarnessError
+from tests.chaos.plan import freezes as plan
+from tests.chaos.scenarios.scenario import Scenario
+
+_MEMBER, _OTHER = "one", "two"
+_FENCED = 1
+
+
+def succeeded_by_others(_: Cluster, fleet: Fleet, __: Feed, freezes: Sequence[Act]) -> None:
+    """The other member goes on in its place once its session has timed out; it wakes, learns of it and joins again."""
+    fleet.start(_OTHER)
+    for freeze in freezes:
+        process = _frozen(fleet, freeze)
+        fleet.note_all_move_on(time.monotonic())
+        _wake(process)
+        fleet.note_all_move_on(time.monotonic())
+        fleet.crash(_MEMBER)
+    fleet.crash(_OTHER)
+
+
+def succeeded_by_namesake(_: Cluster, fleet: Fleet, __: Feed, freezes: Sequence[Act]) -> None:
+    """A new process of the same name goes on at once, and no harm comes to it; the one that wakes says so and stops."""
+    for freeze in freezes:
+        process = _frozen(fleet, freeze)
+        frozen_s = time.monotonic()
+        fleet.start(_MEMBER)
+        fleet.note_all_move_on(frozen_s)
+        _wake(process)
+        process.join(DIES_WITHIN_S)
+        if process.exitcode != _FENCED:
+            raise HarnessError(f"a daemon whose name was taken went on (exit code {process.exitcode}):\n{fleet.site.log_tail()}")
+        fleet.crash(_MEMBER)
+
+
+def _frozen(fleet: Fleet, freeze: Act) -> Process:
+    done = fleet.timeline.count(freeze)
+    process = fleet.start(_MEMBER, [freeze])
+    fleet.wait_for_act(freeze, done)
+    return process
+
+
+def _wake(process: Process) -> None:
+    assert process.pid is not None
+    os.kill(process.pid, SIGCONT)
+
+
+# The longest wait is for the broker to end the transaction of one frozen within it.
+ZOMBIES = Scenario("zombies", faults=30, faults_in_slice=2, plan=plan, inject=succeeded_by_others, recovery_max_s=20.0)
+NAMESAKES = Scenario("namesakes", faults=20, faults_in_slice=2, plan=plan, inject=succeeded_by_namesake)

@@ -1,0 +1,40 @@
+"""A part of `make chaos`: kills, cuts, rebalances, zombies, outages, slowness, clock jumps and growth, one after the other, on one input."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.cluster import Cluster
+from tests.chaos.conduct import conduct
+from tests.chaos.scenarios import SHARING
+from tests.kafka.broker import ToolsMissingError, require_tools
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A broker of its own; left out where it cannot be started, but not on a CI machine."""
+    try:
+        require_tools()
+    except ToolsMissingError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    with closing(Cluster(tmp_path)) as cluster:
+        yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(900)
+# kafka-python 3.0.12 leaks the socket of a connection that is refused, and the broker is taken away from the producer.
+@pytest.mark.filterwarnings(r"ignore:unclosed <socket:ResourceWarning")
+def test_whatever_is_broken_alerts_dead_letters_offsets_and_state_are_those_of_a_run_that_nobody_harmed(cluster: Cluster) -> None:
+    rows = conduct(cluster, SHARING, seed=1, is_slice=True)
+
+    assert rows[0].verdict.differences == [], "again: python -m tests.chaos --slice --seed 1"
+    assert rows[0].verdict.alerts > 100
