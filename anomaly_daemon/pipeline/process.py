@@ -30,11 +30,12 @@ from anomaly_daemon.domain.records import (
     ScoredBatch,
     Scores,
 )
-from anomaly_daemon.incidents.alerts import AlertContext, alert_message, dead_letter_message
+from anomaly_daemon.incidents.alerts import AlertContext, alert_message
 from anomaly_daemon.incidents.regime import RegimeRule
 from anomaly_daemon.incidents.tracks import Tracks
 from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.budget import Budgets
+from anomaly_daemon.pipeline.dead_letters import dead_letter_message
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.moments import listen, pass_time
