@@ -103,10 +103,12 @@ class Feed:
         groups.close()
 
     def _producer(self) -> KafkaProducer:
-        return KafkaProducer(bootstrap_servers=self._bootstrap, metrics_enabled=False, linger_ms=5)
+        return KafkaProducer(bootstrap_servers=self._bootstrap, metrics_enabled=False, linger_ms=5, metadata_max_age_ms=1000)
 
     def _send(self, producer: KafkaProducer, count: int) -> None:
+        # The client learns of new partitions within a second.
+        partitions = min(self.partitions, len(producer.partitions_for(self._topic)))
         for _ in range(count):
             entity, value = next(self._readings)
-            producer.send(self._topic, value, b"pump-%d" % entity, partition=entity % self.partitions)
+            producer.send(self._topic, value, b"pump-%d" % entity, partition=entity % partitions)
             self.written += 1

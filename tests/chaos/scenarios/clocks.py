@@ -24,4 +24,4 @@ def inject(_: Cluster, fleet: Fleet, __: Feed, jumps: Sequence[Act]) -> None:
         fleet.crash(_MEMBER)
 
 
-CLOCKS = Scenario("clocks", faults=12, faults_in_slice=2, plan=plan, inject=inject)
+CLOCKS = Scenario("clocks", faults=12, faults_in_slice=1, plan=plan, inject=inject)

@@ -45,7 +45,7 @@ def _reload_options(fleet: Fleet, number: int) -> tuple[str, ...]:
 KILLS = Scenario(
     "kills",
     faults=160,
-    faults_in_slice=12,
+    faults_in_slice=10,
     plan=lives,
     inject=inject,
     aside=("settings_hash", "threshold.version"),

@@ -37,4 +37,4 @@ def inject(_: Cluster, fleet: Fleet, __: Feed, changes: Sequence[Change]) -> Non
         fleet.crash(member)
 
 
-REBALANCES = Scenario("rebalances", faults=200, faults_in_slice=6, plan=plan, inject=inject)
+REBALANCES = Scenario("rebalances", faults=200, faults_in_slice=5, plan=plan, inject=inject)

@@ -58,5 +58,5 @@ def _wake(process: Process) -> None:
 
 
 # The longest wait is for the broker to end the transaction of one frozen within it.
-ZOMBIES = Scenario("zombies", faults=30, faults_in_slice=2, plan=plan, inject=succeeded_by_others, recovery_max_s=20.0)
-NAMESAKES = Scenario("namesakes", faults=20, faults_in_slice=2, plan=plan, inject=succeeded_by_namesake)
+ZOMBIES = Scenario("zombies", faults=30, faults_in_slice=1, plan=plan, inject=succeeded_by_others, recovery_max_s=20.0)
+NAMESAKES = Scenario("namesakes", faults=20, faults_in_slice=1, plan=plan, inject=succeeded_by_namesake)
