@@ -31,8 +31,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.mark.slow
 @pytest.mark.kafka
 @pytest.mark.timeout(900)
-# kafka-python 3.0.12 leaks the socket of a connection that is refused, and the broker is taken away from the producer.
-@pytest.mark.filterwarnings(r"ignore:unclosed <socket:ResourceWarning")
 def test_whatever_is_broken_alerts_dead_letters_offsets_and_state_are_those_of_a_run_that_nobody_harmed(cluster: Cluster) -> None:
     rows = conduct(cluster, SHARING, seed=1, is_slice=True)
 
