@@ -126,7 +126,7 @@ def _install_in_checkpoint(passings: Passings) -> None:
                 passings.passed(Point.IN_CHECKPOINT)
 
     checkpoint_bytes.pieces = pieces
-    wrap(FsspecCheckpointStore, "_names", before=lambda: passings.passed(Point.IN_CHECKPOINT) if _is_writing() else None)
+    wrap(FsspecCheckpointStore, "_entries", before=lambda: passings.passed(Point.IN_CHECKPOINT) if _is_writing() else None)
 
 
 def _is_writing() -> bool:
