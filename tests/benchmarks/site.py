@@ -70,6 +70,11 @@ class Site:
             newest |= commit.offsets
         return sum(newest.values())
 
+    def rate(self) -> float:
+        """Records a second from the first commit to the last so far."""
+        found = self.commits()
+        return (self.committed() - sum(found[0].offsets.values())) / (found[-1].at_s - found[0].at_s)
+
     def first_commits(self, process: int) -> dict[int, float]:
         """Partition number → when this process committed it for the first time, by the monotonic clock."""
         found: dict[int, float] = {}
