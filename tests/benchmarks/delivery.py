@@ -126,11 +126,9 @@ def _told(site: Site, arrivals: Sequence[Arrival], written_ms: Sequence[Sequence
     commits_s = [commit.at_s for commit in site.commits() if begun_s + _SETTLING_S < commit.at_s < ended_s]
     gaps_ms = sorted(1000 * (later - earlier) for earlier, later in itertools.pairwise(commits_s))
     p50_ms, p99_ms, interval_ms = statistics.median(found), found[int(0.99 * len(found))], statistics.median(gaps_ms)
-    print(
-        f"  {len(found):,} incidents opened{'' if len(found) >= _ALERTS_MIN else ', too few for a 99th percentile'}: told after p50 {p50_ms:.0f} ms, p99 {p99_ms:.0f} ms, at the latest {found[-1]:.0f} ms; "
-        f"{len(gaps_ms):,} commits, interval p50 {interval_ms:.0f} ms, p99 {gaps_ms[int(0.99 * len(gaps_ms))]:.0f} ms",
-        flush=True,
-    )
+    few = "" if len(found) >= _ALERTS_MIN else ", too few for a 99th percentile"
+    print(f"  {len(found):,} incidents opened{few}: told after p50 {p50_ms:.0f} ms, p99 {p99_ms:.0f} ms, at the latest {found[-1]:.0f} ms")
+    print(f"  {len(gaps_ms):,} commits, interval p50 {interval_ms:.0f} ms, p99 {gaps_ms[int(0.99 * len(gaps_ms))]:.0f} ms", flush=True)
     return p99_ms, interval_ms
 
 

@@ -33,7 +33,8 @@ _SPAWN = multiprocessing.get_context("spawn")
 def signal(entity: int, steps: NDArray[np.int64]) -> NDArray[np.float32]:
     """[steps, features], without faults; the same whenever it is asked for."""
     noise = np.random.default_rng(entity).normal(size=(len(steps), FEATURES))
-    return (np.sin(2 * np.pi * steps[:, None] / _PERIODS + entity) + _NOISE * noise).astype(np.float32)
+    values: NDArray[np.float32] = (np.sin(2 * np.pi * steps[:, None] / _PERIODS + entity) + _NOISE * noise).astype(np.float32)
+    return values
 
 
 @dataclass(frozen=True, slots=True)
