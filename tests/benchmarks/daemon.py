@@ -25,7 +25,7 @@ def main(timeline: str, *command: str) -> int:
             offsets = ",".join(f"{partition.number}:{offset}" for partition, offset in output.next_offsets.items())
             os.write(file, f"{time.monotonic():.6f} {os.getpid()} {offsets}\n".encode())
 
-    KafkaSink.commit = noted  # type: ignore[method-assign]
+    KafkaSink.commit = noted  # type: ignore[assignment, method-assign]
     return cli.main(command)
 
 

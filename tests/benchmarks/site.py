@@ -149,7 +149,7 @@ def _commit(line: str) -> Commit:
     return Commit(float(at_s), int(process), {int(number): int(offset) for number, offset in pairs})
 
 
-def make_site(folder: Path, bootstrap: str, topic: str, artifact: Artifact, **sections: dict[str, object]) -> Site:
+def make_site(folder: Path, bootstrap: str, topic: str, artifact: Artifact, **sections: Mapping[str, object]) -> Site:
     """Settings of the benchmarks with these sections merged in; the topics are made."""
     folder.mkdir(parents=True)
     artifacts.save(artifact, folder / "model")

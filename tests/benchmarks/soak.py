@@ -131,10 +131,8 @@ def _verdict(samples: Sequence[Sample], latencies: Sequence[float], records: int
     warm = [one for one in samples if one.records >= _WARM_UNTIL * records]
     begun = [one for one in warm if one.records < _JOINS_AT * records]
     ended = [one for one in warm if one.records >= _LAST_FROM * records]
-    threads, files = (
-        statistics.median_high([counted(one) for one in ended]) - statistics.median_high([counted(one) for one in begun])
-        for counted in (lambda one: one.threads, lambda one: one.files)
-    )
+    threads = statistics.median_high([one.threads for one in ended]) - statistics.median_high([one.threads for one in begun])
+    files = statistics.median_high([one.files for one in ended]) - statistics.median_high([one.files for one in begun])
     early, late = (sorted(latencies[int(a * len(latencies)) : int(b * len(latencies))]) for a, b in ((_WARM_UNTIL, _JOINS_AT), (_LAST_FROM, 1)))
     for name, part in (("start", early), ("end", late)):
         print(f"  at the {name}, {len(part):,} incidents: told after p50 {statistics.median(part):.0f} ms, p99 {part[int(0.99 * len(part))]:.0f} ms")
