@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.channels.engine import Window
 from anomaly_daemon.channels.models import Findings, Models
-from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Observations, Offset, Partition, Phase, Record, WindowPoint
+from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Observations, Offset, Partition, Phase, Record, Transition, WindowPoint
 from anomaly_daemon.incidents.alerts import AlertContext, Explanation, build_alert
+from anomaly_daemon.incidents.incident import OF_READINGS
 from anomaly_daemon.incidents.machine import Advance, IncidentMachine, Judged
 from anomaly_daemon.incidents.regime import Effect
 from anomaly_daemon.incidents.wording import CHARTS
@@ -41,11 +42,14 @@ class MicroBatch:
 class Announced:
     """What a micro-batch led to. incident_ids: in log order. restarted: ranks of entities that start anew after it.
 
+    opened: the partition of each incident of readings that opened, said or not. alerts: of records from `emit_from` on.
+
     waiting: places in the log order of rows that must be judged after what a lasting change does to their entity. Where there are any, nothing is
     announced and the incidents stand as before: the micro-batch is to be judged again without those rows.
     """
 
     alerts: list[Alert]
+    opened: list[Partition]
     incident_ids: list[str | None]
     restarted: list[int]
     waiting: list[int]
@@ -62,19 +66,20 @@ class Announcer:
     window_points: int
     judges_in_warmup: bool
 
-    def announce(self, micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> Announced:
-        """The alerts, by partition and offset, and the incident each observation belongs to."""
+    def announce(self, micro: MicroBatch, machines: Mapping[Partition, IncidentMachine], emit_from: Mapping[Partition, Offset]) -> Announced:
+        """The alerts, by partition and offset, and the incident each observation belongs to. emit_from: see Processor.process."""
         layout = micro.layout
         incident_ids: list[str | None] = [None] * len(layout.order)
         alerts: list[Alert] = []
+        opened: list[Partition] = []
         restarted: list[int] = []
         hot = _hot(micro, machines)
         if not len(hot):
-            return Announced(alerts, incident_ids, restarted, [])
+            return Announced(alerts, opened, incident_ids, restarted, [])
         judged = _Judgements(micro, self.channels)
         advances, waiting = _advanced(micro, machines, judged, hot.tolist(), self.judges_in_warmup)
         if waiting:
-            return Announced([], incident_ids, [], waiting)
+            return Announced([], [], incident_ids, [], waiting)
         for rank, (places, advance) in advances.items():
             micro.recent[rank] = advance.recent
             if advance.effect is Effect.RESTARTS:
@@ -82,11 +87,16 @@ class Announcer:
             for row, incident_id in zip(places, advance.incident_ids, strict=True):
                 incident_ids[layout.order[row]] = incident_id
             row_of = {judged.offset(row): row for row in places} if advance.turns else {}
+            owner = micro.owners[rank]
             for turn in advance.turns:
-                row = row_of[turn.at.offset]
-                alerts.append(build_alert(turn, self._explain(micro, row), self.context, micro.owners[rank], judged.phase(row)))
+                if turn.transition is Transition.OPENED and turn.kind in OF_READINGS:
+                    opened.append(owner)
+                # What was said before is not worded again: an explanation costs as much as some hundred records.
+                if turn.at.offset >= emit_from.get(owner, 0):
+                    row = row_of[turn.at.offset]
+                    alerts.append(build_alert(turn, self._explain(micro, row), self.context, owner, judged.phase(row)))
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
-        return Announced(alerts, incident_ids, restarted, [])
+        return Announced(alerts, opened, incident_ids, restarted, [])
 
     def _explain(self, micro: MicroBatch, row: int) -> Explanation:
         """What an alert says of one row: readings per feature, and the window before it."""

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
-from anomaly_daemon.domain.records import Alert, Observations, Partition, Scores, Transition
-from anomaly_daemon.incidents.incident import OF_READINGS
+from anomaly_daemon.domain.records import Observations, Partition, Scores
 from anomaly_daemon.pipeline.pieces import Piece, cut, runs
 
 FORMAT: Final = 1
@@ -173,16 +172,16 @@ class Budgets:
         if first < len(slots):
             yield cut(observations, first, len(slots)), slots[first:]
 
-    def count(self, observations: Observations, scores: Scores, alerts: Sequence[Alert]) -> None:
-        """What a part came to: incidents opened, and whether any of its records could have opened one."""
+    def count(self, observations: Observations, scores: Scores, opened: Sequence[Partition]) -> None:
+        """What a part came to: the partition of each incident opened, and whether any of its records could have opened one."""
         first = 0
         for partition, end in runs(observations.records) if self._of else ():
             if partition in self._of:
                 self._of[partition].count(0, is_judged=not np.isnan(scores.deviations[first:end]).all())
             first = end
-        for alert in alerts:
-            if alert.transition is Transition.OPENED and alert.body["kind"] in OF_READINGS and alert.partition in self._of:
-                self._of[alert.partition].count(1, is_judged=True)
+        for partition in opened:
+            if partition in self._of:
+                self._of[partition].count(1, is_judged=True)
 
     def drop(self, partition: Partition) -> None:
         """Let go of a partition."""

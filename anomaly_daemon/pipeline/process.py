@@ -49,7 +49,7 @@ from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.table import HostRows, Rows, Table
 from anomaly_daemon.thresholds.judge import MODEL, Judge
 
-_Judged = tuple[Scores, list[Alert], list[str | None]]
+_Judged = tuple[Scores, list[Alert], list[Partition], list[str | None]]  # the partitions: of each incident of readings that opened
 RECENT = Column("recent", "int64", is_host=True)
 _LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
@@ -173,8 +173,8 @@ class Processor:
         self._left.clear()
         for whole, whole_slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
             for piece, slots in self._budgets.steps(whole, whole_slots):
-                piece_scores, piece_alerts, piece_ids = self._settle(piece, slots, moments.findings)
-                self._budgets.count(piece, piece_scores, piece_alerts)
+                piece_scores, piece_alerts, opened, piece_ids = self._settle(piece, slots, moments.findings, emit_from)
+                self._budgets.count(piece, piece_scores, opened)
                 scores.append(piece_scores)
                 alerts += piece_alerts
                 incident_ids += piece_ids
@@ -252,7 +252,9 @@ class Processor:
         self._left.append((newcomer, entity))
         self._forgotten += 1
 
-    def _settle(self, piece: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]]) -> _Judged:
+    def _settle(
+        self, piece: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]], emit_from: Mapping[Partition, Offset]
+    ) -> _Judged:
         """A piece in one micro-batch, or in more where a lasting change is decided on: what that does to an entity begins with its next record.
 
         Which record decides is known only once the piece is judged, so it is judged again without those that must wait; nobody else notices.
@@ -264,7 +266,11 @@ class Processor:
         while len(todo):
             now = todo[: self.portion.rows_max]
             try:
-                while isinstance(found := self._advance(piece if len(now) == len(slots) else at(piece, now.tolist()), slots[now], findings_at), list):
+                while True:
+                    part = piece if len(now) == len(slots) else at(piece, now.tolist())
+                    found = self._advance(part, slots[now], findings_at, emit_from)
+                    if not isinstance(found, list):
+                        break
                     now = np.delete(now, found)
             except torch.OutOfMemoryError as error:  # no column of the table has changed yet; estimators beside it may have learned
                 self.portion.halve(len(now), error)
@@ -277,11 +283,14 @@ class Processor:
         if len(done) == 1:
             return done[0]
         back = np.argsort(np.concatenate(order))
-        ids = [incident_id for _, _, part in done for incident_id in part]
-        alerts = sorted((alert for _, part, _ in done for alert in part), key=lambda alert: (alert.partition, alert.offset))
-        return in_order(joined([scores for scores, _, _ in done], self.channels), back), alerts, [ids[place] for place in back.tolist()]
+        ids = [incident_id for *_, part in done for incident_id in part]
+        alerts = sorted((alert for _, part, *_ in done for alert in part), key=lambda alert: (alert.partition, alert.offset))
+        opened = [partition for _, _, part, _ in done for partition in part]
+        return in_order(joined([scores for scores, *_ in done], self.channels), back), alerts, opened, [ids[place] for place in back.tolist()]
 
-    def _advance(self, observations: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]]) -> _Judged | list[int]:
+    def _advance(
+        self, observations: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]], emit_from: Mapping[Partition, Offset]
+    ) -> _Judged | list[int]:
         """One micro-batch: every stage once, in order. Or the places of records that must wait for what a change does.
 
         Nothing has changed then, nor where the device runs out of memory (torch.OutOfMemoryError). Raises NoRoom where it does so later.
@@ -314,14 +323,21 @@ class Processor:
         _note_last_seen(layout, times_us, host)
         micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)
         with undone_by_recovery():
-            return self._conclude(micro, rows, host, stuck, findings_at)
+            return self._conclude(micro, rows, host, stuck, findings_at, emit_from)
 
     def _conclude(
-        self, micro: MicroBatch, rows: Rows, host: HostRows, stuck: Mapping[int, list[Finding]], findings_at: Mapping[Place, list[Finding]]
+        self,
+        micro: MicroBatch,
+        rows: Rows,
+        host: HostRows,
+        stuck: Mapping[int, list[Finding]],
+        findings_at: Mapping[Place, list[Finding]],
+        emit_from: Mapping[Partition, Offset],
     ) -> _Judged | list[int]:
         """What a judged micro-batch leads to: incidents, alerts, and its rows in the table. Or the places of those that must wait, and no change."""
         table, layout = self._stages.table, micro.layout
-        announced = self._announcer.announce(micro, {partition: tracks.readings for partition, tracks in self._tracks.items()})
+        machines = {partition: tracks.readings for partition, tracks in self._tracks.items()}
+        announced = self._announcer.announce(micro, machines, emit_from)
         if announced.waiting:
             return announced.waiting
         alerts = announced.alerts + inspect(micro, findings_at, stuck, self._tracks, self._announcer.context)
@@ -329,7 +345,7 @@ class Processor:
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         table.reset(layout.slots[announced.restarted])
-        return scores_of(layout, micro.findings, micro.verdicts), alerts, announced.incident_ids
+        return scores_of(layout, micro.findings, micro.verdicts), alerts, announced.opened, announced.incident_ids
 
     def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
         """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from anomaly_daemon.telemetry import logging
-from tests.benchmarks import checkpoint, embedded_log, export, history, lstm_memory, on_kafka, pipeline, replay, skab, transactions, tune
+from tests.benchmarks import checkpoint, delivery, embedded_log, export, history, lstm_memory, on_kafka, pipeline, replay, skab, transactions, tune
 from tests.benchmarks.measure import Measure
 from tests.kafka.broker import ToolsMissingError
 
@@ -37,7 +38,8 @@ def main() -> int:
         ("replay", replay.measure),
         ("tune, 10 M scored records", tune.measure),
         ("10 M simulated records replayed, exported, reported, tuned", history.measure),
-        ("through Kafka", kafka),
+        ("through Kafka", lambda: where_kafka_is(on_kafka.measure)),
+        ("exactly once through Kafka: what it costs, and how soon", lambda: where_kafka_is(delivery.measure)),
         ("what an LSTM and a vanilla RNN remember", remembered),
         ("SKAB through the embedded log", skab.measure),
         ("frauds on simulated cards", transactions.measure),
@@ -77,10 +79,10 @@ def remembered() -> list[Measure]:
     ]
 
 
-def kafka() -> list[Measure]:
-    """The daemon on a real broker, where there is one."""
+def where_kafka_is(collect: Callable[[], list[Measure]]) -> list[Measure]:
+    """Measures that need a real broker; none where there is none."""
     try:
-        return on_kafka.measure()
+        return collect()
     except ToolsMissingError as error:
         print(f"  left out: {error}")
         return []

@@ -14,14 +14,18 @@ from pathlib import Path
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
 from anomaly_daemon.adapters.clock import SystemClock
+from anomaly_daemon.domain.ports import Sink
 from anomaly_daemon.domain.records import Message
+from anomaly_daemon.model.artifact import Artifact
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
+from anomaly_daemon.settings import Settings
 from anomaly_daemon.telemetry.metrics import Metrics
 from tests.benchmarks import kafka_rates, pipeline
 from tests.benchmarks.measure import Measure
 from tests.kafka.broker import shared_broker
 
 RECORDS, ENTITIES, PARTITIONS = 240_000, 1_000, 4
+Marks = list[tuple[float, int]]  # after each batch: when, by the performance counter, and how many records were done
 
 
 def measure(rounds: int = 3) -> list[Measure]:
@@ -58,25 +62,34 @@ def _daemon_rate(bootstrap: str, topic: str) -> float:
             "output": base.output.model_copy(update={"alerts_topic": f"{topic}.alerts", "dead_letter_topic": f"{topic}.dead"}),
         }
     )
-    marks: list[tuple[float, int]] = []
-    processor, fingerprint, _ = wiring.build_processor(settings, pipeline.artifact(), clock=SystemClock())
-    source = wiring.open_source(settings, group=settings.input.group)
-    sink = wiring.open_sink(settings)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(str(Path(folder)), settings.input.group, 2))
-        loop = Loop(
-            source,
-            sink,
-            processor,
-            checkpoints,
-            SystemClock(),
-            Metrics(),
-            LoopSettings(fingerprint, 0.2, 60.0, 20.0, None, True, until_end=True),
-            progress=lambda done, _total: marks.append((time.perf_counter(), done)),
-        )
-        loop.run()
-        checkpoints.close()
-    for opened in (source, sink, processor):
-        opened.close()
+        return rate(run_to_end(settings, pipeline.artifact(), Path(folder)))
+
+
+def rate(marks: Marks) -> float:
+    """Records a second from the first batch to the last."""
     (first_s, first), (last_s, last) = marks[0], marks[-1]
     return (last - first) / (last_s - first_s)
+
+
+def run_to_end(settings: Settings, artifact: Artifact, checkpoints_at: Path, sink: Sink | None = None) -> Marks:
+    """The daemon's loop in this process, from where its group stands to the end of the log. sink: in place of that of the settings."""
+    marks: Marks = []
+    processor, fingerprint, _ = wiring.build_processor(settings, artifact, clock=SystemClock())
+    source = wiring.open_source(settings, group=settings.input.group)
+    sink = wiring.open_sink(settings) if sink is None else sink
+    checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(str(checkpoints_at), settings.input.group, 2))
+    loop = Loop(
+        source,
+        sink,
+        processor,
+        checkpoints,
+        SystemClock(),
+        Metrics(),
+        LoopSettings(fingerprint, 0.2, 60.0, 20.0, None, True, until_end=True),
+        progress=lambda done, _total: marks.append((time.perf_counter(), done)),
+    )
+    loop.run()
+    for opened in (checkpoints, source, sink, processor):
+        opened.close()
+    return marks

@@ -1,13 +1,17 @@
 """What must always hold, on the whole line from bytes to alerts (the numbers are those of the README's list)."""
 
 import json
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anomaly_daemon.channels.engine import Window
+from anomaly_daemon.channels.models import Findings, Models
 from anomaly_daemon.domain.records import Batch, Partition
-from tests.small import EVERY_CHANNEL, Outcome, P, is_sound, judge, processor, stream
+from anomaly_daemon.state.checkpoint import digest
+from tests.small import EVERY_CHANNEL, Outcome, P, is_sound, judge, processor, snapshot, stream
 
 LENGTH = 160
 cuts = st.lists(st.integers(1, LENGTH - 1), max_size=12)
@@ -267,6 +271,28 @@ def test_records_before_the_committed_offset_advance_the_state_and_nothing_else(
     built.close()
 
     assert (output.messages, output.next_offsets) == ((), {})
+
+
+def test_incidents_that_were_told_before_are_not_explained_again_but_count_towards_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = stream(1, 4, LENGTH)
+    whole = judge(records, (), BUDGET)
+    rows: list[int] = []
+
+    def looked_again(models: Models, findings: Findings, row: int, points: int, weights: Mapping[str, float]) -> Window:
+        rows.append(row)
+        return explain(models, findings, row, points, weights)
+
+    explain = Models.explain
+    monkeypatch.setattr(Models, "explain", looked_again)
+    built, fingerprint = processor(BUDGET)
+    built.begin(P)
+
+    output = built.process(Batch(records), {P: whole.alerts[-1].offset})
+    state = digest(snapshot(built, P, 0, fingerprint))
+    built.close()
+
+    assert len(whole.alerts) > len(rows) == len(output.alerts) > 0
+    assert {P: state} == whole.state
 
 
 def test_alerts_emitted_from_the_middle_are_those_of_the_whole_run() -> None:
