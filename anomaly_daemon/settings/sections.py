@@ -185,7 +185,8 @@ class Threshold(Section):
         gt=0,
         le=1e6,
         description=(
-            "ewma: in place of a fixed z: so many incidents opened per day of event time, over all that is read. z is then where it begins; one "
+            "ewma: in place of a fixed z: so many incidents opened per day of event time, over all that is read; silences, faults of records and "
+            "lasting changes, which follow no z, come beside. z is then where it begins; one "
             "factor moves it (between 1 and 50) and, with it, those of the overrides, each hour or more often. Each partition takes the same share: "
             "one in as many as the topics had when the daemon started, or as there are files. Days without a record, and warm-up, do not count."
         ),
