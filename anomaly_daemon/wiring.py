@@ -45,7 +45,7 @@ def member_name(settings: Settings) -> str:
 def own_files(settings: Settings, configuration: Sequence[Path]) -> list[Path]:
     """What no output may replace: settings files, the embedded log, the model's folder, checkpoints on this machine."""
     own = [*configuration, settings.model.artifact]
-    if settings.log.startswith(_SQLITE):
+    if not is_kafka(settings):
         log_file = _sqlite_path(settings.log)
         own += [log_file, *(log_file.with_name(log_file.name + suffix) for suffix in ("-wal", "-shm"))]
     if "://" not in settings.checkpoints.url:
@@ -55,7 +55,7 @@ def own_files(settings: Settings, configuration: Sequence[Path]) -> list[Path]:
 
 def open_topics(settings: Settings) -> Topics:
     """The administrative side of the log of the settings."""
-    if settings.log.startswith(_SQLITE):
+    if not is_kafka(settings):
         from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 
         return SqliteTopics(_sqlite_path(settings.log), _clock(), settings.topics.retention, settings.topics.retention_bytes)
@@ -107,7 +107,7 @@ def is_file(url: str | None) -> bool:
 
 def open_sink(settings: Settings) -> Sink:
     """Where alerts, dead letters and offsets go, in one transaction."""
-    if settings.log.startswith(_SQLITE):
+    if not is_kafka(settings):
         from anomaly_daemon.adapters.sqlite_sink import SqliteSink
 
         return SqliteSink(_sqlite_path(settings.log), settings.input.group, _clock(), settings.topics.retention, settings.topics.retention_bytes)

@@ -26,7 +26,7 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _RULES, _PART = "rules.json", ".part"
-_NAME = re.compile(r"\d{20}-[0-9a-f]{16}\.safetensors$")
+_NAME = re.compile(rf"\d{{20}}-[0-9a-f]{{16}}\.safetensors({re.escape(_PART)})?$")
 _RULES_BYTES_MAX = 256 << 20
 
 
@@ -84,9 +84,10 @@ class FsspecCheckpointStore:
                     self._files.rm(f"{final}{_PART}")
                 raise
             # Those beyond this offset, of somebody else, must not cost it its place.
-            whole, unfinished = (self._plain(checkpoint.partition, checkpoint.offset, suffix) for suffix in ("", _PART))
-            for name in whole[: -self._keep] + unfinished:
-                self._files.rm(name)
+            earlier = [entry for entry in self._entries(checkpoint.partition) if _is_plain(entry) and _offset_of(entry) <= checkpoint.offset]
+            whole = [entry for entry in earlier if _is_whole(entry)]
+            for entry in whole[: -self._keep] + [entry for entry in earlier if not _is_whole(entry)]:
+                self._files.rm(entry["name"])
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
         """The newest valid one; those that are damaged or foreign are told and passed over, as all are when the store cannot be read."""
@@ -96,9 +97,8 @@ class FsspecCheckpointStore:
         except OSError as error:
             log.error("checkpoints_unreadable", url=masked(self._url), error=str(error), remedy="the log is used; see that checkpoints.url answers")
             return None
-        for entry in reversed(entries):
-            name = str(entry["name"])
-            offset = _offset_of(name)
+        for entry in filter(_is_whole, reversed(entries)):
+            name, offset = str(entry["name"]), _offset_of(entry)
             if offset > not_after:
                 continue
             if not name.endswith(f"-{fingerprint[:16]}.safetensors"):
@@ -117,7 +117,8 @@ class FsspecCheckpointStore:
         """See CheckpointStore. Where that fails it is told: the state that a later recovery begins from could be another's."""
         try:
             with self._telling():
-                ahead = [str(entry["name"]) for entry in self._entries(partition) if _is_plain(entry) and _offset_of(str(entry["name"])) > offset]
+                entries = [entry for entry in self._entries(partition) if _is_whole(entry) and _is_plain(entry)]
+                ahead = [str(entry["name"]) for entry in entries if _offset_of(entry) > offset]
                 for name in ahead:
                     self._files.rm(name)
         except OSError as error:
@@ -178,20 +179,14 @@ class FsspecCheckpointStore:
     def _folder(self, partition: Partition) -> str:
         return f"{self._root}/{_safe(partition.topic)}-{partition.number}"
 
-    def _entries(self, partition: Partition, suffix: str = "") -> list[dict[str, Any]]:
-        """What bears the name of a checkpoint of a partition, lowest offset first, as the file system describes it; _PART: unfinished ones."""
+    def _entries(self, partition: Partition) -> list[dict[str, Any]]:
+        """What bears the name of a checkpoint of a partition, unfinished ones too, lowest offset first, as the file system describes it."""
         folder = self._folder(partition)
         self._files.invalidate_cache()
         if not self._files.exists(folder):
             return []
-        entries = ((entry, str(entry["name"])) for entry in self._files.ls(folder, detail=True))
-        found = [entry for entry, name in entries if name.endswith(suffix) and _NAME.search(name.removesuffix(suffix))]
+        found = [entry for entry in self._files.ls(folder, detail=True) if _NAME.search(str(entry["name"]))]
         return sorted(found, key=lambda entry: str(entry["name"]).rsplit("/", 1)[-1])
-
-    def _plain(self, partition: Partition, offset: Offset, suffix: str = "") -> list[str]:
-        """The files among them of this offset or a lower one."""
-        names = [str(entry["name"]) for entry in self._entries(partition, suffix) if _is_plain(entry)]
-        return [name for name in names if _offset_of(name) <= offset]
 
     def _read(self, entry: dict[str, Any], bytes_max: int | None) -> bytes:
         """The content. Raises CheckpointInvalid, before a byte is read, for what may have no end or would not fit into memory; OSError."""
@@ -297,9 +292,13 @@ def _is_plain(entry: dict[str, Any]) -> bool:
     return entry["type"] == "file" and not entry.get("islink", False)
 
 
-def _offset_of(name: str) -> Offset:
+def _is_whole(entry: dict[str, Any]) -> bool:
+    return not str(entry["name"]).endswith(_PART)
+
+
+def _offset_of(entry: dict[str, Any]) -> Offset:
     """By the name of a checkpoint's file."""
-    return int(name.rsplit("/", 1)[-1][:20])
+    return int(str(entry["name"]).rsplit("/", 1)[-1][:20])
 
 
 def _digest(entries: Sequence[tuple[Offset, str]]) -> str:

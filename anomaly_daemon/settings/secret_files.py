@@ -23,9 +23,7 @@ def read_secrets(directory: Path) -> dict[str, str]:
     if not directory.is_dir():
         raise SettingsError(f"{SECRETS_DIR_VARIABLE}={directory}: no such directory; make it or unset the variable")
     secrets = {}
-    for path in sorted(directory.iterdir()):
-        if path.name.startswith(".") or path.is_dir():
-            continue
+    for path in _files(directory):
         if not path.name.upper().startswith(ENVIRONMENT_PREFIX):
             raise SettingsError(f"{path}: not the name of a setting; {_remedy(path.name)}")
         try:
@@ -37,10 +35,15 @@ def read_secrets(directory: Path) -> dict[str, str]:
     return secrets
 
 
+def _files(directory: Path) -> list[Path]:
+    """What of it holds secrets: Kubernetes puts folders and links of its own beside them."""
+    return [path for path in sorted(directory.iterdir()) if not (path.name.startswith(".") or path.is_dir())]
+
+
 def exposed_secrets(settings: Settings, environment: Mapping[str, str] | None = None) -> list[Path]:
     """Files that hold a secret and that every user of this machine may read. environment: the process's own where none is given."""
     named = (os.environ if environment is None else environment).get(SECRETS_DIR_VARIABLE)
-    paths = [path for path in sorted(Path(named).iterdir()) if not path.name.startswith(".")] if named else []
+    paths = _files(Path(named)) if named else []
     if settings.kafka.ssl_keyfile is not None:
         paths.append(settings.kafka.ssl_keyfile)
     return [path for path in paths if path.is_file() and path.stat().st_mode & stat.S_IROTH]

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from anomaly_daemon.evaluation.labels.files import read_labels
 from anomaly_daemon.evaluation.measures.detection import add, count, detection
 from anomaly_daemon.evaluation.measures.ranking import WINDOW_ROWS, rank
-from anomaly_daemon.evaluation.scores import read_scores
+from anomaly_daemon.evaluation.notes import notes_of
+from anomaly_daemon.evaluation.scores import ScoreFile, read_scores
 from anomaly_daemon.settings.evidence import ChannelName
 
 Floats = NDArray[np.float64]
 _SHOWN = 12
-_LEVELS_MAX = 10  # distinct thresholds of an export whose threshold does not move
 _Z, _LEVEL = np.arange(1.5, 8.01, 0.25), np.arange(0.4, 0.901, 0.01)
 _ERROR_MIN, _QUANTILE_99 = 1e-6, 2.326
 
@@ -49,13 +49,12 @@ class Stream:
     reached: Floats
 
 
-def read(data: Path, scores: Path) -> list[Stream]:
-    """Those that hold an anomaly and a normal record, by name."""
+def read(data: Path, scores: Path, *, is_static: bool) -> list[Stream]:
+    """Those that hold an anomaly and a normal record, by name. is_static: the threshold is a level of the score."""
     labels = read_labels(data)
     columns = pq.read_schema(scores).names
     channels = [name for name in get_args(ChannelName) if name in columns]
-    table = read_scores(scores, ("timestamp", "deviations", "anomaly_score", "threshold", *channels))
-    is_static = len(np.unique(np.asarray(table.columns["threshold"]))) < _LEVELS_MAX
+    table = read_scores(scores, ("timestamp", "deviations", "anomaly_score", *channels))
     found = []
     for entity in sorted(table.places):
         times_us = table.column(entity, "timestamp")
@@ -92,10 +91,9 @@ def called(streams: Sequence[Stream], threshold: float) -> tuple[float, float]:
     return found.event_f1 or 0.0, found.false_alarms_per_day or 0.0
 
 
-def best(streams: Sequence[Stream], false_per_day: float) -> float:
+def best(streams: Sequence[Stream], thresholds: Floats, false_per_day: float) -> float:
     """The threshold of the highest event F1 within the budget; of equals the lowest."""
-    is_static = all((one.reached <= 1).all() for one in streams)
-    found = [(*called(streams, threshold), float(threshold)) for threshold in (_LEVEL if is_static else _Z)]
+    found = [(*called(streams, threshold), float(threshold)) for threshold in thresholds]
     return max(found, key=lambda one: (one[1] <= false_per_day, one[0], -one[2]))[2]
 
 
@@ -106,7 +104,9 @@ def main() -> None:
     parser.add_argument("--scores", type=Path, required=True, help="an export with a column for every channel")
     parser.add_argument("--false-per-day", type=float, default=0.5, help="false alarms a day that the threshold may cost")
     options = parser.parse_args()
-    streams = read(options.data, options.scores)
+    with ScoreFile(options.scores) as file:
+        is_static = notes_of(file).method() == "static"
+    streams = read(options.data, options.scores, is_static=is_static)
     rows = []
     for channels in subsets(tuple(streams[0].parts)):
         found = np.array([ranked(stream, channels) for stream in streams])
@@ -118,7 +118,7 @@ def main() -> None:
     print("threshold  chosen on       checked on: event F1 at false alarms a day")
     for first in range(min(2, len(streams) - 1)):
         own, other = streams[first::2], streams[1 - first :: 2]
-        threshold = best(own, options.false_per_day)
+        threshold = best(own, _LEVEL if is_static else _Z, options.false_per_day)
         figures = [f"{f1:.3f} at {false:.2f}" for f1, false in (called(own, threshold), called(other, threshold))]
         print(f"     {threshold:.2f}  {'   '.join(figures)}")
 
