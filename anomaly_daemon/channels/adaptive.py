@@ -64,4 +64,4 @@ class AdaptiveChannel:
         error = self._peaks.passed(widths, seen.rows, torch.where(is_silent.to(found.device), torch.nan, found.amax(1)))
         terms = torch.zeros(seen.values.shape, dtype=torch.float64, device=found.device)
         terms[:, watched] = torch.maximum(found[:, : len(watched)], found[:, len(watched) :])
-        return {ADAPTIVE: Evidence(error, ~error.isnan(), lambda row: terms[row])}
+        return {ADAPTIVE: Evidence(error, ~error.isnan(), lambda chosen: terms.index_select(0, chosen))}

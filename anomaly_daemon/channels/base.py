@@ -41,12 +41,12 @@ class Evidence:
 
     error: float64 [N], at least 0, higher is stranger; NaN = nothing to say.
     fresh: bool [N], whether that is new at the row; only then is it learned from.
-    terms: row → float64 [F], each feature's part of the error, at least 0; asked for while the micro-batch is at hand.
+    terms: rows, int64 [n] → float64 [n, F], each feature's part of their errors, at least 0; asked for while the micro-batch is at hand.
     """
 
     error: Tensor
     fresh: Tensor
-    terms: Callable[[int], Tensor]
+    terms: Callable[[Tensor], Tensor]
 
 
 class Channel(Protocol):

@@ -11,6 +11,7 @@ from anomaly_daemon.model.charts import Chart, ChartFit
 from anomaly_daemon.model.linear import LinearFit, bank, before
 from anomaly_daemon.settings import Chart as ChartSettings
 from anomaly_daemon.statistics.mewma import without_zeros
+from anomaly_daemon.statistics.ordered import summed
 
 LEVEL, LINEAR = "level", "linear"
 
@@ -34,7 +35,10 @@ class ChartChannel:
         differences = self._chart.differences(widths, seen.rows, values)
         squares = self._chart.squares(widths, seen.rows, differences, self._fit.whitening)
         error = self._fit.error(squares)
-        return {self._name: Evidence(error, ~error.isnan(), lambda row: (squares[row].double() / self._fit.ordinary[:, None]).sum(0))}
+        return {self._name: Evidence(error, ~error.isnan(), lambda chosen: self._terms(squares.index_select(0, chosen)))}
+
+    def _terms(self, squares: Tensor) -> Tensor:
+        return summed(squares.double() / self._fit.ordinary[:, None])
 
 
 class LevelChannel:

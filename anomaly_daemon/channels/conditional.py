@@ -31,4 +31,4 @@ class ConditionalChannel:
         averages = self._bank.differences(seen.layout.widths.tolist(), seen.rows, self._fit.limited(residual))
         squares = self._fit.squares(residual, averages)
         error = self._fit.error(squares, ~residual.isnan().all(1))
-        return {CONDITIONAL: Evidence(error, ~error.isnan(), lambda row: squares[row].amax(0))}
+        return {CONDITIONAL: Evidence(error, ~error.isnan(), lambda chosen: squares.index_select(0, chosen).amax(1))}

@@ -28,6 +28,7 @@ from anomaly_daemon.model.scaling import scale_with, unscaled
 from anomaly_daemon.settings import Settings
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.state.table import Rows, Table
+from anomaly_daemon.statistics.ordered import summed
 
 _BAND_LEVELS = 3.0
 
@@ -138,39 +139,38 @@ class Engine:
         self._ring.remember(work.seen.layout, work.seen.index, work.seen.table, work.seen.values)
 
     @torch.inference_mode()
-    def explain(self, work: Work, row: int, points: int, weights: Mapping[str, float]) -> Window:
-        """What the channels make of one row, equal whatever the batch. weights: how much each channel had to say there, at least 0."""
+    def explain(self, work: Work, rows: NDArray[np.int64], points: int, weights: Mapping[str, NDArray[np.float64]]) -> list[Window]:
+        """What the channels make of each of n rows, equal whatever the batch and the rows.
+
+        weights: [n] of each channel, how much it had to say there, at least 0.
+        """
         seen, steps = work.seen, self._settings.decode_steps
         length = max(1, min(points, self._settings.ring))
-        chosen = torch.tensor([row], device=self._device)
-        recent = self._ring.history(seen.index, seen.table, seen.values, chosen, length)[0]
-        center, spread = seen.center[row], seen.spread[row]
+        chosen = torch.from_numpy(rows).to(self._device)
+        recent = self._ring.history(seen.index, seen.table, seen.values, chosen, length).double().cpu().numpy()
+        center, spread = (scale.index_select(0, chosen)[:, None] for scale in (seen.center, seen.spread))
 
         def told(scaled: Tensor) -> NDArray[np.float64]:
             return np.asarray(self._scale.inverse(unscaled(scaled, center, spread, self._tails).cpu().numpy()), np.float64)
 
         expected, band = torch.zeros_like(center), torch.full_like(center, _BAND_LEVELS)
-        rebuilt = np.full((length, recent.shape[1]), np.nan)
+        rebuilt = np.full(recent.shape, np.nan)
         if self._recurrent is not None and work.memory is not None:
-            expected, band = work.memory.expected[row], _BAND_LEVELS * self._recurrent.prediction_level
-            rebuilt[:steps] = told(self._recurrent.rebuilt(work.memory, row))[:length]
-        return Window(
-            actual=recent.double().cpu().numpy()[::-1],
-            rebuilt=rebuilt[::-1],
-            expected=told(expected),
-            lower=told(expected - band),
-            upper=told(expected + band),
-            contribution=_shares_of(work.evidence, weights, row, recent.shape[1]).numpy(),
-        )
+            expected, band = work.memory.expected.index_select(0, chosen)[:, None], _BAND_LEVELS * self._recurrent.prediction_level
+            rebuilt[:, :steps] = told(self._recurrent.rebuilt(work.memory, chosen))[:, :length]
+        bands = (told(band_edge)[:, 0] for band_edge in (expected, expected - band, expected + band))
+        shares = _shares_of(work.evidence, weights, chosen).numpy()
+        return list(map(Window, recent[:, ::-1], rebuilt[:, ::-1], *bands, shares))
 
 
-def _shares_of(evidence: Mapping[str, Evidence], weights: Mapping[str, float], row: int, features: int) -> Tensor:
-    """Each feature's share of what all channels say of one row, float64 [F], summing to 1: within a channel by its terms, over channels by weight."""
-    total = torch.zeros(features, dtype=torch.float64)
-    for name, weight in weights.items():
-        terms = evidence[name].terms(row).cpu().double()
-        amount = float(terms.sum())
-        if weight > 0 and amount > 0:
-            total += terms * (weight / amount)
-    amount = float(total.sum())
-    return total / amount if amount > 0 else torch.full_like(total, 1 / features)
+def _shares_of(evidence: Mapping[str, Evidence], weights: Mapping[str, NDArray[np.float64]], chosen: Tensor) -> Tensor:
+    """Each feature's share of what all channels say of a row, float64 [n, F], summing to 1: in a channel by its terms, over channels by weight."""
+    parts = [_shared(evidence[name].terms(chosen).cpu().double()) * torch.from_numpy(weight)[:, None] for name, weight in weights.items()]
+    total = summed(torch.stack(parts, 1))
+    return torch.where((total > 0).any(1, keepdim=True), _shared(total), 1 / total.shape[1])
+
+
+def _shared(terms: Tensor) -> Tensor:
+    """[n, F] by the sum of each row; 0 where that is 0."""
+    amount = summed(terms)[:, None]
+    return torch.where(amount > 0, terms / amount, 0.0)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from anomaly_daemon.channels.base import Evidence
 from anomaly_daemon.channels.engine import Engine, Window, Work
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.domain.entity import EntityMatcher, Profiles
@@ -31,10 +31,11 @@ class Part:
 class Findings:
     """What all models made of a micro-batch, N rows in layout order; kept until its alerts are written.
 
-    evidence: by channel. part: int64 [N], whose work a row is; row: int64 [N], its place there.
+    error, fresh: by channel, see Evidence. part: int64 [N], whose work a row is; row: int64 [N], its place there.
     """
 
-    evidence: Mapping[str, Evidence]
+    error: Mapping[str, Tensor]
+    fresh: Mapping[str, Tensor]
     parts: Sequence[Part]
     part: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -62,7 +63,8 @@ class Models:
         if len(self._engines) == 1:
             work = self._engines[0].observe(layout, rows, table, values, gaps_s)
             every = np.arange(len(values))
-            return Findings(work.evidence, [Part(self._engines[0], work)], np.zeros_like(every), every)
+            error, fresh = {name: one.error for name, one in work.evidence.items()}, {name: one.fresh for name, one in work.evidence.items()}
+            return Findings(error, fresh, [Part(self._engines[0], work)], np.zeros_like(every), every)
         parts: list[Part] = []
         places: list[NDArray[np.int64]] = []
         for number in np.unique(model).tolist():
@@ -82,24 +84,29 @@ class Models:
         for part in findings.parts:
             part.engine.remember(part.work)
 
-    def explain(self, findings: Findings, row: int, points: int, weights: Mapping[str, float]) -> Window:
-        """What the channels make of one row; see Engine."""
-        part = findings.parts[findings.part[row]]
-        window: Window = part.engine.explain(part.work, int(findings.row[row]), points, weights)
-        return window
+    def explain(self, findings: Findings, rows: NDArray[np.int64], points: int, weights: Mapping[str, NDArray[np.float64]]) -> list[Window]:
+        """What the channels make of each row; see Engine."""
+        found: dict[int, Window] = {}
+        for number, part in enumerate(findings.parts):
+            own = np.flatnonzero(findings.part[rows] == number)
+            if len(own):
+                weighted = {name: column[own] for name, column in weights.items()}
+                windows = part.engine.explain(part.work, findings.row[rows[own]], points, weighted)
+                found |= zip(own.tolist(), windows, strict=True)
+        return [found[place] for place in range(len(rows))]
 
 
 def _joined(parts: Sequence[Part], places: Sequence[NDArray[np.int64]], rows: int) -> Findings:
     part, row = np.empty(rows, np.int64), np.empty(rows, np.int64)
     for number, own in enumerate(places):
         part[own], row[own] = number, np.arange(len(own))
-    names = parts[0].work.evidence if parts else {}
+    found = [one.work.evidence for one in parts]
+    names = tuple(found[0]) if found else ()
     order = torch.from_numpy(np.argsort(np.concatenate(places))) if places else torch.empty(0, dtype=torch.int64)
 
-    def joined(name: str) -> Evidence:
-        found = [one.work.evidence[name] for one in parts]
-        back = order.to(found[0].error.device)
-        error, fresh = (torch.cat(columns).index_select(0, back) for columns in ([one.error for one in found], [one.fresh for one in found]))
-        return Evidence(error, fresh, lambda at: found[part[at]].terms(int(row[at])))
+    def in_order(columns: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(columns)).index_select(0, order.to(columns[0].device))
 
-    return Findings({name: joined(name) for name in names}, parts, part, row)
+    error = {name: in_order([evidence[name].error for evidence in found]) for name in names}
+    fresh = {name: in_order([evidence[name].fresh for evidence in found]) for name in names}
+    return Findings(error, fresh, parts, part, row)

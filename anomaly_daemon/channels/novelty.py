@@ -44,4 +44,4 @@ class NoveltyChannel:
         error = self._peaks.passed(widths, seen.rows, newest)
         terms = torch.zeros(seen.values.shape, dtype=torch.float64, device=found.device)
         terms[:, self._features] = found.nan_to_num(nan=0.0)
-        return {NOVELTY: Evidence(error, ~error.isnan(), lambda row: terms[row])}
+        return {NOVELTY: Evidence(error, ~error.isnan(), lambda chosen: terms.index_select(0, chosen))}

@@ -22,6 +22,7 @@ from anomaly_daemon.model.artifact import Artifact
 from anomaly_daemon.model.charts import residual_of
 from anomaly_daemon.model.scaling import FleetScale, scale_with
 from anomaly_daemon.settings import Settings
+from anomaly_daemon.statistics.ordered import summed
 
 PREDICTION, RECONSTRUCTION, RESIDUAL = "prediction", "reconstruction", "residual"
 
@@ -61,10 +62,10 @@ class Recurrent:
         memory = Memory(expected, tops)
         is_foretold = seen.index.count > 1
         prediction = torch.where(is_foretold, errors.prediction_error(expected, seen.scaled, self.prediction_level), torch.nan)
-        evidence = {PREDICTION: Evidence(prediction, ~prediction.isnan(), lambda row: self._prediction_terms(seen, memory, row))}
+        evidence = {PREDICTION: Evidence(prediction, ~prediction.isnan(), lambda chosen: self._prediction_terms(seen, memory, chosen))}
         if self._is_rebuilding:
             reconstruction, is_due = self._reconstruct(seen, tops)
-            evidence[RECONSTRUCTION] = Evidence(reconstruction, is_due, lambda row: self._reconstruction_terms(seen, memory, row))
+            evidence[RECONSTRUCTION] = Evidence(reconstruction, is_due, lambda chosen: self._reconstruction_terms(seen, memory, chosen))
         if self._chart is not None:
             residual = residual_of(expected, seen.scaled, self.prediction_level)
             evidence |= self._chart.observe(seen, torch.where(is_foretold[:, None], residual, torch.nan))
@@ -72,16 +73,17 @@ class Recurrent:
             evidence |= self._conditional.observe(seen, before)
         return evidence, memory
 
-    def rebuilt(self, memory: Memory, row: int) -> Tensor:
-        """The newest observations at one row, rebuilt from the state there, newest first: float32 [K, F], scaled. Equal whatever the batch."""
-        return self._network.reconstruct(self._network.encode(memory.tops[row : row + 1]), self._steps)[0]
+    def rebuilt(self, memory: Memory, chosen: Tensor) -> Tensor:
+        """The newest observations at chosen rows, rebuilt from the states there, newest first: float32 [n, K, F], scaled. Equal for any batch."""
+        return self._network.reconstruct(self._network.encode(memory.tops.index_select(0, chosen)), self._steps)
 
-    def _prediction_terms(self, seen: Seen, memory: Memory, row: int) -> Tensor:
-        return errors.squared_terms(memory.expected[row], seen.scaled[row], self.prediction_level).nan_to_num(nan=0.0)
+    def _prediction_terms(self, seen: Seen, memory: Memory, chosen: Tensor) -> Tensor:
+        expected, scaled = memory.expected.index_select(0, chosen), seen.scaled.index_select(0, chosen)
+        return errors.squared_terms(expected, scaled, self.prediction_level).nan_to_num(nan=0.0)
 
-    def _reconstruction_terms(self, seen: Seen, memory: Memory, row: int) -> Tensor:
-        target = self._targets(seen, torch.tensor([row], device=self._device))[0]
-        return errors.squared_terms(self.rebuilt(memory, row), target, self._reconstruction_level).nan_to_num(nan=0.0).sum(0)
+    def _reconstruction_terms(self, seen: Seen, memory: Memory, chosen: Tensor) -> Tensor:
+        terms = errors.squared_terms(self.rebuilt(memory, chosen), self._targets(seen, chosen), self._reconstruction_level)
+        return summed(terms.nan_to_num(nan=0.0))
 
     def _encode(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """Top-layer output of every row, [N, H], and of each entity before its first row, [B, H]."""

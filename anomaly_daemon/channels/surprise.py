@@ -34,4 +34,4 @@ class SurpriseChannel:
         sums = self._recent.advance(seen.layout.widths.tolist(), seen.rows, summed(terms), gaps_s(seen.gaps, self._scale))
         is_told = (~seen.values.isnan() & self._fit.is_evidence).any(1)
         error = self._fit.error(sums).where(is_told, float("nan"))
-        return {SURPRISE: Evidence(error, is_told, lambda row: terms[row])}
+        return {SURPRISE: Evidence(error, is_told, lambda chosen: terms.index_select(0, chosen))}

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from anomaly_daemon.channels.engine import Window
 from anomaly_daemon.channels.models import Findings, Models
 from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Observations, Offset, Partition, Phase, Record, Transition, WindowPoint
 from anomaly_daemon.incidents.alerts import AlertContext, Explanation, build_alert
-from anomaly_daemon.incidents.incident import OF_READINGS
+from anomaly_daemon.incidents.incident import OF_READINGS, Turn
 from anomaly_daemon.incidents.machine import Advance, IncidentMachine, Judged
 from anomaly_daemon.incidents.regime import Effect
 from anomaly_daemon.incidents.wording import CHARTS
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.thresholds.judge import Verdicts
+
+_EXPLAINED_ROWS = 256  # at once, for what is known of a row is wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Announcer:
         alerts: list[Alert] = []
         opened: list[Partition] = []
         restarted: list[int] = []
+        turns: list[tuple[Turn, int, Partition]] = []
         hot = _hot(micro, machines)
         if not len(hot):
             return Announced(alerts, opened, incident_ids, restarted, [])
@@ -88,34 +92,41 @@ class Announcer:
                 incident_ids[layout.order[row]] = incident_id
             row_of = {judged.offset(row): row for row in places} if advance.turns else {}
             owner = micro.owners[rank]
-            for turn in advance.turns:
-                if turn.transition is Transition.OPENED and turn.kind in OF_READINGS:
-                    opened.append(owner)
-                # What was said before is not worded again: an explanation costs as much as some hundred records.
-                if turn.at.offset >= emit_from.get(owner, 0):
-                    row = row_of[turn.at.offset]
-                    alerts.append(build_alert(turn, self._explain(micro, row), self.context, owner, judged.phase(row)))
+            opened += [owner for turn in advance.turns if turn.transition is Transition.OPENED and turn.kind in OF_READINGS]
+            # What was said before is not worded again: an explanation costs as much as some dozen records.
+            turns += [(turn, row_of[turn.at.offset], owner) for turn in advance.turns if turn.at.offset >= emit_from.get(owner, 0)]
+        for first in range(0, len(turns), _EXPLAINED_ROWS):
+            told = turns[first : first + _EXPLAINED_ROWS]
+            explanations = self._explain(micro, np.array([row for _, row, _ in told]))
+            for (turn, row, owner), explanation in zip(told, explanations, strict=True):
+                alerts.append(build_alert(turn, explanation, self.context, owner, judged.phase(row)))
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
         return Announced(alerts, opened, incident_ids, restarted, [])
 
-    def _explain(self, micro: MicroBatch, row: int) -> Explanation:
-        """What an alert says of one row: readings per feature, and the window before it."""
-        weights = dict(zip(self.channels, micro.verdicts.parts[row].tolist(), strict=True))
-        total = sum(weights.values())
-        shares = (ChannelShare(name, weight / total if total > 0 else 1 / len(weights)) for name, weight in weights.items())
-        window = self.models.explain(micro.findings, row, max(self.window_points, 1), weights)
-        readings = tuple(_reading(name, window, columns) for name, columns in self.told.items())
-        points = tuple(
-            WindowPoint(back, self._numbers(actual), self._numbers(rebuilt))
-            for back, actual, rebuilt in zip(range(len(window.actual) - 1, -1, -1), window.actual, window.rebuilt, strict=True)
-            if not np.isnan(actual).all()
-        )
-        channels = tuple(sorted(shares, key=lambda one: -one.contribution))
-        return Explanation(readings, points[-self.window_points :] if self.window_points else (), channels)
+    def _explain(self, micro: MicroBatch, rows: NDArray[np.int64]) -> Iterator[Explanation]:
+        """What an alert says of each of some rows: readings per feature, and the window before it."""
+        weights = micro.verdicts.parts[torch.from_numpy(rows)].cpu().numpy()
+        windows = self.models.explain(micro.findings, rows, max(self.window_points, 1), dict(zip(self.channels, weights.T, strict=True)))
+        for window, weight in zip(windows, weights.tolist(), strict=True):
+            total = sum(weight)
+            shares = [ChannelShare(name, one / total if total > 0 else 1 / len(weight)) for name, one in zip(self.channels, weight, strict=True)]
+            readings = tuple(_reading(name, window, columns) for name, columns in self.told.items())
+            channels = tuple(sorted(shares, key=lambda one: -one.contribution))
+            yield Explanation(readings, self._points(window) if self.window_points else (), channels)
 
-    def _numbers(self, values: NDArray[np.float64]) -> tuple[float | None, ...]:
-        """Of a point's values one a name; several together are no number."""
-        return tuple(_number(values[columns[0]]) if len(columns) == 1 else None for columns in self.told.values())
+    def _points(self, window: Window) -> tuple[WindowPoint, ...]:
+        """Those at which there was a value, the newest last."""
+        there = np.flatnonzero(~np.isnan(window.actual).all(1))[-self.window_points :]
+        back = len(window.actual) - 1 - there
+        return tuple(map(WindowPoint, back.tolist(), self._numbers(window.actual[there]), self._numbers(window.rebuilt[there])))
+
+    def _numbers(self, values: NDArray[np.float64]) -> list[tuple[float | None, ...]]:
+        """Of each point's values, [W, F], one a name; several together are no number."""
+        first = values[:, [columns[0] for columns in self.told.values()]]
+        is_number = np.isfinite(first) & [len(columns) == 1 for columns in self.told.values()]
+        numbers = first.astype(object)
+        numbers[~is_number] = None
+        return [tuple(row) for row in numbers.tolist()]
 
 
 class _Judgements:

@@ -316,9 +316,7 @@ class Processor:
         model = stages.models.of(entities)
         findings = stages.models.observe(model, layout, rows, table, values, gaps_s)
         rows[MODEL] = torch.from_numpy(model).to(rows[OBSERVATIONS.name].device)
-        verdicts = stages.judge.judge(
-            layout, rows, {name: one.error for name, one in findings.evidence.items()}, {name: one.fresh for name, one in findings.evidence.items()}
-        )
+        verdicts = stages.judge.judge(layout, rows, findings.error, findings.fresh)
         stuck = stages.inspector.stuck(layout, times_us, observations.readings, rows[OBSERVATIONS.name], host)
         _note_last_seen(layout, times_us, host)
         micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)

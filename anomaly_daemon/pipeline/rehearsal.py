@@ -78,8 +78,7 @@ def _scores(artifact: Artifact, sequences: Sequence[EntitySequence], settings: S
             findings = models.observe(model, layout, rows, table, values, gaps_s)
             given = {name: torch.ones(len(layout.slots), dtype=torch.float64, device=device) for name in ("parameter.z", "parameter.level")}
             rows |= {"slot": torch.from_numpy(layout.slots), MODEL: torch.from_numpy(model).to(device)} | given
-            evidence = findings.evidence.items()
-            verdicts = judge.judge(layout, rows, {name: one.error for name, one in evidence}, {name: one.fresh for name, one in evidence})
+            verdicts = judge.judge(layout, rows, findings.error, findings.fresh)
             models.remember(findings)
             table.scatter(layout.slots, rows, names)
             score = verdicts.anomaly_score.cpu().numpy()

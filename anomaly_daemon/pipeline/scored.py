@@ -31,7 +31,7 @@ def scores_of(layout: Layout, findings: Findings, verdicts: Verdicts) -> Scores:
         grade=in_log_order(verdicts.grade),
         phase=in_log_order(verdicts.phase).astype(np.int8),
         deviations=in_log_order(verdicts.deviations),
-        evidence={name: in_log_order(one.error) for name, one in findings.evidence.items()},
+        evidence={name: in_log_order(error) for name, error in findings.error.items()},
     )
 
 

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from anomaly_daemon.channels.engine import Window
 from anomaly_daemon.channels.models import Findings, Models
@@ -276,11 +278,13 @@ def test_records_before_the_committed_offset_advance_the_state_and_nothing_else(
 def test_incidents_that_were_told_before_are_not_explained_again_but_count_towards_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     records = stream(1, 4, LENGTH)
     whole = judge(records, (), BUDGET)
-    rows: list[int] = []
+    explained: list[int] = []
 
-    def looked_again(models: Models, findings: Findings, row: int, points: int, weights: Mapping[str, float]) -> Window:
-        rows.append(row)
-        return explain(models, findings, row, points, weights)
+    def looked_again(
+        models: Models, findings: Findings, rows: NDArray[np.int64], points: int, weights: Mapping[str, NDArray[np.float64]]
+    ) -> list[Window]:
+        explained.extend(rows.tolist())
+        return explain(models, findings, rows, points, weights)
 
     explain = Models.explain
     monkeypatch.setattr(Models, "explain", looked_again)
@@ -291,7 +295,7 @@ def test_incidents_that_were_told_before_are_not_explained_again_but_count_towar
     state = digest(snapshot(built, P, 0, fingerprint))
     built.close()
 
-    assert len(whole.alerts) > len(rows) == len(output.alerts) > 0
+    assert len(whole.alerts) > len(explained) == len(output.alerts) > 0
     assert {P: state} == whole.state
 
 

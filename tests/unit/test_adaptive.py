@@ -71,8 +71,7 @@ def test_context_is_no_news_and_a_row_without_values_says_nothing(tmp_path: Path
 
     evidence = observed(AdaptiveChannel([0], 2, Adaptive(refractory=0)), values, tmp_path / ADAPTIVE)
 
-    assert evidence.terms(300)[1] == 0
-    assert evidence.terms(300)[0] == evidence.error[300]
+    assert evidence.terms(torch.tensor([300])).tolist() == [[evidence.error[300], 0.0]]
     assert evidence.error.isnan().nonzero().flatten().tolist() == [350]
     assert evidence.fresh.tolist() == [row != 350 for row in range(400)]
 
