@@ -230,7 +230,8 @@ class Loop:
             offset = committed[partition]
             retained = bounds[partition]
             start = max(retained.earliest, self._restore(partition, offset, retained.earliest))
-            if retained.earliest > offset:
+            # Not again where the first recovery after it failed.
+            if retained.earliest > offset and self._committed.get(partition) != retained.earliest:
                 self._tell_gap(partition, offset, retained.earliest)
             if self._rule_book is not None:
                 self._processor.govern(partition, self._rule_book.recover(partition, start, max(offset, retained.earliest), retained.earliest))
@@ -248,6 +249,7 @@ class Loop:
 
     def _tell_gap(self, partition: Partition, committed: Offset, earliest: Offset) -> None:
         """Retention overtook the group: those records are gone, which nobody may have to find out by himself."""
+        self._metrics.records_lost.inc(earliest - committed)
         log.error(
             "records_lost_to_retention",
             partition=str(partition),

@@ -33,6 +33,8 @@ class Metrics:
         self.dead_letter_records = self._counter("dead_letter_records", "Records rejected to the dead-letter topic.", "reason")
         # Of these: left out by a rule of the settings.
         self.records_dropped = self._counter("records_dropped", "Records left out by a rule of the settings.", "reason")
+        # Not among these: gone before they were read, because the daemon was away for longer than the topic keeps them.
+        self.records_lost = self._counter("records_lost", "Records that retention deleted before they were read.")
 
         # Alerts published, by what they announce.
         self.alerts = self._counter("alerts", "Alerts published.", "transition")
