@@ -42,9 +42,9 @@ _SLOW_COMMIT_S = 1.0
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 10.0
 _DELIVERY_SLACK_S = 60.0
 _CLOSE_TIMEOUT_S = 2.0
-# A deadline overrun by this much was not watched: the process stood still. Meanwhile a namesake may have begun, which a new
-# producer would fence; a heartbeat's answer, overdue and so on its way, tells the consumer first.
-_STANDSTILL_S, _STANDSTILL_REST_S = 1.0, 2.0
+# A commit that failed after more than a moment may have been one of a process that stood still. Meanwhile a namesake may have begun, which
+# a new producer would fence; a heartbeat's answer, overdue and so on its way, tells the consumer first.
+_REST_S = 2.0
 
 
 class _Preparation:
@@ -168,8 +168,7 @@ class KafkaSink:
         try:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:
-            stood_still = self._monotonic_s() - deadline_s > _STANDSTILL_S
-            self._replace(producer, _STANDSTILL_REST_S if stood_still else 0.0)
+            self._replace(producer, _REST_S)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}") from error
         except KafkaError as error:
             raise self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s) from error
@@ -195,7 +194,7 @@ class KafkaSink:
 
     def _prepared(self) -> KafkaProducer:
         if self._preparation.is_resting:  # not waited for: it takes a poll to learn of a namesake
-            raise CommitFailed(f"{address(self._servers)}: commit: this process stood still; it waits to learn whether it is still a member")
+            raise CommitFailed(f"{address(self._servers)}: commit: it waits to learn whether this process is still a member")
         try:
             return self._preparation.wait(self._commit_timeout_s)
         except TimeoutError:
@@ -215,7 +214,7 @@ class KafkaSink:
             discard(producer)
             self._fenced_by = str(translate(error, self._servers, "commit"))
             return Fenced(self._fenced_by)
-        self._replace(producer)
+        self._replace(producer, _REST_S if open_s > _SLOW_COMMIT_S else 0.0)
         if reaction_to(error) is Reaction.FENCED:
             return CommitFailed(
                 f"{address(self._servers)}: commit: the transaction was open for {open_s:.1f} s, longer than kafka.transaction_timeout: {error}"

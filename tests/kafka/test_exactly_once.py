@@ -145,7 +145,7 @@ def test_a_process_that_stood_still_in_a_commit_does_not_fence_the_namesake_that
         patched.setattr(kafka_sink, "within", past_its_deadline)
         with pytest.raises(CommitFailed, match="outcome is unknown"):
             woken.commit(output)
-    with pytest.raises(CommitFailed, match="stood still"):
+    with pytest.raises(CommitFailed, match="still a member"):
         woken.commit(output)
     woken.close()
 
