@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -34,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 # Of an entity in a checkpoint, beside its columns and its name; of a checkpoint, beside its entities. Generous: only what is absurd is refused.
 _INCIDENT_BYTES_MAX, _CHECKPOINT_HEAD_BYTES_MAX = 8 << 10, 16 << 20
+_KEPT_SHAPES = 64
 _SQLITE, _FILE = "sqlite:///", "file://"
 
 
@@ -240,6 +242,8 @@ def build_processor(
     from anomaly_daemon.thresholds.judge import Judge
 
     torch.set_num_threads(1)  # two OpenMP threads on a shared machine cost far more than they bring
+    # Read at the first use. oneDNN keeps what it prepared for each shape of a call, a sixth of a MiB, and micro-batches come in ever new ones.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_SHAPES))
     device = pick_device(settings)
     transforms = FeatureTransforms(features_of(settings))
     models = Models(artifact, settings, device)

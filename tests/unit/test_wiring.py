@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,33 @@ def test_settings_that_the_model_was_not_trained_with_are_told_by_name_with_its_
     (told,) = logged
     assert told["event"] == "model_settings_differ"
     assert told["artifact"] == {"model.hidden": 8, "model.layers": 1, "training.epochs": 2}
+
+
+REPOSITORY = Path(__file__).parents[2]
+_EVER_NEW_SHAPES = """
+import sys, psutil, torch
+from anomaly_daemon import wiring
+from tests.small import settings
+loaded = settings(f"model.artifact={sys.argv[1]}")
+wiring.build_processor(loaded, wiring.load_artifact(loaded))
+network, process = torch.nn.LSTM(17, 64).eval(), psutil.Process()
+with torch.inference_mode():
+    for width in range(600, 0, -1):
+        network(torch.zeros(2, width, 17))
+        if width == 500:
+            first = process.memory_info().rss
+print((process.memory_info().rss - first) >> 20)
+"""
+
+
+def test_micro_batches_of_ever_new_shapes_take_no_more_memory(tmp_path: Path) -> None:
+    """Five hundred shapes of this network take 80 MiB where oneDNN keeps what it prepared for each."""
+    artifacts.save(artifact(), tmp_path)
+
+    command = [sys.executable, "-c", _EVER_NEW_SHAPES, str(tmp_path)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, cwd=REPOSITORY)
+
+    assert int(child.stdout) < 20
 
 
 def test_an_override_of_one_key_of_a_window_keeps_the_other() -> None:
