@@ -302,13 +302,12 @@ class Table:
         """Take over what a snapshot gave, in place of whatever the partition had."""
         self.drop(partition)
         owned = self._owned[partition] = OrderedDict()
-        packed = self._join(columns)
         self.begin()
         number = self._number_of(partition)
         resident = min(len(entities), self._resident_max - (len(self._slots) - len(self._free)))
         # The most recently seen become resident, the others wait on disk.
         spilled_count = len(entities) - max(resident, 0)
-        rows = self._spill.put(packed[:spilled_count])
+        rows = self._spill.put(self._join({name: values[:spilled_count] for name, values in columns.items()}))
         self._rows.grow(self._spill.capacity)
         for entity, row in zip(entities[:spilled_count], rows, strict=True):
             owned[entity] = -1 - row
@@ -320,7 +319,7 @@ class Table:
             owned[entity] = place
             self._slots.put(place, number, entity, self._touch())
             places.append(place)
-        self._unpack(places, packed[spilled_count:])
+        self._write(places, {name: np.array(columns[name][spilled_count:], column.dtype) for name, column in self.columns.items()})
 
     def close(self) -> None:
         """Remove the spill file."""
@@ -338,9 +337,12 @@ class Table:
         return chosen
 
     def _unpack(self, slots: Sequence[int], packed: NDArray[np.uint8]) -> None:
+        self._write(slots, self._split(packed))
+
+    def _write(self, slots: Sequence[int], columns: Mapping[str, NDArray[Any]]) -> None:
         if not slots:
             return
-        for name, values in self._split(packed).items():
+        for name, values in columns.items():
             slab = self._slabs[name]
             slab.index_copy_(0, torch.as_tensor(np.array(slots, np.int64), device=slab.device), torch.from_numpy(values).to(slab.device))
 
