@@ -27,7 +27,7 @@ def commands() -> list[list[str]]:
 
 
 def ask(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "anomaly_daemon", *words], cwd=folder, capture_output=True, text=True, timeout=200)
+    return subprocess.run([sys.executable, "-m", "anomaly_daemon", *words], cwd=folder, capture_output=True, text=True, timeout=400)
 
 
 def typed(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
