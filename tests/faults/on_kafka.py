@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ import psutil
 from kafka import KafkaAdminClient, KafkaProducer
 
 from anomaly_daemon import wiring
+from anomaly_daemon.adapters.kafka_unpacking import RECORD_BYTES_MAX
 from anomaly_daemon.domain.records import Message, Record
 from tests.end_to_end.harness import Site, kill, make_site
 from tests.faults.bad_input import mixed
@@ -22,11 +24,13 @@ from tests.kafka.broker import shared_broker
 from tests.small import stream
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
-BOMB_BYTES = {"gzip": 250 << 20, "zstd": 250 << 20, "lz4": 200 << 20, "snappy": 15 << 20}
+BOMB_BYTES = {"gzip": 900 << 20, "zstd": 1000 << 20, "lz4": 200 << 20, "snappy": 15 << 20}
 _TIMES_MS = 1 << 41  # beyond the year 2039 the broker takes no record
 _BATCH = "input.batch_records_max=512"
 _NARROW_BYTES, _FITTING = 16_384, "output.dead_letter_bytes_max=16000"
 _DEADLINE_S = 120.0
+_PIECE_BYTES = 256 << 10
+_PEAK_BYTES_MAX = 768 << 20
 
 
 def run(is_full: bool, seed: int) -> Iterator[Verdict]:
@@ -37,15 +41,17 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
             yield mangled_through(bootstrap, codec, Path(name), 20_000 if is_full else 1_000, seed)
     with tempfile.TemporaryDirectory() as name:
         yield narrow_dead_letters(bootstrap, Path(name))
-    for codec in BOMB_BYTES:
-        with tempfile.TemporaryDirectory() as name:
-            yield bomb(bootstrap, codec, Path(name), BOMB_BYTES[codec])
+    for codec, size in BOMB_BYTES.items():
+        for pieces in (1, max(1, size // _PIECE_BYTES)):
+            with tempfile.TemporaryDirectory() as name:
+                yield bomb(bootstrap, codec, Path(name), size, pieces)
 
 
 def kafka_site(bootstrap: str, folder: Path, codec: str, *assignments: str) -> Site:
     """A site on the broker, with topics of its own that are still empty."""
     name = f"faults-{uuid.uuid4().hex[:12]}"
-    options = (_BATCH, f"kafka.compression={codec}", *assignments)
+    # The records bear times long past, by which the broker would soon delete them.
+    options = (_BATCH, "topics.retention=36500d", f"kafka.compression={codec}", *assignments)
     return make_site(folder / "kafka", f"kafka://{bootstrap}", (), topic=name, group=name, partitions=1, assignments=options)
 
 
@@ -120,15 +126,13 @@ def narrow_dead_letters(bootstrap: str, folder: Path) -> Verdict:
     return Verdict(f"a dead-letter topic of max.message.bytes {_NARROW_BYTES}", 1, tuple(failures), "exit code 2 before the record, gone on cut")
 
 
-def bomb(bootstrap: str, codec: str, folder: Path, size: int) -> Verdict:
-    """One record within the broker's limit that unpacks to hundreds of megabytes, among good ones."""
+def bomb(bootstrap: str, codec: str, folder: Path, size: int, pieces: int) -> Verdict:
+    """One batch within the broker's limit that unpacks to hundreds of megabytes, of so many records, among good ones."""
     good = stream(1, 6, 200)
     site = kafka_site(bootstrap, folder, codec)
     twin = embedded_twin(site, folder)
     fill(site, good[:100])
-    producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type=codec, max_request_size=1 << 30, request_timeout_ms=120_000)
-    producer.send(site.settings.input.topics[0], b'{"flow": "' + b"0" * size + b'"}', b"bomb").get(120)
-    producer.close()
+    _explode(bootstrap, codec, site.settings.input.topics[0], size, pieces)
     fill(site, good[100:])
     fill(twin, good)
     serve(twin)
@@ -143,11 +147,27 @@ def bomb(bootstrap: str, codec: str, folder: Path, size: int) -> Verdict:
     process.join()
     letters = site.dead_letters()
     failures = [] if process.exitcode == 0 else [f"exit code {process.exitcode}: {site.log_tail()}"]
-    if [headers["dead_letter.reason"] for _, _, headers in letters] != [b"oversized"]:
-        failures.append(f"{len(letters)} dead letters, not the bomb alone")
+    if peak > _PEAK_BYTES_MAX:
+        failures.append(f"peak memory {peak >> 20} MiB, more than {_PEAK_BYTES_MAX >> 20}")
+    reasons = Counter(headers["dead_letter.reason"] for _, _, headers in letters)
+    if ("record_cut" in site.events()) != (pieces == 1 and size > RECORD_BYTES_MAX and codec != "snappy"):
+        failures.append("whether a record was cut was not told as it is")
+    if reasons != {b"oversized" if pieces == 1 else b"malformed_json": pieces}:
+        failures.append(f"dead letters {dict(reasons)}, not the {pieces} of the bomb alone")
     if len(site.alerts()) != len(twin.alerts()):
         failures.append(f"{len(site.alerts())} alerts, {len(twin.alerts())} without the bomb")
-    return Verdict(f"a compression bomb of {size >> 20} MiB, {codec}", 1, tuple(failures), f"peak memory of the daemon {peak / 2**20:.0f} MiB")
+    broken = f"a compression bomb of {size >> 20} MiB in {pieces} records, {codec}"
+    return Verdict(broken, 1, tuple(failures), f"peak memory of the daemon {peak >> 20} MiB")
+
+
+def _explode(bootstrap: str, codec: str, topic: str, size: int, pieces: int) -> None:
+    """One batch of so many records, each a number that does not end."""
+    arguments = {"max_request_size": 1 << 30, "batch_size": 1 << 30, "request_timeout_ms": 120_000, "delivery_timeout_ms": 300_000}
+    with closing(KafkaProducer(bootstrap_servers=bootstrap, compression_type=codec, linger_ms=60_000, **arguments)) as producer:
+        piece = b'{"flow": ' + b"0" * (size // pieces)
+        sent = [producer.send(topic, piece, b"bomb") for _ in range(pieces)]
+        producer.flush()
+        assert len({one.get(120).partition for one in sent}) == 1
 
 
 def _incompressible(dice: random.Random, size: int) -> Record:
