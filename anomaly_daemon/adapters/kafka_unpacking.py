@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from typing import Any, BinaryIO
+from typing import Any
 
 import lz4.frame
 import structlog
@@ -37,7 +37,7 @@ _VARINT_BITS_MAX = 70
 class _Unpacking:
     """What a packed batch holds, from its start to its end, once."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream, self.taken = stream, 0
 
     def take(self, count: int) -> bytes:
@@ -83,7 +83,9 @@ class _Unpacking:
 class BoundedRecordBatch(TolerantRecordBatch):
     """The client's own, but for what is too large to be unpacked whole. Snappy packs to a twentieth at best and is left to the client."""
 
-    __slots__ = ("_unpacking",)
+    _buffer: bytearray
+    _pos: int
+    _decompressed: bool
 
     def __init__(self, buffer: bytes) -> None:
         super().__init__(buffer)
@@ -176,12 +178,13 @@ def _unpacked(codec: int, packed: bytes) -> bytes | None:
     return found if is_whole and len(found) < enough else None
 
 
-def _stream(codec: int, packed: bytes) -> BinaryIO:
+def _stream(codec: int, packed: bytes) -> io.BufferedIOBase:
     """The same, to be read bit by bit."""
     if codec == DefaultRecordBatch.CODEC_GZIP:
         return gzip.GzipFile(fileobj=io.BytesIO(packed))
     if codec == DefaultRecordBatch.CODEC_LZ4:
-        return lz4.frame.LZ4FrameFile(io.BytesIO(packed))
+        reading: io.BufferedIOBase = lz4.frame.LZ4FrameFile(io.BytesIO(packed))
+        return reading
     return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True), _CHUNK_BYTES)
 
 
