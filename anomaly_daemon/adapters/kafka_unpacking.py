@@ -1,7 +1,7 @@
-"""Compressed batches in bounded memory: kafka-python 3.0.12 unpacks a batch whole, and 1 MB that the broker takes may unpack to 30 GB.
+"""Compressed batches in bounded memory: kafka-python 3.0.12 unpacks a batch whole, and 1 MB that the broker takes may unpack to a thousand.
 
 A batch that unpacks to more than `WHOLE_BYTES_MAX` is unpacked as it is read, record by record. The broker bounds what is
-packed (max.message.bytes) and looks at no size of what is unpacked.
+packed (max.message.bytes); a batch of 1000 MiB of zeros passes its default of 1 MiB.
 """
 
 from __future__ import annotations

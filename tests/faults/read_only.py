@@ -12,11 +12,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tests.end_to_end.harness import Site, kill, start
-from tests.faults.embedded_log import a_site, committed_offsets, compared, end, is_done, wait_until
+from tests.faults.embedded_log import RECORDS, a_site, committed_offsets, compared, end, is_done, wait_until
+from tests.faults.serving import serve
 from tests.faults.verdict import Verdict
 
 _DEADLINE_S = 120.0
 _DISK_BYTES = 64 << 20
+_RECORDS = RECORDS[:900]
 
 
 class NotHereError(Exception):
@@ -36,8 +38,7 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
 
 def checkpoint_folder(folder: Path) -> Verdict:
     """Checkpoints cannot be written: told, and everything is judged and committed; once they can be, one is written."""
-    site, unharmed = a_site(folder, "site"), a_site(folder, "unharmed")
-    unharmed.run_to_end()
+    site, unharmed = a_site(folder, "site", _RECORDS), _unharmed(folder)
     checkpoints = site.folder / "checkpoints"
     checkpoints.mkdir()
     with _read_only(checkpoints):
@@ -57,8 +58,7 @@ def checkpoint_folder(folder: Path) -> Verdict:
 
 def log_at_start(folder: Path) -> Verdict:
     """Its file, its folder, both: refused with the remedy and nothing changed."""
-    site, unharmed = a_site(folder, "site"), a_site(folder, "unharmed")
-    unharmed.run_to_end()
+    site, unharmed = a_site(folder, "site", _RECORDS), _unharmed(folder)
     log = site.folder / "topics.db"
     before, failures = log.read_bytes(), []
     for places in ([log], [site.folder], [log, site.folder]):
@@ -72,8 +72,7 @@ def log_at_start(folder: Path) -> Verdict:
 
 def log_under_way(folder: Path) -> Verdict:
     """The right to write is taken: who has the log open goes on, whoever opens it is refused until it may again."""
-    site, unharmed = a_site(folder, "site"), a_site(folder, "unharmed")
-    unharmed.run_to_end()
+    site, unharmed = a_site(folder, "site", _RECORDS), _unharmed(folder)
     process = _daemon(site)
     wait_until(process, lambda: "partition_recovered" in site.log(), site)
     with _read_only(*site.folder.glob("topics.db*"), site.folder):
@@ -82,19 +81,18 @@ def log_under_way(folder: Path) -> Verdict:
         failures = _refused(site)
     site.append([b"{broken"])
     unharmed.append([b"{broken"])
-    for one in (site, unharmed):
-        failures += _ended(_daemon(one, "--until-end"), one)
+    failures += _ended(_daemon(site, "--until-end"), site)
+    serve(unharmed)
     return compared("a log whose right to write is taken under way, kill -9", 1, site, unharmed, "went on; refused when opened anew", *failures)
 
 
 def disk_under_way(folder: Path) -> Verdict:
     """The kernel makes the disk read-only, as after an error of the disk: waited for and said; after a mount all that was committed is there."""
-    unharmed = a_site(folder, "unharmed")
-    unharmed.run_to_end()
+    unharmed = _unharmed(folder)
     with _disk(folder / "disk.image", folder / "site"):
         # What the daemon says shall not be on the disk that fails.
         (folder / "site" / "daemon.log").symlink_to(folder / "daemon.log")
-        site = a_site(folder, "site")
+        site = a_site(folder, "site", _RECORDS)
         log = site.folder / "topics.db"
         _as_root("sync", "--file-system", str(site.folder))  # settings and model: nobody promises that they are on disk
         process = _daemon(site)
@@ -110,6 +108,13 @@ def disk_under_way(folder: Path) -> Verdict:
             failures.append(f"{committed} records were committed, {committed_offsets(log)} are after the mount")
         failures += _ended(_daemon(site, "--until-end"), site)
         return compared("a disk that the kernel makes read-only under way", 1, site, unharmed, f"at {committed} records, waited for", *failures)
+
+
+def _unharmed(folder: Path) -> Site:
+    """What became of the same records where nothing was read-only."""
+    site = a_site(folder, "unharmed", _RECORDS, "input.batch_records_max=64")
+    serve(site)
+    return site
 
 
 def _daemon(site: Site, *arguments: str) -> BaseProcess:
