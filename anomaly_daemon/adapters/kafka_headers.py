@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import decode_varint
 
@@ -40,8 +39,3 @@ class TolerantRecordBatch(DefaultRecordBatch):  # type: ignore[misc]
             position += length
             length, position = decode_varint(buffer, position)
             position += max(length, 0)
-
-
-def tolerate_names_that_are_no_text() -> None:
-    """For every consumer of this process; may be called twice."""
-    memory_records.DefaultRecordBatch = TolerantRecordBatch

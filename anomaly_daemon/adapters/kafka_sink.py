@@ -25,6 +25,7 @@ from anomaly_daemon.adapters.kafka_client import (
     Reaction,
     address,
     discard,
+    flush,
     open_client,
     producer_arguments,
     reaction_to,
@@ -113,10 +114,11 @@ class _Transaction:
         for message in self._output.messages:
             self._sent.append(send(self._producer, message))
         if self._sent:
-            self._producer.flush()
-        for sent in self._sent:
-            if not sent.succeeded():
-                raise sent.exception or KafkaError("a message was not acknowledged")
+            flush(self._producer, self._sent)
+        if failures := self._failures():
+            raise failures[0]
+        if not all(sent.succeeded() for sent in self._sent):
+            raise KafkaError("a message was not acknowledged")
         if self._lease is not None:
             offsets = {TopicPartition(one.topic, one.number): OffsetAndMetadata(at, "", -1) for one, at in self._output.next_offsets.items()}
             self._producer.send_offsets_to_transaction(offsets, self._lease)
@@ -125,8 +127,12 @@ class _Transaction:
     def cause(self, error: KafkaError) -> KafkaError:
         """The error that says most: once fenced, the client answers every call with a general error around the first one."""
         inner = [one for one in error.args if isinstance(one, KafkaError)]
-        failed = [sent.exception for sent in self._sent if sent.failed()]
-        return next((one for one in [error, *inner, *failed] if reaction_to(one) is not Reaction.RECOVER), error)
+        return next((one for one in [error, *self._failures(), *inner] if reaction_to(one) is not Reaction.RECOVER), error)
+
+    def _failures(self) -> list[KafkaError]:
+        """Why messages were refused, in their order. The broker's answer alone says nothing more than its code: then the topic is named."""
+        refused = [(message.topic, sent.exception) for message, sent in zip(self._output.messages, self._sent, strict=False) if sent.failed()]
+        return [error if any(error.args) else type(error)(f"topic {topic}") for topic, error in refused]
 
 
 class KafkaSink:

@@ -19,8 +19,8 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
-from anomaly_daemon.adapters.kafka_headers import tolerate_names_that_are_no_text
 from anomaly_daemon.adapters.kafka_stall import StallWatch
+from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpacking
 from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
@@ -83,7 +83,7 @@ class KafkaSource:
         """
         if group is not None and (not _MEMBER.fullmatch(member) or member in (".", "..")):
             raise SettingsError(f"input.member: {member!r}: use letters, digits, '.', '_' and '-', at most 249 of them")
-        tolerate_names_that_are_no_text()
+        bound_unpacking()
         self._servers, self._topics, self._group, self._start = servers, tuple(topics), group, start
         self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
@@ -115,7 +115,7 @@ class KafkaSource:
                     self._move(consumer, partition, records[0].offset)
             return Batch(changes=changes, lease=lease)
         records = self._converted(fetched)
-        self._look_for_stalls(consumer, len(records))
+        self._look_for_stalls(consumer, records)
         return Batch(records=records, lease=lease)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
@@ -280,9 +280,9 @@ class KafkaSource:
         positions = {name: self._answered("looking up a position", consumer.position, name, timeout_ms=self._answer_timeout_ms) for name in names}
         return {name: int(position) for name, position in positions.items() if position is not None}
 
-    def _look_for_stalls(self, consumer: KafkaConsumer, read: int) -> None:
+    def _look_for_stalls(self, consumer: KafkaConsumer, records: Sequence[Record]) -> None:
         """Every few seconds one round trip: it shows that the broker answers, and whether a partition stands still below its end."""
-        self._read_since_look += read
+        self._read_since_look += len(records)
         now_s = self._monotonic_s()
         if now_s < self._next_look_s:
             return
@@ -301,7 +301,8 @@ class KafkaSource:
             self._give_up()
             raise translate(error, self._servers, "no broker answers") from error
         positions = {self._owned[name]: at for name, at in self._positions(consumer).items()}
-        stalled = self._watch.stalled(now_s, positions, ends, is_dry=read < self._batch_records_max)
+        is_dry = len(records) < self._batch_records_max and sum(len(record.value or b"") for record in records) < POLL_BYTES_MAX // 2
+        stalled = self._watch.stalled(now_s, positions, ends, is_dry)
         if stalled is not None:
             self._give_up()
             raise LogUnavailable(f"{address(self._servers)}: {stalled} brings nothing though it is behind its end: connecting anew")

@@ -15,6 +15,7 @@ from anomaly_daemon.adapters.kafka_client import (
     address,
     connection_arguments,
     discard,
+    flush,
     open_client,
     producer_arguments,
     send,
@@ -108,7 +109,7 @@ class KafkaTopics:
 
     def _append(self, producer: KafkaProducer, chunk: Sequence[Message]) -> None:
         sent: list[FutureRecordMetadata] = [send(producer, message) for message in chunk]
-        producer.flush(timeout=_DELIVERY_TIMEOUT_S)
+        flush(producer, sent, _DELIVERY_TIMEOUT_S)
         for one in sent:
             if not one.succeeded():
                 raise one.exception or KafkaError("a message was not acknowledged")

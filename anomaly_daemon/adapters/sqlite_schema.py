@@ -8,6 +8,7 @@ transaction's pages spares writing them twice: 236 k records/s against 165 k wit
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -67,10 +68,16 @@ REFUSED_CODES = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sql
 
 def is_made(path: Path) -> bool:
     """Whether the log's file is there. Raises SettingsError where none can be; changes nothing."""
-    why = why_unwritable(path.parent) or ("it is a folder" if path.is_dir() else None)
+    why = why_unwritable(path.parent) or ("it is a folder" if path.is_dir() else None) or _why_read_only(path)
     if why is not None:
-        raise SettingsError(f"log {path}: {why}; point `log` at a file in a folder that this user may write to")
+        raise SettingsError(f"log {path}: {why}; point `log` at a file in a folder that this user may write to, or give it the right")
     return path.exists()
+
+
+def _why_read_only(path: Path) -> str | None:
+    """SQLite opens what it may only read without a word, and that connection stays so even where the right is given later."""
+    files = (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm"))
+    return next((f"no permission to write to {file}" for file in files if file.exists() and not os.access(file, os.W_OK)), None)
 
 
 def damaged(path: Path, what: str) -> LogCorrupt:

@@ -174,3 +174,11 @@ _CLOCK_POINTS = (Point.IN_RECOVERY, Point.AFTER_POLL, Point.BEFORE_COMMIT, Point
 def clock_jumps(dice: random.Random, count: int) -> list[Act]:
     """An hour ahead and an hour back, in turn, while a daemon works."""
     return [Act(dice.choice(_CLOCK_POINTS), dice.randint(1, 4), None, _HOUR_S if number % 2 else -_HOUR_S) for number in range(count)]
+
+
+_SILENCED_POINTS = (Point.AFTER_POLL, Point.MID_BATCH, Point.AFTER_COMMIT)
+
+
+def silences(dice: random.Random, count: int) -> list[Act]:
+    """A partition falls silent while the daemon works."""
+    return [Act(dice.choice(_SILENCED_POINTS), dice.randint(2, _PASSINGS_MAX), None, is_silence=True) for _ in range(count)]

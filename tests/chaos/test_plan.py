@@ -9,7 +9,7 @@ from tests.chaos import plan
 from tests.chaos.acts import Act, Point
 from tests.chaos.proxy import Api, Moment
 
-PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.clock_jumps)
+PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.clock_jumps, plan.silences)
 
 
 @pytest.mark.parametrize("make", PLANS)
@@ -37,6 +37,8 @@ def test_a_group_is_changed_only_as_it_can_be() -> None:
         assert 1 <= len(members) <= 4
 
 
-@pytest.mark.parametrize("text", ["after_produce:17:KILL", "mid_batch:3:STOP:2s", "after_commit:2:HUP", "after_poll:1:-3600s"])
+@pytest.mark.parametrize(
+    "text", ["after_produce:17:KILL", "mid_batch:3:STOP:2s", "after_commit:2:HUP", "after_poll:1:-3600s", "after_poll:3:SILENCE"]
+)
 def test_an_act_reads_as_it_is_written(text: str) -> None:
     assert str(Act.parse(text)) == text

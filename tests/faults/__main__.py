@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from anomaly_daemon.telemetry import logging
-from tests.faults import bad_input, bounds, dead_letters, embedded_log, files, on_kafka
+from tests.faults import bad_input, bounds, dead_letters, embedded_log, files, on_kafka, read_only
 from tests.faults.verdict import Verdict
 
 PARTS: dict[str, Callable[[bool, int], Iterator[Verdict]]] = {
     "log": embedded_log.run,
+    "read-only": read_only.run,
     "input": bad_input.run,
     "kafka": on_kafka.run,
     "dead-letters": dead_letters.run,

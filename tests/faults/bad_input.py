@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,11 +34,11 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
 
 @dataclass(slots=True)
 class Judged:
-    """What became of the good records: a digest of each column of their scores, and their alerts without what names an offset."""
+    """What became of the good records: a digest of each column of their scores, and of each alert without what names an offset."""
 
     rows: int = 0
     digests: dict[str, Any] = field(default_factory=lambda: defaultdict(blake2b))
-    alerts: list[dict[str, Any]] = field(default_factory=list)
+    alerts: list[bytes] = field(default_factory=list)
 
     def take(self, output: BatchOutput) -> None:
         """Count a batch's good records in."""
@@ -47,7 +48,8 @@ class Judged:
         scores = output.scored.scores
         for name, column in ({name: getattr(scores, name) for name in _NUMBERS} | dict(scores.evidence)).items():
             self.digests[name].update(np.ascontiguousarray(column[good]).tobytes())
-        self.alerts += [without_offsets(alert.body) for alert in output.alerts if alert.entity.startswith("pump-")]
+        told = (without_offsets(alert.body) for alert in output.alerts if alert.entity.startswith("pump-"))
+        self.alerts += [blake2b(json.dumps(body, sort_keys=True).encode()).digest() for body in told]
 
     def differences(self, other: Judged) -> list[str]:
         """How two differ, in words."""

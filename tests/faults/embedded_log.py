@@ -96,7 +96,7 @@ def two_daemons(folder: Path) -> Verdict:
         wait_until(second, lambda: "partition_recovered" in site.log()[told:], site)  # noqa: B023 - called at once
         kill(second)
     second = other.daemon()
-    wait_until(first, lambda: _is_done(site), site)
+    wait_until(first, lambda: is_done(site), site)
     end(first)
     end(second)
     return compared("two daemons on one file, one killed -9", 2, site, unharmed, f"{site.events().count('partitions_changed')} rebalances")
@@ -109,7 +109,7 @@ def one_name_twice(folder: Path) -> Verdict:
     wait_until(first, lambda: "partition_recovered" in site.log(), site)
     second = site.daemon()
     first.join(_DEADLINE_S)
-    wait_until(second, lambda: _is_done(site), site)
+    wait_until(second, lambda: is_done(site), site)
     end(second)
     unharmed = a_site(folder, "unharmed")
     unharmed.run_to_end()
@@ -140,7 +140,7 @@ def writer_with_a_lock(folder: Path) -> Verdict:
         writer.execute("BEGIN IMMEDIATE")
         wait_until(process, lambda: "log_unavailable" in site.events(), site)
         writer.execute("ROLLBACK")
-    wait_until(process, lambda: _is_done(site), site)
+    wait_until(process, lambda: is_done(site), site)
     end(process)
     unharmed.run_to_end()
     failures = [] if "another process holds it locked" in site.log() else ["who holds it was not told"]
@@ -158,7 +158,7 @@ def full_disk(folder: Path) -> Verdict:
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (said + 100_000, before[1]))
     wait_until(process, lambda: "log_unavailable" in site.events(), site)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
-    wait_until(process, lambda: _is_done(site), site)
+    wait_until(process, lambda: is_done(site), site)
     end(process)
     unharmed.run_to_end()
     events = Counter(site.events())
@@ -308,7 +308,7 @@ def _torn(dice: random.Random, content: bytes) -> bytes:
             return content[:place] + harmed(dice, content[place:])
 
 
-def _is_done(site: Site) -> bool:
+def is_done(site: Site) -> bool:
     """Whether the group has committed the whole input."""
     with closing(sqlite3.connect(site.folder / "topics.db", timeout=30)) as connection:
         behind = connection.execute(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+from kafka import KafkaAdminClient
 
 from anomaly_daemon.domain.errors import SettingsError, TopicError
 from anomaly_daemon.domain.records import BatchOutput, Message
@@ -45,3 +48,16 @@ def test_more_messages_than_may_wait_at_once_are_appended_in_order(log: KafkaLog
 def test_a_member_name_that_no_broker_takes_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"input\.member: 'pump room'"):
         KafkaLog("127.0.0.1:1").source(["readings"], "detectors", member="pump room")
+
+
+def test_messages_of_which_a_topic_takes_fewer_at_once_than_the_client_sends_are_all_there_in_their_order(log: KafkaLog, fresh: Fresh) -> None:
+    topic = fresh("readings")
+    with closing(KafkaAdminClient(bootstrap_servers=log.bootstrap)) as admin:
+        admin.create_topics({topic: {"num_partitions": 1, "replication_factor": 1, "configs": {"max.message.bytes": "16384"}}})
+    dice = random.Random(1)
+    values = [dice.randbytes(1000) for _ in range(100)]  # which no codec makes smaller
+
+    log.append(Message(topic, None, value) for value in values)
+    log.sink(log.source([topic], None), fresh("detectors")).commit(BatchOutput(tuple(Message(topic, None, value) for value in values)))
+
+    assert [record.value for record in log.read(topic)] == 2 * values

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from anomaly_daemon.adapters.kafka_headers import tolerate_names_that_are_no_text
+from anomaly_daemon.adapters.kafka_unpacking import bound_unpacking
 
 
 class Raw(str):
@@ -17,7 +17,7 @@ class Raw(str):
 
 @pytest.mark.parametrize("codec", [0, 3])
 def test_a_header_name_that_is_no_text_is_shown_so_and_takes_nothing_else_along(codec: int) -> None:
-    tolerate_names_that_are_no_text()
+    bound_unpacking()
     builder = MemoryRecordsBuilder(2, codec, 1 << 20)
     builder.append(1, b"pump", b"\xff", [("a", b"\xfe"), (Raw("x"), b"\xff1"), ("ü", None)])
     builder.append(2, None, b"next", [])

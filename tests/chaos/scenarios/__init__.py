@@ -12,10 +12,11 @@ from tests.chaos.scenarios.loss import DELETED, OVERTAKEN_WHILE_AWAY, OVERTAKEN_
 from tests.chaos.scenarios.outages import OUTAGES
 from tests.chaos.scenarios.rebalances import REBALANCES
 from tests.chaos.scenarios.scenario import Alone, Scenario
+from tests.chaos.scenarios.silences import SILENCES
 from tests.chaos.scenarios.slowness import SLOWNESS
 from tests.chaos.scenarios.zombies import NAMESAKES, ZOMBIES
 
 # In a slice those of the first line share one group, in this order.
-SHARING: tuple[Scenario[Any], ...] = (KILLS, CUTS, REBALANCES, ZOMBIES, NAMESAKES, OUTAGES, SLOWNESS, CLOCKS, GROWTH)
+SHARING: tuple[Scenario[Any], ...] = (KILLS, CUTS, REBALANCES, ZOMBIES, NAMESAKES, OUTAGES, SLOWNESS, CLOCKS, SILENCES, GROWTH)
 ALONE: tuple[Alone, ...] = (OVERTAKEN_WHILE_AWAY, OVERTAKEN_WHILE_FROZEN, DELETED)
 NAMES = (*(one.name for one in SHARING), *(one.name for one in ALONE))
