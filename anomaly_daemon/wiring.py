@@ -205,11 +205,18 @@ def load_artifact(settings: Settings) -> Artifact:
 def read_artifact(settings: Settings) -> Artifact:
     """The model of the settings, checked against their features."""
     from anomaly_daemon.model import artifact as artifacts
-    from anomaly_daemon.pipeline.features import FeatureTransforms
 
     artifact = artifacts.load(settings.model.artifact)
-    artifacts.check_features(artifact, FeatureTransforms(features_of(settings)).names)
+    check_features(settings, artifact)
     return artifact
+
+
+def check_features(settings: Settings, artifact: Artifact) -> None:
+    """Raises SettingsError where there are none, ArtifactError where they are not those of the model."""
+    from anomaly_daemon.model import artifact as artifacts
+    from anomaly_daemon.pipeline.features import FeatureTransforms
+
+    artifacts.check_features(artifact, FeatureTransforms(features_of(settings)).names)
 
 
 def trained_otherwise(settings: Settings, artifact: Artifact) -> dict[str, object]:

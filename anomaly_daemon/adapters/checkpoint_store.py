@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 import msgspec
@@ -306,5 +307,5 @@ def _digest(entries: Sequence[tuple[Offset, str]]) -> str:
 
 
 def _safe(name: str) -> str:
-    """A folder name for a topic or group, never one that leads elsewhere."""
-    return re.sub(r"[^A-Za-z0-9._-]|^\.+$", "_", name)
+    """A folder name for a topic or group: never one that leads elsewhere, nor another's."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")

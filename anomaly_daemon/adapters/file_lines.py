@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zlib
@@ -55,13 +56,17 @@ class _Unpacked(io.RawIOBase):
 
 
 def whole_lines(stream: Bytes, ends: bytes = b"\n") -> Generator[bytes]:
-    """Blocks that stop behind a line's end, one of the bytes of `ends`; the last one may lack it.
+    """Blocks that stop behind a line's end, one of the bytes of `ends`; the last one may lack it. A mark that says UTF-8 is left out.
 
-    Raises ValueError for a line longer than LINE_BYTES_MAX.
+    Raises ValueError for UTF-16 and for a line longer than LINE_BYTES_MAX.
     """
     begun: list[bytes] = []
     begun_bytes = 0
-    while block := stream.read1(BLOCK_BYTES):
+    first = stream.read(len(codecs.BOM_UTF8))
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is UTF-16; make it UTF-8, as by `iconv -f UTF-16 -t UTF-8`")
+    block = first.removeprefix(codecs.BOM_UTF8) or stream.read1(BLOCK_BYTES)
+    while block:
         cut = max(block.rfind(end) for end in (ends[:1], ends[-1:])) + 1
         if cut:
             yield b"".join((*begun, block[:cut]))
@@ -70,6 +75,7 @@ def whole_lines(stream: Bytes, ends: bytes = b"\n") -> Generator[bytes]:
         begun_bytes += len(block)
         if begun_bytes > LINE_BYTES_MAX:
             raise ValueError(f"a line is longer than {LINE_BYTES_MAX} bytes")
+        block = stream.read1(BLOCK_BYTES)
     if begun_bytes:
         yield b"".join(begun)
 

@@ -12,11 +12,11 @@ _Look = tuple[tuple[int, int, int] | None, ...]
 
 
 class FileWatch:
-    """Whether any of some files is another one than it was; one that is missing for a while is not a change until it is back."""
+    """Whether any of some files is another one than it was; one that is missing, or still being written, is not a change until it is whole."""
 
     def __init__(self, files: Sequence[Path], clock: Clock) -> None:
         self._files, self._clock = tuple(files), clock
-        self._seen = self._look()
+        self._seen = self._last = self._look()
         self._next_s = clock.monotonic_s() + _EVERY_S
 
     def has_changed(self) -> bool:
@@ -25,8 +25,9 @@ class FileWatch:
         if now_s < self._next_s:
             return False
         self._next_s = now_s + _EVERY_S
-        found = self._look()
-        if None in found or found == self._seen:
+        before, found = self._last, self._look()
+        self._last = found
+        if None in found or found == self._seen or found != before:
             return False
         self._seen = found
         return True

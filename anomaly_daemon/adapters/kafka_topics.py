@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 from kafka.producer.future import FutureRecordMetadata
 
@@ -26,6 +27,7 @@ from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
 
 T = TypeVar("T")
+_FOR_EVER_MS = -1
 
 # The client has no bound on what waits to be sent, so appending stops and waits after this many.
 _UNACKNOWLEDGED_MAX = 20_000
@@ -82,6 +84,14 @@ class KafkaTopics:
             admin.wait_for_topics([topic], timeout_ms=self._answer_timeout_ms)
 
         self._asked(f"creating topic {topic}", make)
+
+    def kept_s(self, topic: str) -> float | None:
+        """By the topic's own settings, or the broker's; None too where this user may not read them, or only compaction deletes."""
+        asked = [ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(("retention.ms", "cleanup.policy")))]
+        found = self._asked("looking up retention", lambda admin: admin.describe_configs(asked, config_filter="all"))
+        values = {key: one["value"] for key, one in found.get("topic", {}).get(topic, {}).items()}
+        kept_ms = int(values.get("retention.ms", _FOR_EVER_MS))
+        return kept_ms / 1000 if kept_ms >= 0 and "delete" in values.get("cleanup.policy", "") else None
 
     def append(self, messages: Iterable[Message]) -> int:
         """Append in order, acknowledged by all replicas in sync; returns how many.

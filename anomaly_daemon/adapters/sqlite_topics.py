@@ -61,6 +61,11 @@ class SqliteTopics:
                 rows = [(inserted.lastrowid, number) for number in range(partitions)]
                 connection.executemany("INSERT INTO partitions (topic_id, number) VALUES (?, ?)", rows)
 
+    def kept_s(self, topic: str) -> float | None:
+        """As the settings say, of every topic."""
+        del topic
+        return self._retention.age_s
+
     def append(self, messages: Iterable[Message]) -> int:
         """Append in order and durably, some thousand records a transaction; returns how many.
 

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
+from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.dump_format import decode_message, is_dumped
 from anomaly_daemon.adapters.file_columns import NO_COLUMNS, RowColumns
 from anomaly_daemon.adapters.file_names import STANDARD_INPUT, InputFile, find_files
 from anomaly_daemon.adapters.file_rows import check_files, is_json_lines, read_rows
 from anomaly_daemon.domain.errors import InputError, TopicError
-from anomaly_daemon.domain.ports import Topics
+from anomaly_daemon.domain.ports import Clock, Topics
 from anomaly_daemon.domain.records import Message
 
 # Interleaving keeps every file open at once; systems commonly allow 1024.
 INTERLEAVED_FILES_MAX = 512
+_DAY_S = 86_400.0
 PARTITIONS_MAX = 4096  # as topics.partitions
 STANDARD_INPUT_NAMES = ("-", str(STANDARD_INPUT))
 _SUFFIXES = {"csv": ".csv", "jsonl": ".jsonl", "dump": ".jsonl"}
@@ -28,10 +30,11 @@ _PROGRESS_RECORDS = 1000
 
 @dataclass(slots=True)
 class Loaded:
-    """What went into the topic. untimed: rows whose time column could not be read; they bear the time of loading."""
+    """What went into the topic. untimed: rows whose time column could not be read; they bear the time of loading. oldest_ms: of the others."""
 
     records: int = 0
     untimed: int = 0
+    oldest_ms: int | None = None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,10 +60,24 @@ def run(options: argparse.Namespace) -> int:
         is_made = options.create or settings.topics.create_topics
         ensure_topic(topics, options.topic, partitions if is_made else None)
         loaded = append(topics, messages, advance)
+        short_lived = why_short_lived(topics, options.topic, loaded.oldest_ms, SystemClock())
     print(f"loaded {loaded.records} records from {len(files)} files into {options.topic}")
     if options.time_column and loaded.untimed:
         print(f"{loaded.untimed} of them have no readable {options.time_column}: they bear the time of loading", file=sys.stderr)
+    if short_lived:
+        print(short_lived, file=sys.stderr)
     return 0
+
+
+def why_short_lived(topics: Topics, topic: str, oldest_ms: int | None, clock: Clock) -> str | None:
+    """What to tell of records that are older than their topic keeps any: they are deleted within minutes, read or not."""
+    kept_s = topics.kept_s(topic) if oldest_ms is not None else None
+    if kept_s is None or oldest_ms is None or oldest_ms / 1000 >= clock.now_us() / 1e6 - kept_s:
+        return None
+    return (
+        f"WARNING: {topic} keeps a record for {kept_s / _DAY_S:g} days after its timestamp, and there are older ones among these: they are deleted "
+        "soon, read or not; raise retention.ms of the topic and write them again, or have the topic made: --create --set topics.retention=36500d"
+    )
 
 
 def checked_partitions(wanted: int | None, default: int) -> int:
@@ -87,6 +104,7 @@ def append(topics: Topics, messages: Iterable[Message], advance: Callable[[int],
         for message in messages:
             loaded.records += 1
             loaded.untimed += message.timestamp_ms is None
+            loaded.oldest_ms = min((one for one in (loaded.oldest_ms, message.timestamp_ms) if one is not None), default=None)
             if loaded.records % _PROGRESS_RECORDS == 0:
                 advance(_PROGRESS_RECORDS)
             yield message
@@ -126,14 +144,15 @@ def _inputs(names: Sequence[str], form: str) -> list[InputFile]:
 
 
 def _messages(file: InputFile, topic: str, form: str, columns: RowColumns) -> Iterator[Message]:
-    """What the rows become; lines that `dump` wrote are known by the first one, unless columns are asked for."""
+    """What the rows become; lines that `dump` wrote are known by the first two, unless columns are asked for. Raises InputError."""
     rows = read_rows(file, columns)
-    first = next(rows, None)
-    if first is None:
-        return
+    begun = list(islice(rows, 2))
     may_be_dump = form == "auto" and columns == NO_COLUMNS and is_json_lines(file)
-    is_dump = form == "dump" or (may_be_dump and is_dumped(first.value))
-    for number, row in enumerate(chain([first], rows)):
+    are_dumped = [form == "dump" or (may_be_dump and is_dumped(row.value)) for row in begun]
+    if are_dumped == [False, True]:
+        raise InputError(f"{file.path}: row 0 is no line that `dump` wrote, row 1 is; mend row 0, or say --format jsonl to load lines as they are")
+    is_dump = are_dumped[:1] == [True]
+    for number, row in enumerate(chain(begun, rows)):
         if not is_dump:
             yield Message(topic, row.key, row.value, timestamp_ms=row.timestamp_ms)
             continue

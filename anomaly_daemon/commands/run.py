@@ -15,7 +15,7 @@ from anomaly_daemon import wiring
 from anomaly_daemon.adapters.whole_file import refuse_targets
 from anomaly_daemon.commands.progress import progress_bar
 from anomaly_daemon.commands.signals import Signals
-from anomaly_daemon.domain.errors import InputError, LogUnavailable, SettingsError
+from anomaly_daemon.domain.errors import ArtifactError, InputError, LogUnavailable, SettingsError
 from anomaly_daemon.domain.ports import Clock, Sink, Source, Topics
 from anomaly_daemon.domain.records import Offset
 from anomaly_daemon.settings import Settings, changed, digest, live_part, load, restart_needed, take_live, with_live_part
@@ -113,9 +113,10 @@ def _reloader(
     def reload() -> Reload | None:
         try:
             fresh = load(options.config, options.assignments)
+            wiring.check_features(fresh, artifact)  # of a file that lost its end, or is another's, what it leaves out would be as by default
             live = take_live(current, fresh)
             rules = wiring.build_rules(live, partitions)
-        except SettingsError as error:
+        except (SettingsError, ArtifactError) as error:
             log.error("settings_refused", error=str(error), remedy="the old settings stay in force")
             metrics.config_reloaded(is_successful=False)
             return None

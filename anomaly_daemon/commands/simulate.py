@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     per_second = _rate(options.rate)
     scenario, chunks = _simulator(options)
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(contextlib.closing(_output(options)))
+        output = stack.enter_context(contextlib.closing(_output(options, scenario.start_us)))
         ledger = Ledger(stack.enter_context(_open_labels(options.labels)) if options.labels else None)
         is_stopped = stack.enter_context(_stopped_by_interrupt())
         progress = stack.enter_context(_progress(scenario, f"simulating {scenario.entities} {NOUNS[options.what]}"))
@@ -88,14 +88,15 @@ def _rate(text: str | None) -> float | None:
     return per_second
 
 
-def _output(options: argparse.Namespace) -> Output:
+def _output(options: argparse.Namespace, start_us: int) -> Output:
     from anomaly_daemon.simulation.writer import FileOutput, TopicOutput
 
     if options.output is not None:
         if options.create or options.partitions is not None:
             raise InputError("--create and --partitions go with --topic, not with --output")
         return FileOutput(options.output, KEY_FIELD_OF_LINES[options.what])
-    from anomaly_daemon.commands.load import checked_partitions
+    from anomaly_daemon.adapters.clock import SystemClock
+    from anomaly_daemon.commands.load import checked_partitions, why_short_lived
     from anomaly_daemon.settings import load
     from anomaly_daemon.wiring import open_topics
 
@@ -107,6 +108,8 @@ def _output(options: argparse.Namespace) -> Output:
             if not (options.create or settings.topics.create_topics):
                 raise TopicError(f"{settings.log}: no topic {options.topic}; add --create, and --partitions N if you like, to make it")
             topics.create(options.topic, partitions)
+        if told := why_short_lived(topics, options.topic, start_us // 1000, SystemClock()):
+            print(told, file=sys.stderr)
     except BaseException:
         topics.close()
         raise

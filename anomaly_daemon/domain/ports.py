@@ -70,6 +70,10 @@ class Topics(Protocol):
         """Create a topic; nothing happens when it exists."""
         ...
 
+    def kept_s(self, topic: str) -> float | None:
+        """For how long after its timestamp the topic keeps a record; None: for ever, or nobody may know."""
+        ...
+
     def append(self, messages: Iterable[Message]) -> int:
         """Append outside any group, in order, durably; returns how many. Raises TopicError where a topic is missing."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -19,15 +19,17 @@ from anomaly_daemon.settings.record_schema import RecordSchema, Section
 from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
 
 ENVIRONMENT_PREFIX: Final = "ANOMALY_DAEMON_"
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 
 
 class Input(Section):
     """The topics read and the group that reads them."""
 
-    topics: tuple[str, ...] = Field(("readings",), min_length=1, description="Topics to read.")
+    topics: tuple[TopicName, ...] = Field(("readings",), min_length=1, description="Topics to read.")
     group: str = Field("anomaly-daemon", min_length=1, description="Consumer group.")
     member: str | None = Field(
         None,
+        min_length=1,
         description=("Stable name of this instance in the group: static membership and a stable transactional id; default: the host's name."),
     )
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a group that never committed begins.")
@@ -38,8 +40,8 @@ class Input(Section):
 class Output(Section):
     """The topics written."""
 
-    alerts_topic: str = Field("alerts", min_length=1, description="Where incidents are announced.")
-    dead_letter_topic: str = Field("dead-letters", min_length=1, description="Where rejected records go, bytes unchanged, reason in the headers.")
+    alerts_topic: TopicName = Field("alerts", description="Where incidents are announced.")
+    dead_letter_topic: TopicName = Field("dead-letters", description="Where rejected records go, bytes unchanged, reason in the headers.")
     dead_letter_bytes_max: int = Field(
         1_040_000,
         ge=10_000,

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.end_to_end.harness import Site, kill, make_site
-from tests.small import stream
+from tests.small import NAMES, stream
 
 DEADLINE_S = 60
 
@@ -83,6 +83,24 @@ def test_a_bad_file_keeps_the_old_settings_and_says_why_and_the_next_good_one_is
         taken = wait(site, process, "settings_reloaded")
 
     assert "did you mean `threshold`" in refused["error"]
+    assert "threshold.z" in taken["changed"]
+
+
+@pytest.mark.parametrize("text", ["", "record: {features: [{name: other}], time: {path: time, format: s}}\n"])
+def test_a_file_that_lost_its_features_or_is_of_another_model_keeps_the_old_settings(site: Site, text: str) -> None:
+    in_file = tuple(one for one in site.assignments if not one.startswith("record."))
+    of_file = Site(site.folder, in_file)
+    edit(of_file, record={"features": [{"name": name} for name in NAMES], "time": {"path": "time", "format": "s"}})
+    whole = (site.folder / "settings.yaml").read_text()
+    with daemon(of_file) as process:
+        (site.folder / "settings.yaml").write_text(text)
+        os.kill(process.pid, signal.SIGHUP)
+        refused = wait(of_file, process, "settings_refused")
+        (site.folder / "settings.yaml").write_text(whole.replace("z: 2\n", "z: 3\n"))
+        os.kill(process.pid, signal.SIGHUP)
+        taken = wait(of_file, process, "settings_reloaded")
+
+    assert "features" in refused["error"]
     assert "threshold.z" in taken["changed"]
 
 

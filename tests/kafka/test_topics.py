@@ -45,6 +45,19 @@ def test_more_messages_than_may_wait_at_once_are_appended_in_order(log: KafkaLog
     assert [int(record.value or b"") for record in log.read(topic)] == list(range(25_000))
 
 
+def test_how_long_a_topic_keeps_a_record_is_known_where_its_age_decides(log: KafkaLog, fresh: Fresh) -> None:
+    names = {
+        fresh("readings"): {},
+        fresh("short"): {"retention.ms": "60000"},
+        fresh("all"): {"retention.ms": "-1"},
+        fresh("c"): {"cleanup.policy": "compact"},
+    }
+    with closing(KafkaAdminClient(bootstrap_servers=log.bootstrap)) as admin:
+        admin.create_topics({name: {"num_partitions": 1, "replication_factor": 1, "configs": configs} for name, configs in names.items()})
+
+    assert [log.topics().kept_s(name) for name in names] == [604_800.0, 60.0, None, None]
+
+
 def test_a_member_name_that_no_broker_takes_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"input\.member: 'pump room'"):
         KafkaLog("127.0.0.1:1").source(["readings"], "detectors", member="pump room")

@@ -123,6 +123,19 @@ def test_a_damaged_one_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
     assert found.offset == 10
 
 
+def test_each_group_and_topic_has_a_folder_of_its_own_within_that_of_the_store(tmp_path: Path) -> None:
+    names = ["a/b", "a_b", "a%2Fb", "..", "%2E%2E", "grüße"]
+    for name in names:
+        one = FsspecCheckpointStore(str(tmp_path / "groups"), name, 2)
+        one.save(replace(EXAMPLE, offset=len(name)))
+        found = one.load(P, A, 99)
+        assert found is not None
+        assert found.offset == len(name)
+
+    assert len(list((tmp_path / "groups").iterdir())) == len(names)
+    assert [one.name for one in tmp_path.iterdir()] == ["groups"]
+
+
 def test_one_of_another_fingerprint_is_not_used(tmp_path: Path) -> None:
     store(tmp_path).save(EXAMPLE)
 

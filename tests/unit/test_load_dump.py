@@ -205,6 +205,48 @@ def test_what_was_dumped_and_loaded_again_is_the_same_in_everything(path: Path, 
     assert sorted(one.name for one in Path().iterdir() if one.suffix == ".part") == []
 
 
+DUMPED = encode_record(Record(Partition("readings", 0), 0, 1, b"pump", b"1"))
+
+
+def test_a_mark_that_an_editor_put_before_the_first_line_changes_nothing(path: Path) -> None:
+    Path("dumped.jsonl").write_bytes(b"\xef\xbb\xbf" + DUMPED + b"\n")
+    Path("plain.csv").write_bytes(b"\xef\xbb\xbfflow\n1.5\n")
+
+    assert main(["load", "--topic", "readings", "--create", "--partitions", "1", "dumped.jsonl", "plain.csv"]) == 0
+
+    assert [(record.key, record.value) for record in records(path)] == [(b"pump", b"1"), (b"plain", b'{"flow":1.5}')]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{" + DUMPED[2:] + b"\n" + DUMPED, "row 0 is no line that `dump` wrote, row 1 is"),
+        ((DUMPED.decode() + "\n").encode("utf-16"), "it is UTF-16"),
+    ],
+)
+def test_a_dump_that_begins_with_damage_is_refused_and_not_taken_for_plain_lines(
+    path: Path, capsys: pytest.CaptureFixture[str], content: bytes, said: str
+) -> None:
+    Path("dumped.jsonl").write_bytes(content)
+
+    assert main(["load", "--topic", "readings", "--create", "dumped.jsonl"]) == 2
+
+    assert said in capsys.readouterr().err
+    assert not path.exists() or records(path) == []
+
+
+@pytest.mark.parametrize(("kept", "is_told"), [("7d", True), ("36500d", False)])
+def test_records_older_than_their_topic_keeps_any_are_warned_of(path: Path, capsys: pytest.CaptureFixture[str], kept: str, is_told: bool) -> None:
+    Path("old.csv").write_text("timestamp,flow\n2020-02-08 18:34:51,1.5\n")
+    limits = ["--set", f"topics.retention={kept}"]
+
+    assert main(["load", "--topic", "readings", "--create", "--time-column", "timestamp", *limits, "old.csv"]) == 0
+    loading = capsys.readouterr().err
+    assert main(["simulate", "sensors", "--topic", "others", "--create", "--entities", "1", "--duration", "1h", *limits]) == 0
+
+    assert ("keeps a record for 7 days" in loading, "keeps a record for 7 days" in capsys.readouterr().err) == (is_told, is_told)
+
+
 def test_a_dumped_line_reads_as_text_where_it_is_text(path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     made(path, AWKWARD[0], AWKWARD[2], partitions=3)
 
