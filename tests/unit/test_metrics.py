@@ -35,6 +35,7 @@ def test_facts_leave_out_histograms_and_creation_times() -> None:
         "records_scored",
         "dead_letter_records",
         "records_dropped",
+        "records_lost",
         "alerts",
         "alerts_suppressed",
         "incidents_open",
