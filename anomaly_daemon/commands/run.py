@@ -78,6 +78,7 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         )
         signals.pass_to(loop)
         _tell_start(settings, artifact.version, loop_settings)
+        opened.callback(gc.unfreeze)  # else the interpreter's end finds all of it leaked, and says so
         gc.freeze()  # a full collection went through all that a start makes, a quarter of a million objects: .1 s every few seconds
         loop.run()
 
