@@ -24,12 +24,12 @@ from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpack
 from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
-from anomaly_daemon.settings import Kafka
+from anomaly_daemon.settings import KAFKA_NAME, Kafka
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-_MEMBER = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_MEMBER = re.compile(KAFKA_NAME)
 _STALL_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_MS = 2_000
 _BUSY_ANSWER_TIMEOUT_MS = 1_000

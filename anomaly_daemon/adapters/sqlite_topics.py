@@ -14,11 +14,12 @@ from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import Message
+from anomaly_daemon.settings import KAFKA_NAME
 
 PARTITIONS_MAX = 4096
 _CHUNK_RECORDS = 8192
 _CHUNK_BYTES = 16 * 2**20
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")  # Kafka's rule, so that settings fit either log
+_NAME = re.compile(KAFKA_NAME)  # so that settings fit either log
 
 
 class SqliteTopics:

@@ -71,8 +71,7 @@ def run(options: argparse.Namespace) -> int:
 
 def why_short_lived(topics: Topics, topic: str, oldest_ms: int | None, clock: Clock) -> str | None:
     """What to tell of records that are older than their topic keeps any: they are deleted within minutes, read or not."""
-    kept_s = topics.kept_s(topic) if oldest_ms is not None else None
-    if kept_s is None or oldest_ms is None or oldest_ms / 1000 >= clock.now_us() / 1e6 - kept_s:
+    if oldest_ms is None or (kept_s := topics.kept_s(topic)) is None or oldest_ms / 1000 >= clock.now_us() / 1e6 - kept_s:
         return None
     return (
         f"WARNING: {topic} keeps a record for {kept_s / _DAY_S:g} days after its timestamp, and there are older ones among these: they are deleted "
@@ -103,8 +102,10 @@ def append(topics: Topics, messages: Iterable[Message], advance: Callable[[int],
     def counted() -> Iterator[Message]:
         for message in messages:
             loaded.records += 1
-            loaded.untimed += message.timestamp_ms is None
-            loaded.oldest_ms = min((one for one in (loaded.oldest_ms, message.timestamp_ms) if one is not None), default=None)
+            if message.timestamp_ms is None:
+                loaded.untimed += 1
+            elif loaded.oldest_ms is None or message.timestamp_ms < loaded.oldest_ms:
+                loaded.oldest_ms = message.timestamp_ms
             if loaded.records % _PROGRESS_RECORDS == 0:
                 advance(_PROGRESS_RECORDS)
             yield message
@@ -151,7 +152,7 @@ def _messages(file: InputFile, topic: str, form: str, columns: RowColumns) -> It
     are_dumped = [form == "dump" or (may_be_dump and is_dumped(row.value)) for row in begun]
     if are_dumped == [False, True]:
         raise InputError(f"{file.path}: row 0 is no line that `dump` wrote, row 1 is; mend row 0, or say --format jsonl to load lines as they are")
-    is_dump = are_dumped[:1] == [True]
+    is_dump = any(are_dumped)
     for number, row in enumerate(chain(begun, rows)):
         if not is_dump:
             yield Message(topic, row.key, row.value, timestamp_ms=row.timestamp_ms)

@@ -37,6 +37,7 @@ from anomaly_daemon.settings.sections import (
 from anomaly_daemon.settings.sources import load
 from anomaly_daemon.settings.values import (
     EPOCH,
+    KAFKA_NAME,
     Duration,
     Instant,
     format_duration,
@@ -49,6 +50,7 @@ __all__ = [
     "DECIDING",
     "ENVIRONMENT_PREFIX",
     "EPOCH",
+    "KAFKA_NAME",
     "NETWORK_CHANNELS",
     "NUMBER_KINDS",
     "RULES",

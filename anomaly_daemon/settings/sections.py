@@ -16,10 +16,10 @@ from anomaly_daemon.settings.log_url import checked_log
 from anomaly_daemon.settings.nearest import unknown_key, unknown_word
 from anomaly_daemon.settings.quality import Quality
 from anomaly_daemon.settings.record_schema import RecordSchema, Section
-from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
+from anomaly_daemon.settings.values import KAFKA_NAME, Duration, LimitOrNone, spelled
 
 ENVIRONMENT_PREFIX: Final = "ANOMALY_DAEMON_"
-TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+TopicName = Annotated[str, Field(pattern=f"^{KAFKA_NAME}$")]
 
 
 class Input(Section):

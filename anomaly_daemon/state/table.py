@@ -131,7 +131,7 @@ class Table:
         self._fill(fresh)
         if restored:
             rows = [row for _, row in restored]
-            self._unpack([place for place, _ in restored], self._spill.read(rows))
+            self._write([place for place, _ in restored], self._split(self._spill.read(rows)))
             self._let_go(rows)
         return np.array(slots, np.int64)
 
@@ -335,9 +335,6 @@ class Table:
         slab = self._slabs[name]
         chosen: NDArray[Any] = slab.index_select(0, torch.as_tensor(slots, device=slab.device)).cpu().numpy()
         return chosen
-
-    def _unpack(self, slots: Sequence[int], packed: NDArray[np.uint8]) -> None:
-        self._write(slots, self._split(packed))
 
     def _write(self, slots: Sequence[int], columns: Mapping[str, NDArray[Any]]) -> None:
         if not slots:
