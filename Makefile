@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Without the compiled modules beside them, which it forbids to write, torch alone takes seconds longer to import, at each start.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALL := --constraint deploy/constraints.txt --editable '.[test]'
 
 .PHONY: demo test lint bench chaos clean

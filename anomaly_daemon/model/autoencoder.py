@@ -26,6 +26,8 @@ Hidden = tuple[Tensor, Tensor]
 # Rows of one multiply-and-sum, windows of one decoder call: what stays in the cache.
 LINEAR_BLOCK = 256
 DECODER_BLOCK = 512
+# Entities of a call are rounded up to a multiple: oneDNN prepares anew for each shape that it has not seen of late, which takes a millisecond.
+WIDTH_UNIT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,6 @@ class Autoencoder(nn.Module):
         self.decoder_cell = InvariantLinear(shape.code, shape.hidden)
         self.decoder = nn.LSTM(1, shape.hidden)
         self.observation = InvariantLinear(shape.hidden, shape.features)
-        # oneDNN merges products over time where a layer is as wide as its input, and for one entity alone that changes bits.
-        self._needs_company = shape.layers > 1 or self.encoder.input_size == shape.hidden
         self.initialise()
 
     @torch.no_grad()
@@ -106,11 +106,7 @@ class Autoencoder(nn.Module):
         inputs: [T, B, 2F + 1]. hidden: (h, c), each [L, B, H], contiguous; not modified.
         Returns h of the top layer after each observation, [T, B, H], and the next hidden.
         """
-        if inputs.shape[1] == 1 and self._needs_company and not self.training and inputs.device.type == "cpu":
-            top, (h, c) = self.encoder(inputs.repeat(1, 2, 1), (hidden[0].repeat(1, 2, 1), hidden[1].repeat(1, 2, 1)))
-            return top[:, :1].contiguous(), (h[:, :1].contiguous(), c[:, :1].contiguous())
-        top, hidden = self.encoder(inputs, hidden)
-        return top, hidden
+        return _in_company(self.encoder, inputs, hidden)
 
     def predict(self, top: Tensor) -> Tensor:
         """The observation expected next: [N, H] → [N, F], scaled."""
@@ -132,6 +128,21 @@ class Autoencoder(nn.Module):
         windows = len(code)
         hidden = torch.tanh(self.decoder_hidden(code))[None]  # [1, m, H]: within an LSTM's own range of h
         cell = self.decoder_cell(code)[None]
-        unrolled, _ = self.decoder(code.new_zeros(steps, windows, 1), (hidden, cell))  # [K, m, H]
+        unrolled, _ = _in_company(self.decoder, code.new_zeros(steps, windows, 1), (hidden, cell))  # [K, m, H]
         rows: Tensor = self.observation(unrolled.reshape(steps * windows, self.shape.hidden))  # [K·m, F]
         return rows.reshape(steps, windows, self.shape.features).transpose(0, 1).contiguous()  # [m, K, F]
+
+
+def _in_company(lstm: nn.LSTM, inputs: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+    """`lstm` over [T, B, …] from (h, c), each [L, B, H]; on the CPU in eval mode in a width of which there are few.
+
+    One entity alone would not do in any case: oneDNN merges products over time where a layer is as wide as its input, and for one that changes bits.
+    """
+    width = inputs.shape[1]
+    more = -width % WIDTH_UNIT
+    if lstm.training or inputs.device.type != "cpu" or not more:
+        top, hidden = lstm(inputs, hidden)
+        return top, hidden
+    wider = [nn.functional.pad(one, (0, 0, 0, more)) for one in (inputs, *hidden)]
+    top, (h, c) = lstm(wider[0], (wider[1], wider[2]))
+    return top[:, :width].contiguous(), (h[:, :width].contiguous(), c[:, :width].contiguous())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -12,18 +13,24 @@ LEVELS: Final = (0.2, 0.05, 0.02, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 FIRST_MIN, GAP_MIN, GAP_MAX = -3.0, 0.02, 100.0
 _COUNTED_MIN = 5  # scores beyond a quantile from which it is read off a sample, not drawn on as an exponential tail
 _TAIL_SHARE = 50
+_EXCESSES_MIN = 3  # beyond an entity's quantile, from which it tells how far it goes there
+EXCESS_AT: Final = 1  # of LEVELS, the quantile that excesses are counted from
+EXCESS_MIN, SHAPE_MIN, SHAPE_MAX = 1e-3, -0.4, 0.4
 
 
 class ScorePrior(NamedTuple):
     """What training showed of the fused score.
 
     mean, variance: of log(score + 1e-6) while its entities were young. quantiles: of the deviations of later ones that were held out, by LEVELS,
-    rising by GAP_MIN or more.
+    rising by GAP_MIN or more. excess, shape: by how much those of one entity exceed its own LEVELS[EXCESS_AT] quantile where they do, the mean over
+    the entities; and the shape of a generalized Pareto distribution that varies as much, within ±.4.
     """
 
     mean: float
     variance: float
     quantiles: tuple[float, ...]
+    excess: float = 0.418
+    shape: float = -0.13
 
     def quantile(self, tail: float) -> float:
         """Deviations beyond which a share `tail` lies, at most LEVELS[0]; drawn on beyond the last level."""
@@ -37,12 +44,16 @@ UNKNOWN = ScorePrior(-1.0, 1.0, (0.842, 1.645, 2.054, 2.326, 2.748, 3.090, 3.432
 """Of an artifact that was not rehearsed: scores below 1, and the normal distribution."""
 
 
-def prior_of(young: NDArray[np.float64], deviations: NDArray[np.float64]) -> ScorePrior:
-    """The prior from log scores of young entities and from later deviations, both finite; what is too short to tell is as in `UNKNOWN`."""
+def prior_of(young: NDArray[np.float64], deviations: Sequence[NDArray[np.float64]]) -> ScorePrior:
+    """The prior from log scores of young entities and from later deviations of each, all finite; what is too short to tell is as in `UNKNOWN`."""
     mean, variance = (float(young.mean()), float(young.var())) if len(young) > 1 else UNKNOWN[:2]
-    if len(deviations) < _TAIL_SHARE:
-        return ScorePrior(mean, variance, UNKNOWN.quantiles)
-    ordered = np.sort(deviations)
+    pooled = np.sort(np.concatenate([np.zeros(0), *deviations]))
+    quantiles = _quantiles(pooled) if len(pooled) >= _TAIL_SHARE else UNKNOWN.quantiles
+    return ScorePrior(mean, variance, quantiles, *_excesses([np.sort(own) for own in deviations]))
+
+
+def _quantiles(ordered: NDArray[np.float64]) -> tuple[float, ...]:
+    """By LEVELS, of a rising sample."""
     peaks = max(_COUNTED_MIN, len(ordered) // _TAIL_SHARE)
     peak = ordered[-peaks - 1]
     excess = float((ordered[-peaks:] - peak).mean())
@@ -52,4 +63,24 @@ def prior_of(young: NDArray[np.float64], deviations: NDArray[np.float64]) -> Sco
         quantile = ordered[int(len(ordered) * (1 - level))] if is_counted else peak + excess * math.log(peaks / len(ordered) / level)
         least = found[-1] + GAP_MIN if found else FIRST_MIN
         found.append(min(max(float(quantile), least), found[-1] + GAP_MAX if found else GAP_MAX))
-    return ScorePrior(mean, variance, tuple(found))
+    return tuple(found)
+
+
+def _excesses(samples: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Mean and shape of what lies beyond the LEVELS[EXCESS_AT] quantile of each rising sample.
+
+    Scales differ between entities, and a mixture of scales has a heavier tail than any of them: so the ratio of the mean square to the squared mean
+    is taken of each entity by itself, weighed by its excesses, and freed of what so few make it too small by where tails are exponential.
+    """
+    means, ratios, counts = [], [], []
+    for ordered in samples:
+        count = int(len(ordered) * LEVELS[EXCESS_AT])
+        excess = ordered[-count:] - ordered[-count - 1] if count >= _EXCESSES_MIN else np.zeros(1)
+        if (mean := float(excess.mean())) > EXCESS_MIN:
+            means.append(mean)
+            ratios.append(float((excess * excess).mean()) / (mean * mean) * (count + 1) / count)
+            counts.append(count)
+    if not means:
+        return UNKNOWN.excess, UNKNOWN.shape
+    ratio = max(1 + EXCESS_MIN, float(np.average(ratios, weights=counts)))
+    return float(np.mean(means)), min(max(0.5 * (1 - 1 / (ratio - 1)), SHAPE_MIN), SHAPE_MAX)

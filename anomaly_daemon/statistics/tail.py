@@ -1,89 +1,97 @@
-"""How rare a score is for its entity: the far quantiles of its deviations, each followed online, from what training showed.
+"""How rare a score is for its entity: two ways to tell the tail of its deviations, pooled by how well each told that entity's so far.
 
-A quantile moves up where it is exceeded and down a little where it is not, so that in the long run it is exceeded as often as it
-says whatever the scores' distribution and however they drift; a fitted tail promises that only while its family and its past hold.
-Sources: Robbins & Monro 1951, "A Stochastic Approximation Method"; Gibbs & Candès 2021, "Adaptive Conformal Inference Under Distribution Shift".
+Quantiles that are followed hold whatever the distribution, but a run of high scores throws them out too far; a fitted tail is steady, but holds
+only where its family does. Neither is exceeded as often as it says on every stream; which one is, a stream shows as it goes.
+Sources: Vovk 1998, "A Game of Prediction with Expert Advice" (weights by likelihood; here with a share that none loses);
+Diks, Panchenko & van Dijk 2011, "Likelihood-based Scoring Rules for Comparing Density Forecasts in Tails".
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
-from anomaly_daemon.statistics.score_prior import FIRST_MIN, GAP_MAX, GAP_MIN, LEVELS
+from anomaly_daemon.statistics.excesses import Excesses
+from anomaly_daemon.statistics.far_quantiles import FarQuantiles
+from anomaly_daemon.statistics.score_prior import EXCESS_AT, LEVELS, ScorePrior
 from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
 
-# The prior of each quantile counts as so many observations and so many exceedances: both measured on public sets and simulations.
-_PRIOR_OBSERVATIONS, _PRIOR_EXCEEDANCES = 200.0, 1.75
-# Of a gap's growth, what the gaps beyond it grow with: a heavier body bodes a heavier tail, but not surely.
-_SHARED = 0.5
-_GROWTH_MAX = 1.0
-_FIRST_MAX = 1000.0
 # Suspects teach at full weight while this credit lasts, one each; it comes back over a thousand observations. An ordinary heavy tail never uses
 # it up, a long incident does at once.
 _CREDIT, _CREDIT_BACK = 20.0, 0.02
+_KEPT_SHARE = 0.05  # of the pool, whatever the odds
+_EVIDENCE_MAX, _ODDS_MAX = 4.0, 1000.0  # of one excess, of all; logs
 
 
 class Tail:
-    """Tail probability of a deviation: between two quantiles as an exponential tail between them, below the first as the normal distribution.
+    """Tail probability of a deviation: below LEVELS[EXCESS_AT] pooled, above it by the followed quantiles alone.
 
-    State: the first quantile and the gaps to each next one, float32 [K]; the credit of suspects, float32.
+    State: quantiles, moments of the excesses; log odds of the fitted tail against the followed one, and the credit of suspects, float32.
     """
 
-    def __init__(self, name: str, half_life: float, quantiles: Sequence[float]) -> None:
-        """half_life: observations after which what an exceedance taught counts half. quantiles: an entity's first, by LEVELS."""
-        self._gaps, self._credit = f"{name}.gaps", f"{name}.credit"
-        self._start = np.diff(quantiles, prepend=0.0)
-        self._observations_max = half_life / math.log(2)
-        self._levels = torch.tensor(LEVELS, dtype=torch.float64)
-        self._drops = torch.log(self._levels[:-1] / self._levels[1:])  # [K − 1], of the log probability over each gap
+    def __init__(self, name: str, half_life: float, prior: ScorePrior) -> None:
+        """half_life: observations after which what an exceedance taught counts half. prior: what an entity begins from."""
+        self._quantiles = FarQuantiles(name, half_life, prior.quantiles)
+        self._excesses = Excesses(name, LEVELS[EXCESS_AT], half_life, prior.excess, prior.shape)
+        self._gaps, self._moments = self._quantiles.gaps.name, self._excesses.moments.name
+        self._odds, self._credit = f"{name}.odds", f"{name}.credit"
 
     def columns(self) -> tuple[Column, ...]:
-        """Quantiles and credit, 36 bytes."""
-        return (Column(self._gaps, "float32", (len(LEVELS),), self._start), Column(self._credit, "float32", fill=_CREDIT))
+        """Quantiles, moments, odds and credit, 48 bytes."""
+        return (self._quantiles.gaps, self._excesses.moments, Column(self._odds, "float32"), Column(self._credit, "float32", fill=_CREDIT))
 
     def known(self, rows: Mapping[str, Tensor]) -> Tensor:
-        """The quantiles as they stand, a copy, float32 [n, K]."""
-        return rows[self._gaps].clone()
+        """What is known of the tail as it stands, a copy, float32 [n, K + 3]."""
+        return torch.cat([rows[self._gaps], rows[self._moments], rows[self._odds][:, None]], 1)
 
     def probability(self, known: Tensor, deviations: Tensor) -> Tensor:
-        """Of a deviation [n] as high, float64 [n] in [1e-4, 1], by what was `known` [n, K] before it."""
-        gaps = known.double()
-        levels, drops = self._levels.to(gaps.device), self._drops.to(gaps.device)
+        """Of a deviation [n] as high, float64 [n] in [1e-4, 1], by what was `known` [n, K + 3] before it."""
+        known = known.double()
+        gaps, moments, odds = known[:, : len(LEVELS)], known[:, len(LEVELS) : -1], known[:, -1]
         quantiles = gaps.cumsum(1)
-        passed = (deviations[:, None] > quantiles).sum(1)
-        below = (passed - 1).clamp_(0, len(LEVELS) - 2)
-        here = below[:, None]
-        share = ((deviations - quantiles.gather(1, here)[:, 0]) / gaps.gather(1, here + 1)[:, 0]).clamp_(0.0, 1.0)
-        tail = levels[below] * torch.exp(-share * drops[below])
-        body = 1 - (1 - LEVELS[0]) * torch.special.ndtr(deviations) / torch.special.ndtr(gaps[:, 0])
-        found = torch.where(passed == 0, body, tail)
-        return torch.where(passed == len(LEVELS), TAIL_PROBABILITY_MIN, found).clamp_(TAIL_PROBABILITY_MIN, 1.0)
+        excess = deviations - quantiles[:, EXCESS_AT]
+        followed = self._quantiles.log_probability(gaps, quantiles, deviations)[0].exp_()
+        fitted = self._excesses.log_probability(moments, excess)[0].exp_() * LEVELS[EXCESS_AT]
+        share = _KEPT_SHARE + (1 - 2 * _KEPT_SHARE) * odds.sigmoid()
+        pooled = torch.where(excess > 0, torch.lerp(followed, fitted, share), followed)
+        return pooled.clamp_(TAIL_PROBABILITY_MIN, 1.0)
 
-    def learn(self, rows: Mapping[str, Tensor], deviations: Tensor, weight: Tensor, seen: Tensor) -> None:
-        """Take deviations [n] in at `weight` [n] in [0, 1], below 1 suspect; `seen` [n] float64 says how much was learned before.
+    def learn(self, rows: Mapping[str, Tensor], deviations: Tensor, weight: Tensor, is_taught: Tensor, seen: Tensor) -> None:
+        """Take deviations [n] in where they teach at all, [n] bool, at `weight` [n] in [0, 1], below 1 suspect; elsewhere no bit changes.
 
-        A weight of 0 changes no bit.
+        Suspects of weight 0 teach too, while there is credit: a tail that never saw any would be one of what is no suspect, and end where they begin.
+        `seen` [n] float64 says how much was learned before.
         """
-        gaps, credit = rows[self._gaps].double(), rows[self._credit]
-        levels, drops = self._levels.to(gaps.device), self._drops.to(gaps.device)
-        taught = weight
+        taught = self._taught(rows[self._credit], weight, is_taught)
+        gaps = rows[self._gaps].double()
+        quantiles = gaps.cumsum(1)
+        far = ((deviations > quantiles[:, EXCESS_AT]) & (taught > 0)).nonzero()[:, 0]
+        if len(far):
+            self._compare(rows, far, gaps[far], quantiles[far], deviations[far], taught[far], seen[far])
+        rows[self._gaps].copy_(self._quantiles.learned(gaps, quantiles, deviations, taught, seen))
+
+    def _compare(
+        self, rows: Mapping[str, Tensor], far: Tensor, gaps: Tensor, quantiles: Tensor, deviations: Tensor, weight: Tensor, seen: Tensor
+    ) -> None:
+        """Which of the two told an excess better, and what it teaches the fitted one; all [m] but `rows`, of which they are `far`."""
+        moments, odds = rows[self._moments], rows[self._odds]
+        before, excess = moments[far].double(), deviations - quantiles[:, EXCESS_AT]
+        followed = self._quantiles.log_probability(gaps, quantiles, deviations)[1] - math.log(LEVELS[EXCESS_AT])
+        fitted = self._excesses.log_probability(before, excess)[1]
+        evidence = (fitted - followed).clamp_(-_EVIDENCE_MAX, _EVIDENCE_MAX) * weight
+        odds[far] = (odds[far].double() + evidence).clamp_(-_ODDS_MAX, _ODDS_MAX).to(odds.dtype)
+        moments[far] = self._excesses.learned(before, excess, weight, seen).to(moments.dtype)
+
+    @staticmethod
+    def _taught(credit: Tensor, weight: Tensor, is_taught: Tensor) -> Tensor:
+        """The weight to learn at: suspects fully while there is credit, which they use up and everything learned brings back."""
         if bool((weight == 1).all()):
             credit.add_(_CREDIT_BACK).clamp_(max=_CREDIT)
-        else:
-            is_trusted = (weight > 0) & (weight < 1) & (credit >= 1)
-            credit.copy_(torch.where(weight > 0, (credit - is_trusted.to(credit.dtype) + _CREDIT_BACK).clamp_(max=_CREDIT), credit))
-            taught = torch.where(is_trusted, 1.0, weight)
-        counted = seen.clamp(max=self._observations_max) + _PRIOR_OBSERVATIONS
-        exceeds = (deviations[:, None] > gaps.cumsum(1)).to(gaps.dtype)
-        # A step of a quantile at level p is its local scale, gap over drop, times this.
-        rate = taught[:, None] * (exceeds - levels) / (counted[:, None] * levels + _PRIOR_EXCEEDANCES)
-        growth = rate[:, 1:] / drops
-        grown = torch.lerp(growth, growth.cumsum(1), _SHARED).clamp_(max=_GROWTH_MAX).exp_()
-        first = gaps[:, :1] + gaps[:, 1:2] * rate[:, :1] / drops[0]
-        rows[self._gaps].copy_(torch.cat([first.clamp_(FIRST_MIN, _FIRST_MAX), (gaps[:, 1:] * grown).clamp_(GAP_MIN, GAP_MAX)], 1))
+            return weight
+        is_trusted = is_taught & (weight < 1) & (credit >= 1)
+        credit.copy_(torch.where(is_taught, (credit - is_trusted.to(credit.dtype) + _CREDIT_BACK).clamp_(max=_CREDIT), credit))
+        return torch.where(is_trusted, 1.0, weight * is_taught)

@@ -70,8 +70,8 @@ class Threshold(Protocol):
         ...
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement, /) -> None:
-        """Take the scores just judged in, in place, at weight [n] in [0, 1]; below 1 they are suspect, 0 changes no bit.
+        """Take the scores just judged in, in place, at weight [n] in [0, 1]; below 1 they are suspect.
 
-        judgement: what `judge` said of these scores.
+        judgement: what `judge` said of these scores. Weight 0 changes no bit where the row is unjudged or frozen; of a suspect it may teach a tail.
         """
         ...

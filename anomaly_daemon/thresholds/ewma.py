@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from anomaly_daemon.domain.columns import OBSERVATIONS, Column
+from anomaly_daemon.domain.columns import FROZEN, OBSERVATIONS, Column
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
@@ -35,7 +35,7 @@ class EwmaThreshold:
     A suspect score, one at weight below 1, teaches as if it lay just `suspect_z`·σ above the mean, so that an incident hardly widens σ.
     Until the entity showed `warmup_observations` scores, mean and variance are those of a mixture with the prior, whose share falls in a
     straight line, and σ is the wider the larger that share. What an entity's own statistics learn does not depend on the prior.
-    The tail probability follows the entity's own far quantiles, see Tail. The threshold said is what this very score would have had to exceed.
+    The tail probability is the entity's own, see Tail. The threshold said is what this very score would have had to exceed.
     """
 
     is_checkpointable = True
@@ -46,13 +46,13 @@ class EwmaThreshold:
         self._own_after = min(settings.warmup_observations, settings.reference_observations or settings.warmup_observations)
         half_life = math.inf if settings.reference_observations else settings.half_life
         self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR)
-        self._tail = Tail(f"{PREFIX}.tail", settings.half_life, prior.quantiles)
+        self._tail = Tail(f"{PREFIX}.tail", settings.half_life, prior)
         self._recent = RecentAverage(settings.span, _LOG_MIN)
         self._holding = Holding(settings, _LOG_MIN)
         self._is_remembering = bool(self._recent.columns() or self._holding.columns())
 
     def columns(self) -> tuple[Column, ...]:
-        """Mean and variance of the log score, the weight learned so far, the far quantiles, and what holds scores back."""
+        """Mean and variance of the log score, the weight learned so far, the tail, and what holds scores back."""
         return (*self._log_score.columns(), _LEARNED, *self._tail.columns(), *self._recent.columns(), *self._holding.columns())
 
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
@@ -87,7 +87,10 @@ class EwmaThreshold:
         taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
-        self._tail.learn(rows, judgement.tail[1], weight, seen)
+        is_taught = rows[JUDGED] > 0
+        if FROZEN in rows:
+            is_taught &= ~rows[FROZEN]
+        self._tail.learn(rows, judgement.tail[1], weight, is_taught, seen)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
         self._log_score.learn(rows, taught, weight, seen / _YOUTH)

@@ -136,7 +136,8 @@ class Judge:
             is_anomaly = judgement.is_anomaly & may_alarm
             weight = torch.where(judgement.is_suspect & may_alarm & is_live, suspect, judged)
             if frozen is not None:
-                weight = torch.where(frozen[:n] & may_alarm, 0.0, weight)
+                active[FROZEN] = frozen[:n] & may_alarm
+                weight = torch.where(active[FROZEN], 0.0, weight)
             self._threshold.learn(active, score, weight, judgement)
             if self._is_calibrated:
                 self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))

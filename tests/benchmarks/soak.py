@@ -30,7 +30,7 @@ from tests.kafka.broker import ToolsMissingError, shared_broker
 RECORDS, RECORDS_PER_S = 4_300_000, 10_000
 _LINES, _SAMPLES = 20, 400
 _WARM_UNTIL, _JOINS_AT, _LEAVES_AT, _RELOADS_AT, _LAST_FROM = 0.2, 0.35, 0.5, 0.65, 0.8
-_FILLING_RECORDS, _BEHIND_MS = 800_000, 5_000
+_FILLING_RECORDS, _BACKLOG_SHARE, _BEHIND_MS = 800_000, 0.03, 5_000
 _SESSION_TIMEOUT_S = 6
 _PATIENCE_S = 120.0
 
@@ -60,13 +60,18 @@ def soak(records: int, rate: int) -> list[Measure]:
 
 
 def _run(site: Site, bootstrap: str, reader: OpenedReader, records: int, rate: int) -> list[Sample]:
-    """Until all is committed; samples of the first daemon, evenly in time."""
+    """Until all is committed; samples of the first daemon, evenly in time.
+
+    It begins behind, as any daemon once was, so that batches have been as large as those after a rebalance before memory is looked at.
+    """
+    backlog, pumps = round(_BACKLOG_SHARE * records), Pumps(faulty_every=3)
+    stream.write(bootstrap, site.topic, 0, backlog, pumps)
     daemons = [site.start()]
     samples: list[Sample] = []
     todo = [(_RELOADS_AT, _reload), (_LEAVES_AT, _leave), (_JOINS_AT, _join)]
     try:
         daemons[0].wait_for(lambda: "partition_recovered" in daemons[0].said(), _PATIENCE_S, "it did not start")
-        writer = stream.writer(bootstrap, site.topic, 0, records, Pumps(faulty_every=3), rate)
+        writer = stream.writer(bootstrap, site.topic, backlog, records - backlog, pumps, rate)
         period_s, due_s = records / rate / _SAMPLES, time.monotonic()
         deadline_s = due_s + 3 * records / rate + _PATIENCE_S
         while (committed := site.committed()) < records:

@@ -1,7 +1,7 @@
 """How often normal records are as improbable as they are said to be: observed over nominal exceedance of `tail_probability`.
 
     python -m tests.benchmarks.quality.exceedance SET --data DIR [-c FILE] [--set key=value]
-    python -m tests.benchmarks.quality.exceedance simulated [--set key=value]
+    python -m tests.benchmarks.quality.exceedance simulated [--seed N] [--set key=value]
 
 SET: trained on the first half of each stream's training rows, replayed over all of them, counted on the later half. simulated: pumps
 (configs/demo.yaml) and cards (configs/transactions.yaml) without faults, trained on the first part, counted on the rest. No anomaly is known
@@ -109,7 +109,7 @@ def of_set(config: Path, data: Path, folder: Path, assignments: Sequence[str]) -
     return np.concatenate([table.column(entity, "tail_probability")[rows:] for entity, rows in trained.items()])
 
 
-def of_simulated(scenario: Simulated, folder: Path, assignments: Sequence[str], seed: int = 1) -> Floats:
+def of_simulated(scenario: Simulated, folder: Path, assignments: Sequence[str], seed: int) -> Floats:
     """Tail probabilities of what came after the part trained on."""
     given = ["logging.level=error", *scenario.assignments, *assignments]
     common = ["-c", str(scenario.config), *(word for one in given for word in ("--set", one))]
@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("set", help="names configs/benchmarks/SET.yaml, or `simulated`")
     parser.add_argument("--data", type=Path, help="folder of the streams and their dataset.json")
     parser.add_argument("-c", "--config", type=Path, help="other settings than configs/benchmarks/SET.yaml")
+    parser.add_argument("--seed", type=int, default=1, help="of what is simulated")
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="key=value", help="as the product takes it")
     options = parser.parse_args()
     if (options.set != "simulated") == (options.data is None):
@@ -142,7 +143,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.data is None:
-            found = {one.kind: of_simulated(one, folder, options.assignments) for one in SIMULATED}
+            found = {one.kind: of_simulated(one, folder, options.assignments, options.seed) for one in SIMULATED}
         else:
             config = options.config or CONFIGS / f"{options.set}.yaml"
             found = {options.set: of_set(config, options.data, folder, options.assignments)}
