@@ -25,13 +25,13 @@ def streams() -> list[str]:
     return sorted(str(path) for path in (SHARED / "data" / "SKAB").glob("*.csv.gz"))
 
 
-def verbs(folder: Path, *assignments: str) -> None:
-    """load, train and run with an export, in a folder."""
+def verbs(folder: Path, *assignments: str, is_trained: bool = False) -> None:
+    """load, train unless a model is there, and run with an export, in a folder."""
     common = ["-c", str(CONFIG), *(word for one in assignments for word in ("--set", one))]
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         for command in (
             ["load", *common, "--topic", "skab", "--create", *streams()],
-            ["train", *common, "--rows", "400"],
+            *([] if is_trained else [["train", *common, "--rows", "400"]]),
             ["run", *common, "--until-end", "--export", "scores.parquet"],
         ):
             code = main(command)

@@ -52,7 +52,7 @@ def six_commands_lead_to_a_tuned_daemon(tmp_path: Path, log: str) -> None:
     settings = settings.replace("  create_topics: true", "  retention: 3650d\n  create_topics: true")
     (tmp_path / "pumps.yaml").write_text(settings.replace("log: sqlite:///topics.db", f"log: {log}"))
     assert SIMULATE in re.sub(r"\s+", " ", (REPOSITORY / "README.md").read_text())
-    typed(tmp_path, [*shlex.split(SIMULATE), "--entities", "4"])
+    typed(tmp_path, [*shlex.split(SIMULATE), "--entities", "2"])
     train, before, tune, after, diff, run = commands()
 
     typed(tmp_path, [*train, *QUICK])

@@ -42,7 +42,7 @@ def test_kafka_gives_the_same_incidents_and_scores(
     broker = broker_or_skip()
     on_kafka = f"log=kafka://{broker.bootstrap}"
 
-    skab.verbs(tmp_path, on_kafka)
+    skab.verbs(tmp_path, on_kafka, f"model.artifact={embedded / 'model-skab'}", is_trained=True)
 
     monkeypatch.chdir(embedded)
     expected = incidents(capsys)

@@ -14,9 +14,6 @@ from tests.kafka.secured import SecuredBroker, start_secured
 _serial = itertools.count()
 
 
-_LEFT_OUT = pytest.StashKey[str]()
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """kafka-python 3.0.12 leaks the socket of a connection that is refused: these tests take the broker away."""
     config.addinivalue_line(
@@ -24,27 +21,35 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs the broker; where it cannot run, leave all of that out, of the contract suites too, and say so in one line."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the broker, for one process of those that share the suite; where it cannot run, leave it out, of the contract suites too."""
     folder = Path(__file__).parent
     for item in items:
         if folder in item.path.parents and {"broker", "own_broker", "secured"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
     needing = [item for item in items if item.get_closest_marker("kafka") is not None]
-    if not needing or os.environ.get("CI") == "true" or os.environ.get("KAFKA_BOOTSTRAP"):
-        return
-    try:
-        require_tools()
-    except ToolsMissingError as error:
-        config.stash[_LEFT_OUT] = f"{error} ({len(needing)} tests)"
-        config.hook.pytest_deselected(items=needing)
+    for item in needing:
+        item.add_marker(pytest.mark.xdist_group("kafka"))
+    if _why_left_out() is not None:
         items[:] = [item for item in items if item not in needing]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _LEFT_OUT in config.stash:
-        terminalreporter.write_line(config.stash[_LEFT_OUT], yellow=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """In one line why all of that was left out."""
+    if (reason := _why_left_out()) is not None:
+        terminalreporter.write_line(reason, yellow=True)
+
+
+def _why_left_out() -> str | None:
+    """Never under CI, nor where a broker is at hand."""
+    if os.environ.get("CI") == "true" or os.environ.get("KAFKA_BOOTSTRAP"):
+        return None
+    try:
+        require_tools()
+    except ToolsMissingError as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture(scope="session")
