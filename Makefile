@@ -13,7 +13,7 @@ demo: $(STAMP)
 	$(BIN)/anomaly-daemon demo
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ _RECONNECT_MAX_MS = 1_000
 _HEARTBEAT_MAX_MS = 1_000
 # The broker's max.message.bytes decides what is too large; the client's own limit (1 MB) would only come before it.
 _REQUEST_BYTES_MAX = 64 << 20
+_TRANSACTION_BACKOFF_MS = 10
 _FORCED_END_TIMEOUT_S = 60.0
 
 
@@ -200,6 +201,8 @@ def producer_arguments(
     }
     if transactional_id is not None:
         arguments["transaction_timeout_ms"] = round(kafka.transaction_timeout * 1000)
+        # The broker finishes a transaction after it has answered: one that begins within milliseconds is told to come again.
+        arguments["retry_backoff_ms"] = _TRANSACTION_BACKOFF_MS
     return arguments
 
 

@@ -20,7 +20,7 @@ from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.util import encode_varint
 
-from anomaly_daemon.adapters.kafka_headers import TolerantRecordBatch
+from anomaly_daemon.adapters.kafka_records import ReadRecordBatch
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ class _Unpacking:
         return _with_length(body)
 
 
-class BoundedRecordBatch(TolerantRecordBatch):
+class BoundedRecordBatch(ReadRecordBatch):
     """The client's own, but for what is too large to be unpacked whole. Snappy packs to a twentieth at best and is left to the client."""
 
     _buffer: bytearray
@@ -143,6 +143,11 @@ class _BoundedFetcher(Fetcher):  # type: ignore[misc]
 
     PartitionRecords = _BoundedRecords
     _room = POLL_BYTES_MAX
+
+    @property
+    def has_fetched_ahead(self) -> bool:
+        """Whether the next poll begins with what came before it."""
+        return bool(self._completed_fetches)
 
     def fetched_records(self, max_records: int | None = None, update_offsets: bool = True) -> Any:
         self._room = POLL_BYTES_MAX

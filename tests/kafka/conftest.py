@@ -23,16 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the broker, for one process of those that share the suite; where it cannot run, leave it out, of the contract suites too."""
+    """Mark what needs the broker; where it cannot run, leave all of that out, of the contract suites too."""
     folder = Path(__file__).parent
     for item in items:
         if folder in item.path.parents and {"broker", "own_broker", "secured"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
-    needing = [item for item in items if item.get_closest_marker("kafka") is not None]
-    for item in needing:
-        item.add_marker(pytest.mark.xdist_group("kafka"))
     if _why_left_out() is not None:
-        items[:] = [item for item in items if item not in needing]
+        items[:] = [item for item in items if item.get_closest_marker("kafka") is None]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
