@@ -50,7 +50,7 @@ class Broker:
         more = more_properties.format(broker_port=broker_port, controller_port=controller_port)
         (folder / "server.properties").write_text(_properties(listeners, controller_port, folder / "logs") + more)
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ["format", "--standalone", "-t", cluster_id, "-c", str(folder / "server.properties")]
+        arguments = ["format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(folder / "server.properties")]
         subprocess.run([*_java("256m"), "kafka.tools.StorageTool", *arguments], check=True, capture_output=True, timeout=READY_TIMEOUT_S)
 
     def start(self) -> None:
