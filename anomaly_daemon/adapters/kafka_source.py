@@ -35,7 +35,7 @@ _CLOSE_TIMEOUT_MS = 2_000
 _BUSY_ANSWER_TIMEOUT_MS = 1_000
 # For what is there the broker's answer takes less; where nothing is, a record waits so long for others.
 _TOP_UP_MS = 5
-_TOPPED_UP_BYTES_MAX = POLL_BYTES_MAX // 4
+_TOPPED_UP_BYTES_MAX = 1 << 20
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]

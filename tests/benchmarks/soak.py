@@ -30,6 +30,7 @@ from tests.kafka.broker import ToolsMissingError, shared_broker
 RECORDS, RECORDS_PER_S = 4_300_000, 10_000
 _LINES, _SAMPLES = 20, 400
 _WARM_UNTIL, _JOINS_AT, _LEAVES_AT, _RELOADS_AT, _LAST_FROM = 0.2, 0.35, 0.5, 0.65, 0.8
+_FIRST_JOINS_AT, _FIRST_LEAVES_AT = 0.05, 0.1
 _FILLING_RECORDS, _BACKLOG_SHARE, _BEHIND_MS = 800_000, 0.03, 5_000
 _SESSION_TIMEOUT_S = 6
 _PATIENCE_S = 120.0
@@ -62,13 +63,14 @@ def soak(records: int, rate: int) -> list[Measure]:
 def _run(site: Site, bootstrap: str, reader: OpenedReader, records: int, rate: int) -> list[Sample]:
     """Until all is committed; samples of the first daemon, evenly in time.
 
-    It begins behind, as any daemon once was, so that batches have been as large as those after a rebalance before memory is looked at.
+    It begins behind, and goes through a pair of rebalances, before memory is looked at: what the first ones take is taken once, and those that
+    come later must not add to it.
     """
     backlog, pumps = round(_BACKLOG_SHARE * records), Pumps(faulty_every=3)
     stream.write(bootstrap, site.topic, 0, backlog, pumps)
     daemons = [site.start()]
     samples: list[Sample] = []
-    todo = [(_RELOADS_AT, _reload), (_LEAVES_AT, _leave), (_JOINS_AT, _join)]
+    todo = [(_RELOADS_AT, _reload), (_LEAVES_AT, _leave), (_JOINS_AT, _join), (_FIRST_LEAVES_AT, _leave), (_FIRST_JOINS_AT, _join)]
     try:
         daemons[0].wait_for(lambda: "partition_recovered" in daemons[0].said(), _PATIENCE_S, "it did not start")
         writer = stream.writer(bootstrap, site.topic, backlog, records - backlog, pumps, rate)
@@ -92,23 +94,23 @@ def _run(site: Site, bootstrap: str, reader: OpenedReader, records: int, rate: i
     finally:
         for daemon in daemons:
             daemon.kill()
-    assert not todo, "too few records for two rebalances and a reload"
+    assert not todo, "too few records for the rebalances and a reload"
     assert "settings_reloaded" in daemons[0].said(), daemons[0].said()[-3000:]
     return samples
 
 
 def _join(site: Site, daemons: list[Daemon]) -> bool:
-    """The first rebalance."""
+    """One rebalance."""
     daemons.append(site.start("--set", "input.member=two"))
     print("  a second daemon starts")
     return True
 
 
 def _leave(site: Site, daemons: list[Daemon]) -> bool:
-    """The second rebalance, once the session of the static member has timed out; False while it has not committed anything."""
-    if not site.first_commits(daemons[1].pid):
+    """Another rebalance, once the session of the static member has timed out; False while it has not committed anything."""
+    if not site.first_commits(daemons[-1].pid):
         return False
-    daemons[1].leave()
+    daemons[-1].leave()
     print("  the second daemon has left")
     return True
 
