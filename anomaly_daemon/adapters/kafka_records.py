@@ -80,6 +80,8 @@ def _bytes(buffer: bytearray, position: int) -> tuple[bytes | None, int]:
 def _headers(buffer: bytearray, position: int) -> tuple[list[tuple[str, bytes | None]], int]:
     """The headers at a position, and where they end. Raises CorruptRecordError, IndexError or ValueError for what are none."""
     count, position = decode_varint(buffer, position)
+    if count < 0:
+        raise CorruptRecordError(f"{count} headers")
     headers = []
     for _ in range(count):
         name, position = _bytes(buffer, position)
@@ -87,8 +89,6 @@ def _headers(buffer: bytearray, position: int) -> tuple[list[tuple[str, bytes | 
             raise CorruptRecordError("a header without a name")
         value, position = _bytes(buffer, position)
         headers.append((_readable(name), value))
-    if count < 0:
-        raise CorruptRecordError(f"{count} headers")
     return headers, position
 
 

@@ -83,8 +83,6 @@ class _Unpacking:
 class BoundedRecordBatch(ReadRecordBatch):
     """The client's own, but for what is too large to be unpacked whole. Snappy packs to a twentieth at best and is left to the client."""
 
-    _buffer: bytearray
-    _pos: int
     _decompressed: bool
 
     def __init__(self, buffer: bytes) -> None:

@@ -49,10 +49,11 @@ def rehearse(
     scores = _scores(artifact, chosen, settings, Judge(threshold, priors, settings.calibration_half_life), device)
     logs = log_of(torch.from_numpy(scores))
     young = logs[:, : threshold.warmup_observations].numpy()
-    prior = prior_of(young[~np.isnan(young)], ())
+    young = young[~np.isnan(young)]
+    prior = prior_of(young, ())
     deviations = _deviations(threshold, prior, torch.from_numpy(scores)).numpy()
     held_out = [own[split(len(one.values), settings.training).training : len(one.values)] for own, one in zip(deviations, chosen, strict=True)]
-    return prior_of(young[~np.isnan(young)], [later[~np.isnan(later)] for later in held_out])
+    return prior_of(young, [later[~np.isnan(later)] for later in held_out])
 
 
 def _scores(artifact: Artifact, sequences: Sequence[EntitySequence], settings: Settings, judge: Judge, device: str) -> Floats:

@@ -1,4 +1,4 @@
-"""A long run of a real daemon through Kafka, with checkpoints, two rebalances and a reload: python -m tests.benchmarks.soak [--records 4300000].
+"""A long run of a real daemon through Kafka, with checkpoints, rebalances and a reload: python -m tests.benchmarks.soak [--records 4300000].
 
 What must stay as it was: the daemon's memory, threads and open files, and how soon an incident is told. Ends with 1 where something did not.
 """

@@ -32,24 +32,19 @@ def test_exceedances_are_counted_against_their_level_and_the_unjudged_left_out()
     assert not tenthousandth.is_told
 
 
-def runs_of(rows: int, *lengths: int) -> list[float]:
-    """Observed, runs, runs expected, ratio of the thousandth where it is passed in runs so long, at even distances; and how far its range goes up."""
-    tails = np.full(rows, 0.5)
-    for number, length in enumerate(lengths):
-        first = rows * (2 * number + 1) // (2 * len(lengths))
-        tails[first : first + length] = 1e-3
-    _, one, _ = exceedances(tails)
-    return [one.observed, one.runs, one.runs_expected, one.ratio, one.high]
-
-
 def test_a_run_of_neighbours_is_evidence_of_one() -> None:
-    *counts, high = runs_of(100_000, *[20] * 5)
+    tails = np.full(20_000, 0.5)
+    tails[3000:3020] = 1e-3
 
-    assert counts == [100, 5, 5.0, 1.0]
-    assert high > 2
+    _, thousandth, tenthousandth = exceedances(tails)
+
+    assert (thousandth.observed, thousandth.runs, thousandth.runs_expected, thousandth.ratio) == (20, 1, 1.0, 1.0)
+    assert not thousandth.is_told
+    assert thousandth.high > 5
+    assert (tenthousandth.observed, tenthousandth.low) == (0, 0.0)
 
 
-def test_too_few_runs_tell_nothing_of_how_long_they_are() -> None:
+def test_too_few_runs_do_not_show_that_they_are_shorter_than_at_the_level_before() -> None:
     tails = np.full(100_000, 0.5)
     for first in range(0, 100_000, 1000):
         tails[first : first + 10] = 1e-2

@@ -22,18 +22,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs the broker; where it cannot run, leave all of that out, of the contract suites too."""
     folder = Path(__file__).parent
     for item in items:
         if folder in item.path.parents and {"broker", "own_broker", "secured"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
-    if _why_left_out() is not None:
-        items[:] = [item for item in items if item.get_closest_marker("kafka") is None]
+    needing = [item for item in items if item.get_closest_marker("kafka") is not None]
+    if needing and _why_left_out() is not None:
+        config.hook.pytest_deselected(items=needing)
+        items[:] = [item for item in items if item not in needing]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """In one line why all of that was left out."""
+    """In one line why all of that was left out; asked anew, for the processes that share the suite collect each by itself."""
     if (reason := _why_left_out()) is not None:
         terminalreporter.write_line(reason, yellow=True)
 

@@ -91,7 +91,8 @@ def exceedances(tails: Floats) -> list[Exceedance]:
     for level in LEVELS:
         rows = np.flatnonzero(known <= level)
         runs = int(np.count_nonzero(np.diff(rows, prepend=-RUN_GAP_ROWS - 1) > RUN_GAP_ROWS))
-        length = len(rows) / runs if runs >= RUNS_MIN else length  # so few tell nothing of their length: that of the level before
+        seen = len(rows) / max(1, runs)
+        length = seen if runs >= RUNS_MIN else max(length, seen)  # so few do not show that they are shorter than at the level before
         expected = len(known) * level
         low = chi2.ppf(0.025, 2 * runs) / 2 if runs else 0.0
         high = chi2.ppf(0.975, 2 * runs + 2) / 2
