@@ -77,11 +77,13 @@ def calibrate(model: Autoencoder, corpus: Corpus, scale: FleetScale, validation:
     reconstruction_level = _level(reconstructions, targets).masked_fill(is_context, torch.inf)
     values = corpus.values.cpu()
     residuals = residual_of(foretold(model, corpus, settings).cpu(), values, prediction_level)
-    level, level_errors = fit_chart(values, corpus, evidence.level, is_context)
-    residual, residual_errors = fit_chart(residuals, corpus, evidence.residual, is_context)
+    nominal = {column for feature in features for column in feature.nominal}
+    is_uncharted = is_context | torch.tensor([name in nominal for name in names])
+    level, level_errors = fit_chart(values, corpus, evidence.level, is_uncharted)
+    residual, residual_errors = fit_chart(residuals, corpus, evidence.residual, is_uncharted)
     linear, linear_residuals = fit_linear(corpus, is_context)
-    linear_chart, linear_errors = fit_chart(linear_residuals, corpus, evidence.linear, is_context)
-    surprise, surprise_errors = fit_surprise(corpus, scale, evidence.surprise.half_lives, directions(features, names, is_context))
+    linear_chart, linear_errors = fit_chart(linear_residuals, corpus, evidence.linear, is_uncharted)
+    surprise, surprise_errors = fit_surprise(corpus, scale, evidence.surprise.half_lives, directions(features, names, ~is_uncharted))
     errors = {
         "prediction": prediction_error(predictions, observations, prediction_level),
         "reconstruction": reconstruction_error(reconstructions, targets, reconstruction_level),

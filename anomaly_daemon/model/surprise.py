@@ -98,13 +98,11 @@ class SurpriseFit:
         return torch.where(place > 0, between + beyond, 0.0) - self.discount[way][:, None]
 
 
-def directions(features: Iterable[Feature], names: Sequence[str], is_context: Tensor) -> Tensor:
-    """Whether a feature that rises is evidence, and one that falls: bool [2, F], in the order of the columns' names."""
+def directions(features: Iterable[Feature], names: Sequence[str], is_evidence: Tensor) -> Tensor:
+    """Whether a feature that rises is evidence, and one that falls: bool [2, F], in the order of the columns' names. is_evidence: bool [F]."""
     one_way = {feature.columns[0]: feature.kind for feature in features if feature.kind in (*_UPWARD, *_DOWNWARD)}
-    # Of a category its rarity is evidence: that it is new is told by that already.
-    doubled = {column for feature in features for column in feature.columns[1:]}
     found = torch.tensor([[one_way.get(name) not in _DOWNWARD for name in names], [one_way.get(name) not in _UPWARD for name in names]])
-    return found & ~is_context & torch.tensor([name not in doubled for name in names])
+    return found & is_evidence
 
 
 def fit_surprise(corpus: Corpus, scale: FleetScale, half_lives_s: tuple[float, ...], is_evidence: Tensor) -> tuple[SurpriseFit, Tensor]:

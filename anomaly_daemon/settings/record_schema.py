@@ -94,6 +94,11 @@ class Feature(Section):
         return tuple(self.name + suffix for suffix in suffixes)
 
     @property
+    def nominal(self) -> tuple[str, ...]:
+        """Columns that have no place to leave: which category it is; and that it is new, as its rarity tells already."""
+        return self.columns[1:] if self.kind == "category" else ()
+
+    @property
     def told(self) -> tuple[str, ...]:
         """The name that alerts give each of its columns: the bits of a category are one to a person, named as the feature is."""
         return self.columns[: len(self.columns) - self.bits] + (self.name,) * self.bits

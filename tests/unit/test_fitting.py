@@ -120,3 +120,16 @@ def test_every_channel_of_every_model_is_calibrated_by_finite_numbers() -> None:
         assert {"prediction", "reconstruction", "residual", "level"} <= one.calibration.keys()
         assert np.isfinite(list(one.calibration.values())).all()
         assert all(torch.isfinite(part).all() for chart in (one.level, one.residual) for part in (chart.whitening, chart.ordinary))
+
+
+def test_of_a_category_its_rarity_alone_is_charted() -> None:
+    rows = 60
+    values = np.column_stack([np.sin(np.arange(rows) / 2), np.arange(rows) % 3, np.arange(rows) < 3, np.tile([-1, 1], rows // 2), np.ones(rows)])
+    features = "record.features=[{name: flow}, {name: shop, kind: category, bits: 2}]"
+    names = ("flow", "shop_rarity", "shop_new", "shop_bit_1", "shop_bit_2")
+    artifact = fit([EntitySequence("pump-1", values.astype(np.float32), np.full(rows, 60.0))], settings_of.load((), (*SMALL, features), {}), names)
+
+    for chart in (artifact.level, artifact.residual, artifact.linear_chart):
+        assert (chart.whitening.diagonal(dim1=1, dim2=2) > 0).tolist() == [[True, True, False, False, False]] * len(chart.spans)
+        assert not chart.whitening[:, 2:].any()
+        assert not chart.whitening[:, :, 2:].any()

@@ -171,6 +171,16 @@ def test_a_long_incident_barely_moves_the_level_of_its_channels() -> None:
     assert (stream.state["calibration.mean"] - before).abs().max() < 0.1
 
 
+def test_an_entity_is_as_alert_after_a_long_incident_of_its_youth_as_before() -> None:
+    stream = Stream(judge())
+    stream.feed(one_entity(250), usual(250))
+    before = stream.feed(one_entity(1), usual(1))["threshold"][0]
+
+    assert stream.feed(one_entity(300), usual(300, seed=1) * 1e4)["is_anomaly"].all()
+    assert stream.feed(one_entity(20), usual(20, seed=2))["threshold"][-1] - before < 0.05
+    assert stream.feed(one_entity(1), usual(1, seed=3) * 100)["is_anomaly"].all()
+
+
 def test_an_infinite_error_is_the_largest_there_is_and_leaves_finite_state() -> None:
     stream = Stream(judge())
 

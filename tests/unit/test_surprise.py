@@ -66,8 +66,8 @@ def test_recent_sums_are_those_of_a_loop_over_records() -> None:
 
 
 def test_what_is_strange_in_one_direction_only_is_no_evidence_in_the_other() -> None:
-    context = torch.tensor([name.startswith(("time", "sort")) for name in NAMES])
-    up, down = directions(FEATURES, NAMES, context).tolist()
+    nominal = {column for feature in FEATURES for column in feature.nominal}
+    up, down = directions(FEATURES, NAMES, torch.tensor([not name.startswith(("time", "sort")) and name not in nominal for name in NAMES])).tolist()
 
     assert NAMES == ("amount", "pace", "hour", "shop_rarity", "shop_new", "time_sin", "time_cos", "sort_rarity", "sort_new")
     assert up == [True, False, True, True, False, False, False, False, False]
