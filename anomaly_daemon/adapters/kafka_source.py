@@ -7,6 +7,7 @@ what it owned is LOST, what the new one gets is ASSIGNED, and the loop recovers.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
-from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.errors import FencedInstanceIdError, IllegalStateError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
 from anomaly_daemon.adapters.kafka_stall import StallWatch
@@ -119,7 +120,7 @@ class KafkaSource:
             return Batch(changes=changes, lease=lease)
         records = self._converted(fetched)
         self._look_for_stalls(consumer, records)
-        return Batch(records=records, lease=lease)
+        return Batch(records=records, lease=lease, is_last=self._left(consumer, fetched) < self._batch_records_max)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         """The group's offsets; waits until no transaction of them is pending, for a bounded time. Without a group always the start."""
@@ -219,6 +220,14 @@ class KafkaSource:
             self._give_up()
             raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
         return fetched
+
+    def _left(self, consumer: KafkaConsumer, fetched: dict[TopicPartition, list[Any]]) -> float:
+        """How many offsets of these partitions the broker holds beyond them, as of its last answer; infinite where that is not known."""
+        try:
+            ends = {name: consumer.highwater(name) for name in fetched}
+        except IllegalStateError:  # taken away meanwhile
+            return math.inf
+        return sum(math.inf if ends[name] is None else ends[name] - 1 - rows[-1].offset for name, rows in fetched.items())
 
     def _observing(self) -> KafkaConsumer:
         if self._observer is None:

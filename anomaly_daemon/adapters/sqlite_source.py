@@ -109,9 +109,9 @@ class SqliteSource:
                 return Batch(changes=changes, lease=self._ownership.lease())
             lease = self._ownership.lease()
             seen = self._file.changes_seen()
-            records = self._fetch()
+            records, left = self._fetch()
             if records or not self._wait_for_change(seen, deadline_s):
-                return Batch(records=records, lease=lease)
+                return Batch(records=records, lease=lease, is_last=left < self._batch_records_max)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         """The next offset the group has to process; where it never committed, the start as a number."""
@@ -172,8 +172,8 @@ class SqliteSource:
             else:
                 self._owned.difference_update(change.partitions)
 
-    def _fetch(self) -> list[Record]:
-        """Up to a batch of what is there now, the partitions in turn."""
+    def _fetch(self) -> tuple[list[Record], int]:
+        """Up to a batch of what is there now, the partitions in turn; and how many records that leaves."""
         backlogs = self._backlogs()
         shares = fair_shares([backlog for _, backlog in backlogs], self._batch_records_max)
         records: list[Record] = []
@@ -181,7 +181,7 @@ class SqliteSource:
         for (partition_id, _), share in zip(backlogs, shares, strict=True):
             if share and bytes_left > 0:
                 bytes_left -= self._read(partition_id, share, bytes_left, records)
-        return records
+        return records, sum(backlog for _, backlog in backlogs) - len(records)
 
     def _backlogs(self) -> list[tuple[int, int]]:
         """(partition id, records waiting) of the partitions that have some, a different one first each time."""

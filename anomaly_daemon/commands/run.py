@@ -94,6 +94,7 @@ def _loop_settings(settings: Settings, fingerprint: str, is_checkpointed: bool, 
         rewind_records_max=settings.checkpoints.rewind_records_max,
         is_checkpointed=is_checkpointed,
         until_end=until_end,
+        batch_interval_s=settings.input.batch_interval,
     )
 
 

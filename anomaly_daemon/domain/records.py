@@ -81,11 +81,13 @@ class Batch:
 
     changes: to be handled before the records. The records hold none of a partition that these changes touch.
     lease:   the source's proof of membership, taken before the poll; opaque, handed back with the commit.
+    is_last: what is left in the log would not fill another batch; False where the source cannot say.
     """
 
     records: Sequence[Record] = ()
     changes: tuple[PartitionChange, ...] = ()
     lease: object | None = None
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

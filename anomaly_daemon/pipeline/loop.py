@@ -37,6 +37,7 @@ class LoopSettings:
 
     rewind_records_max: without a checkpoint, records before the committed offset to go through; None: all retained.
     is_checkpointed: False for thresholds whose state cannot be saved; recovery then goes through the log.
+    batch_interval_s: from one poll to the next at least, where the one before brought records and hardly any are left.
     """
 
     fingerprint: str
@@ -46,6 +47,7 @@ class LoopSettings:
     rewind_records_max: int | None
     is_checkpointed: bool
     until_end: bool = False
+    batch_interval_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Loop:
         self._to_recover: set[Partition] = set()
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
+        self._next_poll_s = 0.0
 
     @property
     def positions(self) -> dict[Partition, Offset]:
@@ -131,7 +134,7 @@ class Loop:
         # Not while the outcome of a commit is unknown: the cut would be noted where it is not.
         if self._is_reload_asked and not self._to_recover:
             self._apply_reload()
-        batch = self._source.poll(self._settings.poll_timeout_s)
+        batch = self._poll()
         self._note(batch.changes)
         if self._to_recover:
             recovered = frozenset(self._to_recover)
@@ -144,6 +147,16 @@ class Loop:
             for piece in self._under_one_rule(batch):
                 self._take(piece)
         self._saving.step(self._caught_up())
+
+    def _poll(self) -> Batch:
+        """While the log is followed, not before the batch before has lasted its interval: each is a transaction, however small."""
+        wait_s = self._next_poll_s - self._clock.monotonic_s()
+        if wait_s > 0:
+            self._clock.sleep(wait_s)
+        begun_s = self._clock.monotonic_s()
+        batch = self._source.poll(self._settings.poll_timeout_s)
+        self._next_poll_s = begun_s + self._settings.batch_interval_s if batch.records and batch.is_last else 0.0
+        return batch
 
     def _under_one_rule(self, batch: Batch) -> Iterator[Batch]:
         """The batch, cut where a recovery passes the offset of a reload."""

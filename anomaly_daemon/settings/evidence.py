@@ -112,11 +112,12 @@ class Evidence(Section):
         min_length=1,
         description=(
             "prediction: the network's error on the next observation; reconstruction: its error on the last ones; residual: averages of its signed "
-            "errors that leave their place; conditional: features unlike what the network, the clock and the rest of their record say; "
-            "linear: averages of a linear forecast's errors; level: averages of the values; both where these leave their place; "
-            "surprise: rare values, added up over the features and the recent past; novelty: values unlike any remembered, for up to 16 features; "
-            "adaptive: novelty, and that of the errors of a forecast learned online from the entity's own history, for up to 8. These two tell "
-            "few and sudden things: alone, with `threshold.method: static` and `calibration: trained`, as configs/benchmarks/NAB.yaml has them. "
+            "errors that leave their place; conditional: features unlike what the network, the clock and the rest of their record say, "
+            "alone with `threshold.method` static or spot, for of few features its logarithm strays far; linear: averages of a linear forecast's "
+            "errors; level: averages of the values; both where these leave their place; surprise: rare values, added up over the features and the "
+            "recent past; novelty: values unlike any remembered, for up to 16 features; adaptive: novelty, and that of the errors of a forecast "
+            "learned online from the entity's own history, for up to 8. These two tell few and sudden things: alone, with "
+            "`threshold.method: static` and `calibration: trained`, as configs/benchmarks/NAB.yaml has them. "
             "Without the first four the network rests, in training too."
         ),
     )

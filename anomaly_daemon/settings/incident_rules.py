@@ -63,8 +63,8 @@ class Regime(Section):
     )
     after: LimitOrNone = spelled(
         "1d",
-        "How long, by event time, an incident lasts before it is taken for a change; none: it never is. Suspects teach a little: at a record a "
-        "minute and `threshold.suspect_learning: 0.1` a shift is usual after half a day, so give less than that, or let them teach nothing.",
+        "How long, by event time, an incident lasts before it is taken for a change; none: it never is. By `threshold.suspect_learning` and "
+        "`threshold.half_life` even a clear shift is usual after one and a half days or two at a record a minute: at a quicker pace give less.",
     )
     share: float = Field(
         0.8, gt=0, le=1, description="Of the incident's observations, and of its last 63, the least share that is anomalous where a change lasts."

@@ -34,6 +34,11 @@ class Input(Section):
     )
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a group that never committed begins.")
     batch_records_max: int = Field(4096, ge=1, le=65536, description="Records of one batch, and so of one transaction, at most.")
+    batch_interval: Duration = spelled(
+        "50ms",
+        "From the begin of one batch to that of the next at least, unless the log is behind: each is a transaction, and costs the broker as much "
+        "whether it holds one record or hundreds. A record that comes alone does not wait. 0: none.",
+    )
     poll_timeout: Duration = spelled("200ms", "How long a poll waits when there is nothing.")
 
 

@@ -77,6 +77,25 @@ def test_a_batch_holds_no_more_records_than_allowed(log: LogUnderTest, fresh: Fr
     assert max(sizes) == 7
 
 
+def test_a_batch_is_the_last_one_where_less_than_another_is_left(log: LogUnderTest, fresh: Fresh) -> None:
+    topic = fresh("readings")
+    log.create(topic, 1)
+    log.append(numbered(topic, 100))
+    reader = joined(log.source([topic], fresh("detectors"), batch_records_max=20), partitions=1)
+
+    told = {}
+    while len(reader.records) < 100:
+        is_last = reader.step().is_last
+        told[100 - len(reader.records)] = is_last
+    log.append(numbered(topic, 1))
+    while len(reader.records) < 101:
+        is_last = reader.step().is_last
+
+    assert [is_last for left, is_last in told.items() if 20 <= left < 100] == [False] * 4
+    assert told[0]
+    assert is_last
+
+
 def test_several_topics_are_read_together(log: LogUnderTest, fresh: Fresh) -> None:
     pumps, fans = fresh("pumps"), fresh("fans")
     log.create(pumps, 1)
