@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -29,6 +31,8 @@ log = structlog.get_logger(__name__)
 _RULES, _PART = "rules.json", ".part"
 _NAME = re.compile(rf"\d{{20}}-[0-9a-f]{{16}}\.safetensors({re.escape(_PART)})?$")
 _RULES_BYTES_MAX = 256 << 20
+_TRIM_EVERY_S = 10.0
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 
 class _Rules(msgspec.Struct, forbid_unknown_fields=True):
@@ -208,6 +212,7 @@ class FsspecCheckpointStore:
 class BackgroundCheckpoints:
     """One writing thread and one checkpoint of a partition under way at most: the loop hands over and goes on.
 
+    Now and then, after one is written, memory that is free goes back to the system: else what a rebalance leaves in pieces stays for good.
     metrics: where those written and those that failed are counted.
     """
 
@@ -215,6 +220,7 @@ class BackgroundCheckpoints:
         self._store, self._metrics = store, metrics
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: dict[Partition, Future[Any]] = {}
+        self._next_trim_s = 0.0
 
     def save(self, checkpoint: Checkpoint) -> bool:
         """Start writing; False when the partition's last one is not done yet."""
@@ -257,6 +263,9 @@ class BackgroundCheckpoints:
             if self._metrics is not None:
                 self._metrics.checkpoints.inc()
             log.debug("checkpoint_written", partition=str(checkpoint.partition), offset=checkpoint.offset, entities=len(checkpoint.entities))
+        if _malloc_trim is not None and time.monotonic() >= self._next_trim_s:
+            _malloc_trim(0)
+            self._next_trim_s = time.monotonic() + _TRIM_EVERY_S
 
 
 class SavedCheckpoints:
