@@ -52,7 +52,7 @@ def followed(whole: Effects, rest: Effects, gaps: Mapping[int, int]) -> Effects:
         return {lane: told for lane, told in lanes.items() if told}
 
     state = {name: (rest if int(name.rpartition("[")[2][:-1]) in gaps else whole).state[name] for name in rest.state}
-    return Effects(both(whole.alerts, rest.alerts, _last_offset), both(whole.dead_letters, rest.dead_letters, _letter_offset), rest.committed, state)
+    return Effects(both(whole.alerts, rest.alerts, last_offset), both(whole.dead_letters, rest.dead_letters, _letter_offset), rest.committed, state)
 
 
 def effects_of(site: Site, bootstrap: str, aside: Sequence[str] = ()) -> Effects:
@@ -146,7 +146,8 @@ def _fields_apart(mine: Mapping[str, object], theirs: Mapping[str, object]) -> s
     return "; ".join(f"{name} {str(mine.get(name))[:80]} and not {str(theirs.get(name))[:80]}" for name in apart[:_FIELDS_SHOWN])
 
 
-def _last_offset(alert: str) -> int:
+def last_offset(alert: str) -> int:
+    """Of the records that an alert is about."""
     return int(json.loads(alert)["source_records"]["last_offset"])
 
 

@@ -82,7 +82,7 @@ def test_held_change_is_one_incident_and_keeps_alarming() -> None:
 @pytest.mark.parametrize(
     ("until", "judged_by", "said"),
     [
-        (STEPS, (), "no longer beyond the threshold, which was"),
+        (STEPS, ("threshold.half_life=60",), "no longer beyond the threshold, which was"),
         (SHIFT_AT + 20, (), "normal again after"),
         (SHIFT_AT + 20, ("threshold.method=static", "threshold.level=0.75"), "no longer beyond the threshold after"),
         (SHIFT_AT + 20, ("threshold.method=static", "threshold.level=0.75", "evidence.calibration=trained"), "normal again after"),
@@ -96,19 +96,19 @@ def test_a_shift_that_was_learned_does_not_close_as_normal_again(until: int, jud
 
 
 def test_held_change_keeps_alarming_where_it_would_soon_have_learned() -> None:
-    fast = ("evidence.calibration=trained",)
+    fast = ("evidence.calibration=trained", "threshold.half_life=60")
 
     held = judge(shifted(), (), "regime={policy: hold, after: 30m}", *CALM, *fast)
     learned = judge(shifted(), (), "regime={after: null}", *CALM, *fast)
 
-    assert is_anomalous(held)[-200:].all()
-    assert not is_anomalous(learned)[-200:].any()
+    assert is_anomalous(held)[-100:].all()
+    assert not is_anomalous(learned)[-100:].any()
 
 
-@pytest.mark.parametrize(("recovery", "over"), [(3, "no longer beyond the threshold"), (20, "as before the change")])
-def test_held_change_is_over_when_the_entity_is_as_before_and_then_it_learns_again(recovery: int, over: str) -> None:
+@pytest.mark.parametrize(("half_life", "recovery", "over"), [(40, 3, "no longer beyond the threshold"), (1440, 20, "as before the change")])
+def test_held_change_is_over_when_the_entity_is_as_before_and_then_it_learns_again(half_life: int, recovery: int, over: str) -> None:
     windows = f"incidents.recovery={{count: {recovery}, of: {recovery}}}"
-    outcome = judge(shifted(until=300), (), "regime={policy: hold, after: 1h}", *CALM, windows)
+    outcome = judge(shifted(until=300), (), "regime={policy: hold, after: 1h}", *CALM, windows, f"threshold.half_life={half_life}")
 
     assert [(transition, kind) for _, transition, kind in told(outcome)[:4]] == [
         ("opened", "point"),
@@ -121,7 +121,7 @@ def test_held_change_is_over_when_the_entity_is_as_before_and_then_it_learns_aga
 
 
 def test_fault_that_ends_before_it_counts_as_a_change_is_none() -> None:
-    outcome = judge(shifted(until=SHIFT_AT + 40), (), "regime={policy: accept, after: 1h}", *CALM)
+    outcome = judge(shifted(until=SHIFT_AT + 20), (), "regime={policy: accept, after: 1h}", *CALM)
 
     assert not changes(outcome.alerts)
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from dataclasses import replace
 from signal import SIGCONT, SIGSTOP
 
 from kafka import TopicPartition
@@ -14,7 +15,7 @@ from tests.chaos.cluster import PARTITIONS, Cluster
 from tests.chaos.feed import Feed
 from tests.chaos.fleet import Fleet
 from tests.chaos.scenarios.scenario import Alone
-from tests.chaos.verdict import Effects, Verdict, differences, effects_of, followed
+from tests.chaos.verdict import Effects, Verdict, differences, effects_of, followed, last_offset
 from tests.end_to_end.harness import Site
 
 _MEMBER = "one"
@@ -80,11 +81,21 @@ def deleted(cluster: Cluster, fleet: Fleet, feed: Feed, seed: int) -> Verdict:
 
 
 def _overtake(cluster: Cluster, fleet: Fleet, feed: Feed, seed: int) -> tuple[Effects, dict[int, int]]:
-    """More records, the first of them deleted in all partitions but one: what they would have brought about, and what is retained from where."""
+    """More records, the first of them deleted in all partitions but one: what they would have brought about, and what is retained from where.
+
+    Without what only a record after the gap would have said of those before it: that an entity has been silent since.
+    """
     dice = random.Random(f"retention {seed}")
+    read = {number: at for number, at in fleet.committed().items() if number}
+    before = effects_of(_unharmed(cluster, fleet), cluster.bootstrap)
     feed.write(_RECORDS)
     whole = effects_of(_unharmed(cluster, fleet), cluster.bootstrap)
-    earliest = {number: at + dice.randint(1, _RECORDS // PARTITIONS // 2) for number, at in fleet.committed().items() if number}
+    alerts = {
+        lane: [one for one in told if lane[1] not in read or one in before.alerts.get(lane, ()) or last_offset(one) >= read[lane[1]]]
+        for lane, told in whole.alerts.items()
+    }
+    whole = replace(whole, alerts={lane: told for lane, told in alerts.items() if told})
+    earliest = {number: at + dice.randint(1, _RECORDS // PARTITIONS // 2) for number, at in read.items()}
     with cluster.admin() as admin:
         admin.delete_records({TopicPartition(fleet.topic, number): offset for number, offset in earliest.items()})
     return whole, earliest
