@@ -63,8 +63,8 @@ class Regime(Section):
     )
     after: LimitOrNone = spelled(
         "1d",
-        "How long, by event time, an incident lasts before it is taken for a change; none: it never is. By `threshold.suspect_learning` and "
-        "`threshold.half_life` even a clear shift is usual after one and a half days or two at a record a minute: at a quicker pace give less.",
+        "How long, by event time, an incident lasts before it is taken for a change; none: it never is. What is "
+        "learned meanwhile makes most shifts usual within a day at a record a minute: give some hours, less at a quicker pace.",
     )
     share: float = Field(
         0.8, gt=0, le=1, description="Of the incident's observations, and of its last 63, the least share that is anomalous where a change lasts."
