@@ -44,6 +44,7 @@ class Sample:
     rss_mib: float
     threads: int
     files: int
+    is_alone: bool
 
 
 def soak(records: int, rate: int) -> list[Measure]:
@@ -79,7 +80,7 @@ def _run(site: Site, bootstrap: str, reader: OpenedReader, records: int, rate: i
         while (committed := site.committed()) < records:
             assert time.monotonic() < deadline_s, f"{committed:,} of {records:,} committed:\n{daemons[0].said()[-3000:]}"
             if committed:
-                samples.append(_sample(committed, daemons[0].pid))
+                samples.append(_sample(committed, daemons[0].pid, is_alone=not todo or todo[-1][1] is not _leave))
             if len(samples) % (_SAMPLES // _LINES) == 1:
                 print(_line(samples[-1]), flush=True)
             if todo and committed >= todo[-1][0] * records and todo[-1][1](site, daemons):
@@ -123,10 +124,10 @@ def _reload(site: Site, daemons: list[Daemon]) -> bool:
     return True
 
 
-def _sample(committed: int, process: int) -> Sample:
+def _sample(committed: int, process: int, *, is_alone: bool) -> Sample:
     status = Path(f"/proc/{process}/status").read_text()
     found = {name: int(value) for name, value in re.findall(r"(VmRSS|Threads):\s*(\d+)", status)}
-    return Sample(committed, found["VmRSS"] / 1024, found["Threads"], len(os.listdir(f"/proc/{process}/fd")))
+    return Sample(committed, found["VmRSS"] / 1024, found["Threads"], len(os.listdir(f"/proc/{process}/fd")), is_alone)
 
 
 def _line(one: Sample) -> str:
@@ -156,9 +157,10 @@ def _verdict(samples: Sequence[Sample], latencies: Sequence[float], records: int
 def _slope(samples: Sequence[Sample], records: int) -> float:
     """MiB of resident memory per million records: the median between any two samples far apart, so that what comes and goes does not count.
 
+    Of those in which no second daemon holds a part of the partitions: what it holds, and so memory, is less then.
     Buffers, statistics and the allocator fill for some hundred thousand records; a run of less than some million tells the slope only roughly.
     """
-    warm = [one for one in samples if one.records >= min(max(_WARM_UNTIL * records, _FILLING_RECORDS), records / 2)]
+    warm = [one for one in samples if one.is_alone and one.records >= min(max(_WARM_UNTIL * records, _FILLING_RECORDS), records / 2)]
     at, rss = np.array([one.records for one in warm]) / 1e6, np.array([one.rss_mib for one in warm])
     first, second = np.triu_indices(len(warm), 1)
     apart = at[second] - at[first]
