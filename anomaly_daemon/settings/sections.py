@@ -20,6 +20,7 @@ from anomaly_daemon.settings.values import KAFKA_NAME, Duration, LimitOrNone, sp
 
 ENVIRONMENT_PREFIX: Final = "ANOMALY_DAEMON_"
 TopicName = Annotated[str, Field(pattern=f"^{KAFKA_NAME}$")]
+_BATCH_INTERVAL_MAX_S = 10.0
 
 
 class Input(Section):
@@ -40,6 +41,13 @@ class Input(Section):
         "whether it holds one record or hundreds. A record that comes alone does not wait. 0: none.",
     )
     poll_timeout: Duration = spelled("200ms", "How long a poll waits when there is nothing.")
+
+    @field_validator("batch_interval")
+    @classmethod
+    def _check(cls, seconds: float) -> float:
+        if seconds > _BATCH_INTERVAL_MAX_S:
+            raise ValueError(f"at most {_BATCH_INTERVAL_MAX_S:g}s: alerts wait for it, and so do signals and rebalances")
+        return seconds
 
 
 class Output(Section):

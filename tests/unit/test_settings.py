@@ -237,6 +237,7 @@ def test_no_fault_shows_a_secret(tmp_path: Path) -> None:
         ("output: {alerts_topic: readings}", "input.topics and output.alerts_topic both name 'readings'"),
         ("output: {dead_letter_topic: readings}", "input.topics and output.dead_letter_topic both name 'readings'"),
         ("output: {dead_letter_topic: alerts}", "output.alerts_topic and output.dead_letter_topic both name 'alerts'"),
+        ("input: {batch_interval: 1h}", "input.batch_interval: at most 10s"),
         ("threshold: {level: 2}", "must be below 1"),
         ("{threshold: {method: static}, overrides: [{match: 'a*', threshold: {level: 2}}]}", "override 'a*': threshold: level (2) must be below 1"),
         ("incidents: {trigger: {count: 9}}", "count (9) cannot exceed of (5)"),
