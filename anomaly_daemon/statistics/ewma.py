@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -48,10 +49,12 @@ class Ewma:
     def learn(self, rows: Mapping[str, Tensor], x: Tensor, weight: Tensor, seen: Tensor) -> None:
         """Take x [n, …] in, at `weight` [n, …] in [0, 1]; `seen` [n, …] float64 says how much was learned before.
 
+        At a weight below 1, that of a suspect, a young entity learns no more than it would later: else one incident of hours makes it deaf for a day.
         rows: the columns of these n entities, changed in place. |x| up to 1e150 keeps everything finite; a weight of 0 changes no bit.
         """
         mean, variance = rows[self.mean], rows[self.variance]
-        rate = (seen + (self._prior_observations + 1)).reciprocal_().clamp_(min=self._rate_min).mul_(weight)
+        rate = (seen + (self._prior_observations + 1)).reciprocal_().clamp_(min=self._rate_min)
+        rate = torch.where(weight < 1, self._rate_min, rate).mul_(weight)
         difference = x - mean
         step = rate * difference
         mean.add_(step)

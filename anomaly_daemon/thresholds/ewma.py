@@ -93,8 +93,7 @@ class EwmaThreshold:
         self._tail.learn(rows, judgement.tail[1], weight, is_taught, seen)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
-        # A suspect teaches no more while the entity is young than it would later.
-        self._log_score.learn(rows, taught, weight, torch.where(weight < 1, math.inf, seen / _YOUTH))
+        self._log_score.learn(rows, taught, weight, seen / _YOUTH)
         learned.add_(weight)
 
     def _usual(self, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -181,9 +181,8 @@ class Judge:
     def _calibrate(self, rows: Rows, log_error: Tensor, log_level: Tensor, weight: Tensor) -> None:
         """Learn the channels' levels, all [n, C]; a suspect error teaches no more than the level it had."""
         learned = rows[_LEARNED]
-        is_suspect = weight < 1
-        taught = torch.where(is_suspect, log_error.minimum(log_level), log_error)
-        self._calibration.learn(rows, taught, weight, torch.where(is_suspect, math.inf, learned.double()))
+        taught = torch.where(weight < 1, log_error.minimum(log_level), log_error)
+        self._calibration.learn(rows, taught, weight, learned.double())
         learned.add_(weight)
 
 
