@@ -39,6 +39,7 @@ ASSIGNMENTS = (
     "incidents.trigger={count: 2, of: 3}",
     "incidents.recovery={count: 3, of: 3}",
     "incidents.window_points=4",
+    "regime.after=1d",
 )
 
 # What the small artifact is trained anew for.

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import FROZEN, Column
-from anomaly_daemon.model.scaling import shrunk_scale
+from anomaly_daemon.model.scaling import learn_scale, own_scale
 from anomaly_daemon.state.segments import Layout
 
 _MEAN, _VARIANCE, _COUNT = "scale.mean", "scale.variance", "scale.count"
 
 
 class OwnScale:
-    """Mean and variance of every feature over the entity's first `observations` values of it."""
+    """Mean and variance of every feature over the entity's first `observations` values of it, see `learn_scale`."""
 
     def __init__(self, features: int, observations: int) -> None:
         # float16 counts exactly to 2048, the most that settings allow.
-        self.columns = (*(Column(name, "float32", (features,)) for name in (_MEAN, _VARIANCE)), Column(_COUNT, "float16", (features,)))
+        shape = (features,)
+        self.columns = (Column(_MEAN, "float32", shape), Column(_VARIANCE, "float32", shape, 1.0), Column(_COUNT, "float16", shape))
         self._observations = observations
 
     def before(self, layout: Layout, rows: Mapping[str, Tensor], fleet: Tensor) -> tuple[Tensor, Tensor]:
@@ -30,17 +31,12 @@ class OwnScale:
         if frozen is not None:
             present &= ~frozen.index_select(0, rank)[:, None]
         if not bool((present & (count < self._observations).index_select(0, rank)).any()):
-            center, spread = shrunk_scale(count.float(), rows[_MEAN], rows[_VARIANCE])
+            center, spread = own_scale(count.float(), rows[_MEAN], rows[_VARIANCE])
             return center.index_select(0, rank), spread.index_select(0, rank)
         center, spread = torch.empty_like(fleet), torch.empty_like(fleet)
         for start, width in zip(layout.starts.tolist(), layout.widths.tolist(), strict=True):
-            mean, variance, held = rows[_MEAN][:width], rows[_VARIANCE][:width], count[:width]
+            held, mean, variance = (rows[name][:width] for name in (_COUNT, _MEAN, _VARIANCE))
             here = slice(start, start + width)
-            center[here], spread[here] = shrunk_scale(held.float(), mean, variance)
-            learns = present[here] & (held < self._observations)
-            number = held.float() + 1
-            deviation = torch.where(learns, fleet[here] - mean, 0.0)
-            variance.copy_(torch.where(learns, (1 - 1 / number) * (variance + deviation * deviation / number), variance))
-            mean.add_(deviation / number)
-            held.add_(learns)
+            center[here], spread[here] = own_scale(held.float(), mean, variance)
+            learn_scale(held, mean, variance, fleet[here], present[here] & (held < self._observations))
         return center, spread

@@ -31,7 +31,7 @@ from anomaly_daemon.model.scaling import FleetScale, Tails
 from anomaly_daemon.model.surprise import SurpriseFit
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST = "manifest.json"
 _REMEDY = "run `anomaly-daemon train`, or name another folder in model.artifact"
 _VERSION_DIGITS = 12

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.model.scaling import FleetScale, entity_scale, fit_fleet, scale_with
+from anomaly_daemon.model.scaling import FleetScale, entity_scales, fit_fleet, scale_with
+from anomaly_daemon.settings import Model as ModelSettings
 from anomaly_daemon.settings import Settings
 from anomaly_daemon.settings import Training as TrainingSettings
 
@@ -25,6 +26,7 @@ SPLIT_ROWS_MIN = 12
 # A held-out part begins with the state that this many chunks of earlier rows leave; an LSTM's memory of its zero start is gone by then.
 LEAD_IN_CHUNKS = 4
 HELD_OUT_PIECE_ROWS = 1000
+SCALED_VALUES_MAX = 2**24  # whose scales are learned at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +128,22 @@ def build(sequences: Sequence[EntitySequence], settings: Settings) -> tuple[Corp
     trained = [(sequence, part.training) for sequence, part in zip(sequences, splits, strict=True)]
     values = np.concatenate([sequence.values[:rows] for sequence, rows in trained])
     scale = fit_fleet(values, np.concatenate([sequence.gaps_s[:rows] for sequence, rows in trained]))
-    scaled = []
-    for sequence, rows in trained:
-        fleet = torch.from_numpy(scale.transform(sequence.values))
-        mean, deviation = entity_scale(fleet[: min(rows, settings.model.scale_observations)]) if settings.model.scale == "entity" else (0.0, 1.0)
-        scaled.append(scale_with(fleet, mean, deviation, settings.model.tails))
+    fleet = [torch.from_numpy(scale.transform(sequence.values)) for sequence in sequences]
+    scaled = [scale_with(rows, *own, settings.model.tails) for rows, own in zip(fleet, _own_scales(fleet, splits, settings.model), strict=True)]
     gaps = torch.from_numpy(np.concatenate([scale.gap(sequence.gaps_s) for sequence in sequences]))
     first_rows = np.cumsum([0, *(len(sequence.values) for sequence in sequences)])[:-1]
     return Corpus(torch.cat(scaled), gaps, tuple(first_rows.tolist()), splits), scale
+
+
+def _own_scales(fleet: Sequence[Tensor], splits: Sequence[Split], model: ModelSettings) -> Iterator[tuple[Tensor, Tensor]]:
+    """Mean and deviation of each sequence, as an entity has them that was seen for as long; groups of sequences at a time bound the memory."""
+    if model.scale == "fleet":
+        yield from itertools.repeat((torch.zeros(()), torch.ones(())), len(fleet))
+        return
+    learned = [rows[: min(part.training, model.scale_observations)] for rows, part in zip(fleet, splits, strict=True)]
+    size = max(1, SCALED_VALUES_MAX // max(rows.numel() for rows in learned))
+    for first in range(0, len(learned), size):
+        yield from zip(*entity_scales(learned[first : first + size]), strict=True)
 
 
 def joined(corpora: Sequence[Corpus]) -> Corpus:

@@ -6,6 +6,7 @@ entity's scale lives in fleet space and starts as (0, 1), the fleet's; the entit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,18 +14,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Values = NDArray[np.float64]
 Tails = Literal["clip", "asinh"]
 
-# The start of an entity's own scale counts as this many observations.
+# The fleet's deviation counts as this many observations in an entity's own.
 PRIOR_OBSERVATIONS = 16
+# While an entity is young its n-th value weighs 3 / (n + 4), so that the first ones, which may be anything, fade; later ones weigh alike.
+YOUNG_OBSERVATIONS = 16
+# A value farther from the mean than this counts as if it lay there: deviations of the fleet or, where they reach farther, of the entity itself,
+# while young and later. So what training saw counts in full, an entity unlike the fleet is learned all the same, and neither one wild value nor
+# a fault that is short beside `scale_observations` makes its feature deaf.
+_FLEET_REACH, _YOUNG_REACH, _REACH = 4.0, 4.0, 1.75
 # In fleet space. A smaller one lets slow drift in a quiet channel drown everything else (measured: VUS-PR .405 at .01, .543 at .05).
 DEVIATION_FLOOR = 0.05
 # Deviations beyond which the network sees no difference.
 CLIP = 10.0
 FLEET_MAX = 1e6
 GAP_CLIP = 5.0
+# Single values far beyond all others, such as 65535 for a sensor that failed, count as if this many times the extent of nearly all lay between.
+_NEARLY_ALL, _EXTENTS_MAX, _SAMPLE_MAX = (0.005, 0.995), 5.0, 100_000
 # A channel that hardly moves: at least this share of its range, of its level (float32's precision) and this in its own unit.
 RANGE_SHARE_MIN = 0.05
 LEVEL_SHARE_MIN = 1e-6
@@ -62,7 +72,7 @@ def fit_fleet(values: NDArray[Any], gaps_s: Values) -> FleetScale:
     """
     present = np.isfinite(values)
     count = np.maximum(present.sum(0), 1)
-    rows = np.where(present, values, 0.0).astype(np.float64)
+    rows = _without_wild(np.where(present, values, 0.0).astype(np.float64), present)
     center = rows.sum(0) / count
     spread = np.sqrt(np.where(present, (rows - center) ** 2, 0.0).sum(0) / count)
     extent = np.where(present, rows, -np.inf).max(0, initial=-np.inf) - np.where(present, rows, np.inf).min(0, initial=np.inf)
@@ -73,27 +83,51 @@ def fit_fleet(values: NDArray[Any], gaps_s: Values) -> FleetScale:
     return FleetScale(center, deviation, gap_mean, max(gap_deviation, RANGE_SHARE_MIN))
 
 
-def shrunk_scale(count: Tensor, mean: Tensor, variance: Tensor, prior_observations: float = PRIOR_OBSERVATIONS) -> tuple[Tensor, Tensor]:
-    """An entity's (mean, deviation) in fleet space from `count` own values, drawn towards (0, 1). Elementwise, float64.
+def _without_wild(rows: Values, present: NDArray[np.bool_]) -> Values:
+    """[R, F] with what is out of all proportion drawn near; a feature of which nearly all values are one is left as it is."""
+    every = max(1, len(rows) // _SAMPLE_MAX)
+    sample = np.where(present[::every], rows[::every], np.nan)
+    sample[:, np.isnan(sample).all(0)] = 0.0
+    low, high = np.nanquantile(sample, _NEARLY_ALL, axis=0)
+    extent = np.where(high > low, _EXTENTS_MAX * (high - low), np.inf)
+    return np.clip(rows, low - extent, high + extent)
 
-    m = n·mean / (n + n0), s² = (n·variance + n0) / (n + n0), s ≥ 0.05. With no own values it is (0, 1).
+
+def learn_scale(count: Tensor, mean: Tensor, variance: Tensor, values: Tensor, learns: Tensor) -> None:
+    """Take `values` in where `learns`; `count`, `mean` and `variance` of an entity's own in fleet space, (0, 0, 1) at first, change in place.
+
+    Elementwise; values may be missing where nothing is learned, and there no bit changes.
+    Source: Huber 1964, "Robust Estimation of a Location Parameter" (deviations beyond a bound count as the bound), taken one value at a time.
     """
-    total = count + prior_observations
-    deviation = torch.sqrt((count * variance + prior_observations) / total).clamp(min=DEVIATION_FLOOR)
-    return count * mean / total, deviation
+    number = count.float() + 1
+    own_reach = torch.where(number <= YOUNG_OBSERVATIONS, _YOUNG_REACH, _REACH) * variance.sqrt()
+    reach = own_reach.clamp(min=_FLEET_REACH)
+    rate = torch.where(learns, 3 / torch.maximum(number + 4, 2 * number - 12), 0.0)
+    deviation = torch.where(learns, values - mean, 0.0).clamp_(-reach, reach)
+    step = rate * deviation
+    mean.add_(step)
+    variance.add_(step * deviation).mul_(1 - rate)
+    count.add_(learns)
 
 
-def entity_scale(values: Tensor, prior_observations: float = PRIOR_OBSERVATIONS) -> tuple[Tensor, Tensor]:
-    """The scale an entity has after `values`, [T, F] in fleet space, NaN = missing: float64 mean and deviation, each [F]."""
-    present = ~torch.isnan(values)
-    count = present.sum(0).double()
-    own = torch.where(present, values.double(), 0.0)
-    mean = own.sum(0) / count.clamp(min=1.0)
-    variance = torch.where(present, (own - mean) ** 2, 0.0).sum(0) / count.clamp(min=1.0)
-    return shrunk_scale(count, mean, variance, prior_observations)
+def own_scale(count: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """An entity's (mean, deviation) in fleet space from `count` own values, the deviation drawn towards 1, the fleet's; elementwise.
+
+    s² = (n·variance + n0) / (n + n0), s ≥ 0.05.
+    """
+    return mean, torch.sqrt((count * variance + PRIOR_OBSERVATIONS) / (count + PRIOR_OBSERVATIONS)).clamp(min=DEVIATION_FLOOR)
 
 
-def scale_with(values: Tensor, mean: Tensor | float, deviation: Tensor | float, tails: Tails = "clip") -> Tensor:
+def entity_scales(values: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The scales entities have after `values`, [T, F] each in fleet space, NaN = missing: float32 means and deviations, each [entities, F]."""
+    steps = pad_sequence(list(values), padding_value=torch.nan)
+    count, mean, variance = torch.zeros_like(steps[0]), torch.zeros_like(steps[0]), torch.ones_like(steps[0])
+    for step in steps:
+        learn_scale(count, mean, variance, step, ~step.isnan())
+    return own_scale(count, mean, variance)
+
+
+def scale_with(values: Tensor, mean: Tensor, deviation: Tensor, tails: Tails = "clip") -> Tensor:
     """What the network sees: (x − m) / s, with `asinh` its area sine, within ±10, elementwise, NaN kept; (0, 1) leaves the fleet's scale.
 
     Returns float32.

@@ -24,7 +24,7 @@ from anomaly_daemon.state.table import Table
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior, prior_of
 from anomaly_daemon.thresholds.base import JUDGED
 from anomaly_daemon.thresholds.ewma import EwmaThreshold, log_of
-from anomaly_daemon.thresholds.judge import MODEL, Judge
+from anomaly_daemon.thresholds.judge import MODEL, SHOWN_AFTER, Judge
 
 ROWS_MAX, STEPS_MAX = 100_000, 15_000
 _BATCH_ROWS = 4096
@@ -110,7 +110,7 @@ def _deviations(settings: ThresholdSettings, prior: ScorePrior, scores: Tensor) 
         known = torch.where(is_judged, score, 0.0)
         rows |= {JUDGED: is_judged.double(), OBSERVATIONS.name: torch.full((len(scores),), step)}
         judgement = threshold.judge(rows, known)
-        is_suspect = judgement.is_suspect & (step >= settings.warmup_observations)
+        is_suspect = judgement.is_suspect & (step >= SHOWN_AFTER)
         weight = torch.where(is_suspect, settings.suspect_learning, 1.0).double() * is_judged
         found[:, step] = torch.where(is_judged, judgement.deviations, torch.nan)
         threshold.learn(rows, known, weight, judgement)

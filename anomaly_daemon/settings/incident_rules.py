@@ -62,9 +62,9 @@ class Regime(Section):
         ),
     )
     after: LimitOrNone = spelled(
-        "1d",
+        "6h",
         "How long, by event time, an incident lasts before it is taken for a change; none: it never is. What is "
-        "learned meanwhile makes most shifts usual within a day at a record a minute: give some hours, less at a quicker pace.",
+        "learned meanwhile makes many shifts usual within a day at a record a minute: give less at a quicker pace.",
     )
     share: float = Field(
         0.8, gt=0, le=1, description="Of the incident's observations, and of its last 63, the least share that is anomalous where a change lasts."

@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from anomaly_daemon.statistics.reach import moments_within
+
 LEVELS: Final = (0.2, 0.05, 0.02, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 FIRST_MIN, GAP_MIN, GAP_MAX = -3.0, 0.02, 100.0
 _COUNTED_MIN = 5  # scores beyond a quantile from which it is read off a sample, not drawn on as an exponential tail
@@ -21,9 +23,9 @@ EXCESS_MIN, SHAPE_MIN, SHAPE_MAX = 1e-3, -0.4, 0.4
 class ScorePrior(NamedTuple):
     """What training showed of the fused score.
 
-    mean, variance: of log(score + 1e-6) while its entities were young. quantiles: of the deviations of later ones that were held out, by LEVELS,
-    rising by GAP_MIN or more. excess, shape: by how much those of one entity exceed its own LEVELS[EXCESS_AT] quantile where they do, the mean over
-    the entities; and the shape of a generalized Pareto distribution that varies as much, within ±.4.
+    mean, variance: of log(score + 1e-6) while its entities were young, within reach, for their first records have next to no evidence.
+    quantiles: of the deviations of later ones that were held out, by LEVELS, rising by GAP_MIN or more.
+    excess, shape: by how much those of one entity exceed its own LEVELS[EXCESS_AT] quantile where they do, the mean over the entities; and the shape of a generalized Pareto distribution that varies as much, within ±.4.
     """
 
     mean: float
@@ -46,7 +48,7 @@ UNKNOWN = ScorePrior(-1.0, 1.0, (0.842, 1.645, 2.054, 2.326, 2.748, 3.090, 3.432
 
 def prior_of(young: NDArray[np.float64], deviations: Sequence[NDArray[np.float64]]) -> ScorePrior:
     """The prior from log scores of young entities and from later deviations of each, all finite; what is too short to tell is as in `UNKNOWN`."""
-    mean, variance = (float(young.mean()), float(young.var())) if len(young) > 1 else UNKNOWN[:2]
+    mean, variance = moments_within(young) if len(young) > 1 else UNKNOWN[:2]
     pooled = np.sort(np.concatenate([np.zeros(0), *deviations]))
     quantiles = _quantiles(pooled) if len(pooled) >= _TAIL_SHARE else UNKNOWN.quantiles
     return ScorePrior(mean, variance, quantiles, *_excesses([np.sort(own) for own in deviations]))

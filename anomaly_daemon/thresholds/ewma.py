@@ -32,7 +32,8 @@ def log_of(score: Tensor) -> Tensor:
 class EwmaThreshold:
     """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score, averaged over `span` records.
 
-    A suspect score, one at weight below 1, teaches as if it lay just `suspect_z`·σ above the mean, so that an incident hardly widens σ.
+    What is far from the mean hardly moves it or widens σ, so that neither an incident nor a machine at rest makes its entity deaf: see `reach`, and
+    Ewma of suspects. Of reference observations, which are normal, all count alike.
     Until the entity showed `warmup_observations` scores, mean and variance are those of a mixture with the prior, whose share falls in a
     straight line, and σ is the wider the larger that share. What an entity's own statistics learn does not depend on the prior.
     The tail probability is the entity's own, see Tail. The threshold said is what this very score would have had to exceed.
@@ -45,7 +46,7 @@ class EwmaThreshold:
         self._reference_observations = settings.reference_observations
         self._own_after = min(settings.warmup_observations, settings.reference_observations or settings.warmup_observations)
         half_life = math.inf if settings.reference_observations else settings.half_life
-        self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR)
+        self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR, is_bounded=not settings.reference_observations)
         self._tail = Tail(f"{PREFIX}.tail", settings.half_life, prior)
         self._recent = RecentAverage(settings.span, _LOG_MIN)
         self._holding = Holding(settings, _LOG_MIN)
@@ -79,12 +80,11 @@ class EwmaThreshold:
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
         """See Threshold."""
         average = self._average(rows, score)
-        mean, most = rows[self._log_score.mean], self._log_score.deviation(rows).mul_(self._suspect_z)
+        mean = rows[self._log_score.mean]
         if self._is_remembering:
             is_judged = rows[JUDGED] > 0
             self._holding.learn(rows, average, average <= mean, is_judged)
             self._recent.learn(rows, average, is_judged)
-        taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
         is_taught = rows[JUDGED] > 0
@@ -93,7 +93,7 @@ class EwmaThreshold:
         self._tail.learn(rows, judgement.tail[1], weight, is_taught, seen)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
-        self._log_score.learn(rows, taught, weight, seen / _YOUTH)
+        self._log_score.learn(rows, average, weight, seen / _YOUTH)
         learned.add_(weight)
 
     def _usual(self, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class EwmaThreshold:
         if bool(is_own.all()):
             return mean, deviation
         apart = mean - self._prior.mean
-        variance = share * rows[self._log_score.variance] + (1 - share) * (self._prior.variance + share * apart * apart)
+        variance = share * deviation * deviation + (1 - share) * (self._prior.variance + share * apart * apart)
         mixed = variance.sqrt().clamp_(min=_DEVIATION_FLOOR) * (1 + WARMUP_MARGIN * (1 - share))
         return torch.where(is_own, mean, self._prior.mean + share * apart), torch.where(is_own, deviation, mixed)
 

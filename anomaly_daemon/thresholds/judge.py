@@ -25,6 +25,9 @@ _QUANTILE_99 = 2.326  # of the standard normal distribution
 _PRIOR_OBSERVATIONS = 16
 _DEVIATION_FLOOR = 0.01  # of a log error: a channel that never varies is still not measured to better than a per cent
 _LEARNED = "calibration.learned"
+SHOWN_AFTER = 16
+"""Records of an entity from which one may be suspect and so teach little. An entity unlike those that training saw shows itself by then."""
+
 MODEL = "model"
 """Beside the columns: which model's priors an entity starts from, int64; absent where there is but one."""
 
@@ -56,7 +59,7 @@ class _Evidence:
 
     error, log_error: float64 [N, C], 0 and log(1e-6) where the channel has nothing to say. calibrates: float64 [N, C],
     1 where it is new. judged: float64 [N], 0 where no channel says anything. may_alarm: bool [N], judged and not in a silent warm-up.
-    is_live: bool [N], after warm-up.
+    is_shown: bool [N], after the entity's first SHOWN_AFTER records; is_live: after warm-up.
     """
 
     error: Tensor
@@ -64,11 +67,12 @@ class _Evidence:
     calibrates: Tensor
     judged: Tensor
     may_alarm: Tensor
+    is_shown: Tensor
     is_live: Tensor
 
     def stepwise(self) -> tuple[Tensor, ...]:
         """The columns that a step reads, in the order it takes them."""
-        return self.error, self.log_error, self.calibrates, self.judged, self.may_alarm, self.is_live
+        return self.error, self.log_error, self.calibrates, self.judged, self.may_alarm, self.is_shown
 
 
 class Judge:
@@ -91,10 +95,11 @@ class Judge:
         self.channels = tuple(sorted(priors[0]))  # an artifact's order of keys must not decide what a column means
         self._priors = torch.tensor([[one[channel] for channel in self.channels] for one in priors], dtype=torch.float64)  # [models, C, 2]
         means, variances = self._priors[0].T.numpy()
-        self._calibration = Ewma(
-            "calibration", half_life or math.inf, (means, variances), _PRIOR_OBSERVATIONS, (len(self.channels),), _DEVIATION_FLOOR
-        )
         self._is_calibrated = half_life is not None
+        prior, shape = (means, variances), (len(self.channels),)
+        self._calibration = Ewma(
+            "calibration", half_life or math.inf, prior, _PRIOR_OBSERVATIONS, shape, _DEVIATION_FLOOR, is_bounded=self._is_calibrated
+        )
         self._warmup_observations, self._suspect_learning = settings.warmup_observations, settings.suspect_learning
         self.judges_in_warmup = settings.judges_in_warmup
         self._names = (OBSERVATIONS.name, *(column.name for column in self.columns()), *GIVEN)
@@ -126,21 +131,21 @@ class Judge:
         frozen = rows.get(FROZEN)
         active: dict[str, Tensor] = {}
         n_active = -1
-        for n, error, log_error, calibrates, judged, may_alarm, is_live in steps:
+        for n, error, log_error, calibrates, judged, may_alarm, is_shown in steps:
             if n != n_active:
                 active, n_active = {name: rows[name][:n] for name in self._names}, n
-            part, log_level = self._weigh(active, error)
+            part = self._weigh(active, error)
             score = summed(part)
             active[JUDGED] = judged
             judgement = self._threshold.judge(active, score)
             is_anomaly = judgement.is_anomaly & may_alarm
-            weight = torch.where(judgement.is_suspect & may_alarm & is_live, suspect, judged)
+            weight = torch.where(judgement.is_suspect & may_alarm & is_shown, suspect, judged)
             if frozen is not None:
                 active[FROZEN] = frozen[:n] & may_alarm
                 weight = torch.where(active[FROZEN], 0.0, weight)
             self._threshold.learn(active, score, weight, judgement)
             if self._is_calibrated:
-                self._calibrate(active, log_error, log_level, calibrates.mul_(weight.unsqueeze(1)))
+                self._calibrate(active, log_error, calibrates.mul_(weight.unsqueeze(1)))
             active[OBSERVATIONS.name].add_(1)
             parts.append(part)
             scores.append(score)
@@ -164,25 +169,22 @@ class Judge:
         is_judged = is_known.any(1)
         observations = rows[OBSERVATIONS.name]
         rank, step = (torch.from_numpy(index).to(observations.device) for index in (layout.rank, layout.step))
-        is_live = observations[rank] + step >= self._warmup_observations
+        number = observations[rank] + step
+        is_shown, is_live = number >= SHOWN_AFTER, number >= self._warmup_observations
         may_alarm = is_judged if self.judges_in_warmup else is_judged & is_live
         if RESTARTED in rows:
             may_alarm = may_alarm & (is_live | ~rows[RESTARTED][rank])
-        return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), may_alarm, is_live)
+        return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), may_alarm, is_shown, is_live)
 
-    def _weigh(self, rows: Rows, error: Tensor) -> tuple[Tensor, Tensor]:
-        """What each channel says, log1p(error / level), error and level [n, C], and the log of those levels.
+    def _weigh(self, rows: Rows, error: Tensor) -> Tensor:
+        """What each channel says, log1p(error / level), error and level [n, C]; level: the .99 quantile of a normal distribution of log errors."""
+        level = torch.add(rows[self._calibration.mean], self._calibration.deviation(rows), alpha=_QUANTILE_99).exp_()
+        return torch.log1p(error / level)
 
-        level: the .99 quantile that a normal distribution of log errors would have.
-        """
-        log_level = torch.add(rows[self._calibration.mean], self._calibration.deviation(rows), alpha=_QUANTILE_99)
-        return torch.log1p(error / log_level.exp()), log_level
-
-    def _calibrate(self, rows: Rows, log_error: Tensor, log_level: Tensor, weight: Tensor) -> None:
-        """Learn the channels' levels, all [n, C]; a suspect error teaches no more than the level it had."""
+    def _calibrate(self, rows: Rows, log_error: Tensor, weight: Tensor) -> None:
+        """Learn the channels' levels, all [n, C]."""
         learned = rows[_LEARNED]
-        taught = torch.where(weight < 1, log_error.minimum(log_level), log_error)
-        self._calibration.learn(rows, taught, weight, learned.double())
+        self._calibration.learn(rows, log_error, weight, learned.double())
         learned.add_(weight)
 
 

@@ -113,7 +113,7 @@ def test_incidents_read_off_an_export_are_those_that_its_alerts_tell(base: tuple
 
 def test_incident_open_at_the_end_of_an_export_is_open_in_its_alerts_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = set()
-    for last in range(111, 150, 4):  # one opens at offset 110 and closes within these
+    for last in range(325, 349, 4):  # one opens at offset 328 and closes within these
         export, alerts = replayed(folder, f"until-{last}", records=RECORDS[:last])
         assert diff(capsys, export, alerts)["changes"] == []
         found.add(any(ends_at is None for _, ends_at, *_ in as_told(alerts).values()))
@@ -205,7 +205,7 @@ def test_range_that_goes_on_adds_what_lies_there_for_want_of_data(folder: Path, 
 
     outcome = diff(capsys, shorter, base[0])
 
-    assert [change["after"]["first_offset"] >= 400 for change in changed(outcome, "added")] == [True] * 3
+    assert [change["after"]["first_offset"] >= 400 for change in changed(outcome, "added")] == [True] * 2
     assert all(change["causes"] == ["data"] for change in outcome["changes"])
     assert outcome["differences"] == [{"cause": "data", "key": "range of readings[0]", "before": "offsets 0 to 399", "after": "offsets 0 to 599"}]
 
@@ -349,7 +349,7 @@ def test_table_shows_so_many_changes_and_counts_the_rest(folder: Path, base: tup
     captured = capsys.readouterr()
     assert captured.out.count("│ gone") == 2
     assert "4 more changes are left out" in captured.out
-    assert captured.out.endswith("0 added, 4 gone, 0 moved, 2 re-graded; 0 are the same\n")
+    assert captured.out.endswith("0 added, 4 gone, 2 moved, 0 re-graded; 0 are the same\n")
     assert "settings: threshold.z: 2.0 → 4.0" in captured.out
     assert "4 gone" in captured.err
     assert "--fail-on-change" in captured.err
@@ -362,7 +362,7 @@ def test_page_tells_what_the_table_does(folder: Path, base: tuple[str, str], cap
 
     page = (folder / "page.html").read_text()
     assert "threshold.z" in page
-    assert page.count("re-graded") >= 2
+    assert page.count("moved") >= 2
 
 
 @pytest.fixture(scope="module")

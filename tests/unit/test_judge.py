@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.domain.records import Phase
 from anomaly_daemon.settings import Threshold as ThresholdSettings
+from anomaly_daemon.statistics.reach import NORMAL
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.judge import MODEL, Judge
 from tests.slab_rows import CHANNELS, Stream
@@ -32,7 +33,7 @@ def one_entity(n: int) -> NDArray[np.int64]:
 
 def test_the_first_score_is_the_sum_of_each_channel_over_the_level_of_its_prior() -> None:
     verdicts = Stream(judge()).feed(one_entity(1), np.array([[2.0, 3.0]]))
-    levels = [math.exp(mean + 2.326 * math.sqrt(variance)) for mean, variance in PRIORS.values()]
+    levels = [math.exp(mean + 2.326 * NORMAL * math.sqrt(variance)) for mean, variance in PRIORS.values()]
     score = math.log1p(2.0 / levels[0]) + math.log1p(3.0 / levels[1])
 
     assert verdicts["anomaly_score"][0] == pytest.approx(score / (1 + score))
@@ -136,7 +137,7 @@ def test_a_silent_channel_neither_scores_nor_calibrates() -> None:
 
     verdicts = stream.feed(one_entity(1), np.array([[2.0, np.nan]]))
 
-    score = math.log1p(2.0 / math.exp(-0.2 + 2.326 * math.sqrt(0.5)))
+    score = math.log1p(2.0 / math.exp(-0.2 + 2.326 * NORMAL * math.sqrt(0.5)))
     assert verdicts["anomaly_score"][0] == pytest.approx(score / (1 + score))
     assert stream.state["calibration.mean"][0, 1].item() == PRIORS["reconstruction"][0]
     assert stream.state["calibration.learned"][0].tolist() == [1.0, 0.0]
@@ -179,6 +180,46 @@ def test_an_entity_is_as_alert_after_a_long_incident_of_its_youth_as_before() ->
     assert stream.feed(one_entity(300), usual(300, seed=1) * 1e4)["is_anomaly"].all()
     assert stream.feed(one_entity(20), usual(20, seed=2))["threshold"][-1] - before < 0.05
     assert stream.feed(one_entity(1), usual(1, seed=3) * 100)["is_anomaly"].all()
+
+
+@pytest.mark.parametrize("hours", [2, 7])
+def test_an_entity_is_as_alert_after_hours_at_rest_as_before(hours: int) -> None:
+    stream = Stream(judge())
+    stream.feed(one_entity(3000), usual(3000))
+    before = stream.feed(one_entity(1), usual(1))["threshold"][0]
+
+    stream.feed(one_entity(60 * hours), np.zeros((60 * hours, 2)))
+
+    assert abs(stream.feed(one_entity(1), usual(1))["threshold"][0] - before) < 0.12
+    assert stream.feed(one_entity(1), usual(1, seed=3) * 100)["is_anomaly"].all()
+
+
+@pytest.mark.parametrize("at", [20, 40, 60])
+def test_a_fault_in_warmup_is_told_whole_and_leaves_the_entity_alert(at: int) -> None:
+    stream = Stream(judge())
+    stream.feed(one_entity(at), usual(at))
+
+    assert stream.feed(one_entity(30), usual(30, seed=1) * 1e4)["is_anomaly"].all()
+    assert not stream.feed(one_entity(100), usual(100, seed=2))["is_anomaly"].any()
+    assert stream.feed(one_entity(1), usual(1, seed=3) * 100)["is_anomaly"].all()
+
+
+def test_an_entity_unlike_all_others_is_no_incident_once_it_showed_itself() -> None:
+    stream = Stream(judge())
+    verdicts = stream.feed(one_entity(500), usual(500) * 50)["is_anomaly"]
+
+    assert verdicts[:16].any()
+    assert not verdicts[20:].any()
+
+
+def test_what_stays_just_short_of_suspect_does_not_soon_make_an_entity_deaf() -> None:
+    stream = Stream(judge())
+    stream.feed(one_entity(500), usual(500))
+    before = stream.feed(one_entity(1), usual(1))["threshold"][0]
+
+    stream.feed(one_entity(60), usual(60, seed=1) * 5)
+
+    assert stream.feed(one_entity(1), usual(1))["threshold"][0] - before < 0.12
 
 
 def test_an_infinite_error_is_the_largest_there_is_and_leaves_finite_state() -> None:

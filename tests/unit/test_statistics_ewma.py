@@ -7,6 +7,7 @@ from hypothesis.extra import numpy as arrays
 from river import stats
 
 from anomaly_daemon.statistics.ewma import Ewma
+from anomaly_daemon.statistics.reach import moments_within
 from tests.slab_rows import fresh_rows, vector
 
 HALF_LIFE = 20.0
@@ -55,6 +56,36 @@ def test_a_prior_counts_as_that_many_observations() -> None:
 
     assert rows["x.mean"].item() == pytest.approx(np.mean(before + after))
     assert rows["x.variance"].item() == pytest.approx(np.var(before + after))
+
+
+def bounded(values: list[float], half_life: float = 1440.0) -> tuple[float, float]:
+    """Mean and deviation after so many values, each at full weight."""
+    ewma = Ewma("x", half_life, is_bounded=True)
+    rows = fresh_rows(ewma.columns())
+    for seen, x in enumerate(values):
+        ewma.learn(rows, vector(x), vector(1), vector(seen))
+    return rows["x.mean"].item(), ewma.deviation(rows).item()
+
+
+def test_what_is_within_reach_of_a_normal_distribution_is_a_known_share_of_its_deviation() -> None:
+    mean, deviation = bounded(stream(50_000), half_life=20_000.0)
+    assert mean == pytest.approx(3.0, abs=0.25)
+    assert deviation == pytest.approx(2.0, rel=0.05)
+    assert moments_within(np.array(stream(50_000))) == pytest.approx((mean, deviation**2), rel=0.05)
+
+
+@pytest.mark.parametrize("far", [-1e6, 1e6])
+def test_hours_of_values_out_of_reach_leave_a_mean_and_a_deviation_to_be_used(far: float) -> None:
+    usual = stream(3000)
+    mean, deviation = bounded(usual)
+    carried_mean, carried_deviation = bounded([*usual, *[far] * 240])
+    assert abs(carried_mean - mean) < deviation
+    assert carried_deviation < 1.6 * deviation
+
+
+def test_what_lasts_comes_within_reach() -> None:
+    mean, _ = bounded([*stream(3000), *(x - 50 for x in stream(20_000, seed=1))])
+    assert mean == pytest.approx(-47.0, abs=0.5)
 
 
 def test_deviation_never_falls_below_its_floor() -> None:
