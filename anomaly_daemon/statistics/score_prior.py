@@ -25,7 +25,8 @@ class ScorePrior(NamedTuple):
 
     mean, variance: of log(score + 1e-6) while its entities were young, within reach, for their first records have next to no evidence.
     quantiles: of the deviations of later ones that were held out, by LEVELS, rising by GAP_MIN or more.
-    excess, shape: by how much those of one entity exceed its own LEVELS[EXCESS_AT] quantile where they do, the mean over the entities; and the shape of a generalized Pareto distribution that varies as much, within ±.4.
+    excess, shape: by how much those of one entity exceed its own LEVELS[EXCESS_AT] quantile where they do, the mean over the entities; and the
+    shape of a generalized Pareto distribution that varies as much, within ±.4.
     """
 
     mean: float
