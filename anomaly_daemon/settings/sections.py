@@ -128,7 +128,9 @@ class Model(Section):
         description="own: each of these models trains a network; shared: one network for all, only scale, charts and calibration are their own.",
     )
     groups: tuple[str, ...] = Field((), max_length=1000, description="per: group: shell-style patterns over the entity, the first that fits wins.")
-    scale_observations: int = Field(256, ge=2, le=2048, description="An entity's own scale is learned over this many observations, then kept.")
+    scale_observations: int = Field(
+        256, ge=2, le=2048, description="An entity's own scale is learned over this many observations, then kept. Wild ones count little."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -264,7 +266,9 @@ class Threshold(Section):
         le=50,
         description="ewma, static: deviations from which a score is suspect. Apart from z, so that another z never changes what is learned.",
     )
-    suspect_learning: float = Field(0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one.")
+    suspect_learning: float = Field(
+        0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one; from an entity's 17th on."
+    )
 
     HOLDING: ClassVar[tuple[str, ...]] = ("span", "reference_observations", "recovery")
 
