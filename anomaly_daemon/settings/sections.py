@@ -270,7 +270,15 @@ class Threshold(Section):
         0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one; from an entity's 17th on."
     )
 
-    HOLDING: ClassVar[tuple[str, ...]] = ("span", "reference_observations", "recovery")
+    outliers: Literal["bounded", "full"] = Field(
+        "bounded",
+        description=(
+            "ewma, static: bounded: a score counts as far as it is within reach of its mean, so that neither hours at rest nor scores just short of "
+            "suspect make an entity deaf; full: as it is, where the spread of the scores themselves changes from day to day and is to be followed."
+        ),
+    )
+
+    HOLDING: ClassVar[tuple[str, ...]] = ("span", "reference_observations", "recovery", "outliers")
 
     @property
     def judges_in_warmup(self) -> bool:

@@ -32,8 +32,8 @@ def log_of(score: Tensor) -> Tensor:
 class EwmaThreshold:
     """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score, averaged over `span` records.
 
-    What is far from the mean hardly moves it or widens σ, so that neither an incident nor a machine at rest makes its entity deaf: see `reach`, and
-    Ewma of suspects. Of reference observations, which are normal, all count alike.
+    What is far from the mean hardly moves it or widens σ, so that neither an incident nor a machine at rest makes its entity deaf: see `reach`. With
+    `outliers: full` that holds of suspects alone, and of reference observations, which are normal, all count in full.
     Until the entity showed `warmup_observations` scores, mean and variance are those of a mixture with the prior, whose share falls in a
     straight line, and σ is the wider the larger that share. What an entity's own statistics learn does not depend on the prior.
     The tail probability is the entity's own, see Tail. The threshold said is what this very score would have had to exceed.
@@ -46,7 +46,8 @@ class EwmaThreshold:
         self._reference_observations = settings.reference_observations
         self._own_after = min(settings.warmup_observations, settings.reference_observations or settings.warmup_observations)
         half_life = math.inf if settings.reference_observations else settings.half_life
-        self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR, is_bounded=not settings.reference_observations)
+        is_bounded = settings.outliers == "bounded" and not settings.reference_observations
+        self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR, is_bounded=is_bounded)
         self._tail = Tail(f"{PREFIX}.tail", settings.half_life, prior)
         self._recent = RecentAverage(settings.span, _LOG_MIN)
         self._holding = Holding(settings, _LOG_MIN)

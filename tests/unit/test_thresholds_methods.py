@@ -143,3 +143,13 @@ def test_a_tail_rarer_than_spot_claims_is_refused() -> None:
 def test_a_tail_that_the_window_cannot_hold_is_refused_with_the_window_it_needs() -> None:
     with pytest.raises(SettingsError, match=r"set threshold.window to 10000 or more, or threshold.method to spot"):
         build(ThresholdSettings(method="quantile", tail=1e-4, window=2000))
+
+
+def test_ewma_counts_outliers_within_reach_or_in_full() -> None:
+    scores = [*usual_scores(3000), *[1e-6] * 300]
+    bounded, full = (build(ThresholdSettings(outliers=outliers)) for outliers in ("bounded", "full"))
+
+    first, second = (threshold.judge(taught(threshold, scores), vector(1.0)).threshold.item() for threshold in (bounded, full))
+
+    assert math.log(first) < 1.5
+    assert math.log(second) > 3
