@@ -129,7 +129,13 @@ class Model(Section):
     )
     groups: tuple[str, ...] = Field((), max_length=1000, description="per: group: shell-style patterns over the entity, the first that fits wins.")
     scale_observations: int = Field(
-        256, ge=2, le=2048, description="An entity's own scale is learned over this many observations, then kept. Wild ones count little."
+        256,
+        ge=2,
+        le=2048,
+        description=(
+            "An entity's own scale is learned over this many observations, then kept: let them span its longest rhythm, such as a day. Wild ones "
+            "count little."
+        ),
     )
 
     @model_validator(mode="after")
