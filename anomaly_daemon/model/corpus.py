@@ -127,7 +127,8 @@ def build(sequences: Sequence[EntitySequence], settings: Settings) -> tuple[Corp
         )
     trained = [(sequence, part.training) for sequence, part in zip(sequences, splits, strict=True)]
     values = np.concatenate([sequence.values[:rows] for sequence, rows in trained])
-    scale = fit_fleet(values, np.concatenate([sequence.gaps_s[:rows] for sequence, rows in trained]))
+    gaps_s = np.concatenate([sequence.gaps_s[:rows] for sequence, rows in trained])
+    scale = fit_fleet(values, gaps_s, draws_in_wild=settings.model.scale == "entity")
     fleet = [torch.from_numpy(scale.transform(sequence.values)) for sequence in sequences]
     scaled = [scale_with(rows, *own, settings.model.tails) for rows, own in zip(fleet, _own_scales(fleet, splits, settings.model), strict=True)]
     gaps = torch.from_numpy(np.concatenate([scale.gap(sequence.gaps_s) for sequence in sequences]))

@@ -64,15 +64,18 @@ class FleetScale:
         return np.nan_to_num(np.clip(scaled, -GAP_CLIP, GAP_CLIP), nan=0.0).astype(np.float32)
 
 
-def fit_fleet(values: NDArray[Any], gaps_s: Values) -> FleetScale:
+def fit_fleet(values: NDArray[Any], gaps_s: Values, *, draws_in_wild: bool = False) -> FleetScale:
     """The scale of all training rows together.
 
     values: [R, F], NaN = missing; a feature missing throughout gets (0, 1), and one that never varied is taken in its own unit.
-    gaps_s: [R], NaN where unknown.
+    gaps_s: [R], NaN where unknown. draws_in_wild: whether single values out of all proportion count little, as where entities have scales of their own;
+    where they have none the rare spikes of training are part of the measure.
     """
     present = np.isfinite(values)
     count = np.maximum(present.sum(0), 1)
-    rows = _without_wild(np.where(present, values, 0.0).astype(np.float64), present)
+    rows = np.where(present, values, 0.0).astype(np.float64)
+    if draws_in_wild:
+        rows = _without_wild(rows, present)
     center = rows.sum(0) / count
     spread = np.sqrt(np.where(present, (rows - center) ** 2, 0.0).sum(0) / count)
     extent = np.where(present, rows, -np.inf).max(0, initial=-np.inf) - np.where(present, rows, np.inf).min(0, initial=np.inf)

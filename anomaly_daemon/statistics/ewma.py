@@ -59,18 +59,18 @@ class Ewma:
     def learn(self, rows: Mapping[str, Tensor], x: Tensor, weight: Tensor, seen: Tensor) -> None:
         """Take x [n, …] in, at `weight` [n, …] in [0, 1]; `seen` [n, …] float64 says how much was learned before.
 
-        A suspect, at a weight below 1, counts as far as it is within reach, and so does all else where that is bounded. Of a suspect, and of what is
-        above reach, a young entity learns no more than it would later: else one incident of hours makes it deaf for a day.
+        Of a suspect, at a weight below 1, and of what is above reach a young entity learns no more than it would later: else one incident of hours
+        makes it deaf for a day.
         rows: the columns of these n entities, changed in place. |x| up to 1e150 keeps everything finite; a weight of 0 changes no bit.
         """
         mean, variance = rows[self.mean], rows[self.variance]
         rate = (seen + (self._prior_observations + 1)).reciprocal_().clamp_(min=self._rate_min)
-        is_odd, difference, deviation = weight < 1, x - mean, self.deviation(rows)
+        is_odd, difference = weight < 1, x - mean
         if self._is_bounded:
-            is_settled = seen >= _SETTLED_AFTER
+            is_settled, deviation = seen >= _SETTLED_AFTER, self.deviation(rows)
             is_odd |= is_settled & (difference > ABOVE * deviation)
             difference = torch.where(is_settled, difference.maximum(-BELOW * deviation), difference)
-        difference = torch.where(is_odd, difference.minimum(ABOVE * deviation), difference)
+            difference = torch.where(is_odd, difference.minimum(ABOVE * deviation), difference)
         rate = torch.where(is_odd, self._rate_min, rate).mul_(weight)
         step = rate * difference
         mean.add_(step)

@@ -33,7 +33,8 @@ class EwmaThreshold:
     """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score, averaged over `span` records.
 
     What is far from the mean hardly moves it or widens σ, so that neither an incident nor a machine at rest makes its entity deaf: see `reach`. With
-    `outliers: full` that holds of suspects alone, and of reference observations, which are normal, all count in full.
+    `outliers: full` that holds of suspects alone, which teach as if they lay `suspect_z`·σ above the mean at most. Reference observations count in
+    full.
     Until the entity showed `warmup_observations` scores, mean and variance are those of a mixture with the prior, whose share falls in a
     straight line, and σ is the wider the larger that share. What an entity's own statistics learn does not depend on the prior.
     The tail probability is the entity's own, see Tail. The threshold said is what this very score would have had to exceed.
@@ -81,11 +82,12 @@ class EwmaThreshold:
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, judgement: Judgement) -> None:
         """See Threshold."""
         average = self._average(rows, score)
-        mean = rows[self._log_score.mean]
+        mean, most = rows[self._log_score.mean], self._log_score.deviation(rows).mul_(self._suspect_z)
         if self._is_remembering:
             is_judged = rows[JUDGED] > 0
             self._holding.learn(rows, average, average <= mean, is_judged)
             self._recent.learn(rows, average, is_judged)
+        taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
         is_taught = rows[JUDGED] > 0
@@ -94,7 +96,7 @@ class EwmaThreshold:
         self._tail.learn(rows, judgement.tail[1], weight, is_taught, seen)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
-        self._log_score.learn(rows, average, weight, seen / _YOUTH)
+        self._log_score.learn(rows, taught, weight, seen / _YOUTH)
         learned.add_(weight)
 
     def _usual(self, rows: Rows) -> tuple[Tensor, Tensor]:
