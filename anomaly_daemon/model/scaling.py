@@ -68,8 +68,8 @@ def fit_fleet(values: NDArray[Any], gaps_s: Values, *, draws_in_wild: bool = Fal
     """The scale of all training rows together.
 
     values: [R, F], NaN = missing; a feature missing throughout gets (0, 1), and one that never varied is taken in its own unit.
-    gaps_s: [R], NaN where unknown. draws_in_wild: whether single values out of all proportion count little, as where entities have scales of their own;
-    where they have none the rare spikes of training are part of the measure.
+    gaps_s: [R], NaN where unknown. draws_in_wild: whether single values out of all proportion count little, as where entities have scales of their
+    own; where they have none the rare spikes of training are part of the measure.
     """
     present = np.isfinite(values)
     count = np.maximum(present.sum(0), 1)
