@@ -21,7 +21,8 @@ Tails = Literal["clip", "asinh"]
 
 # The fleet's deviation counts as this many observations in an entity's own.
 PRIOR_OBSERVATIONS = 16
-# While an entity is young its n-th value weighs 3 / (n + 4), so that the first ones, which may be anything, fade; later ones weigh alike.
+# While an entity is young its n-th value takes 3 / (n + 4) of the average, so that the first ones, which may be anything, fade; later it takes
+# 3 / (2n - 12), so that each weighs as the root of n.
 YOUNG_OBSERVATIONS = 16
 # A value farther from the mean than this counts as if it lay there: deviations of the fleet or, where they reach farther, of the entity itself,
 # while young and later. So what training saw counts in full, an entity unlike the fleet is learned all the same, and neither one wild value nor
@@ -105,7 +106,7 @@ def learn_scale(count: Tensor, mean: Tensor, variance: Tensor, values: Tensor, l
     number = count.float() + 1
     own_reach = torch.where(number <= YOUNG_OBSERVATIONS, _YOUNG_REACH, _REACH) * variance.sqrt()
     reach = own_reach.clamp(min=_FLEET_REACH)
-    rate = torch.where(learns, 3 / torch.maximum(number + 4, 2 * number - 12), 0.0)
+    rate = torch.where(learns, 3 / torch.maximum(number + 4, 2 * number + (4 - YOUNG_OBSERVATIONS)), 0.0)
     deviation = torch.where(learns, values - mean, 0.0).clamp_(-reach, reach)
     step = rate * deviation
     mean.add_(step)

@@ -44,7 +44,10 @@ training: {epochs: 8}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What happens to an entity of so many records, within `during`; then where faults are asked for, of which feature, how many deviations."""
+    """What happens to an entity of so many records, within `during`; then where faults are asked for, of which feature, how many deviations.
+
+    Of no deviations: what happens is itself the fault.
+    """
 
     name: str
     records: int
@@ -74,7 +77,7 @@ def cases() -> Iterator[Case]:
     for at in (20, 60, 200):
         yield Case(f"a fault at record {at}", 2600, lambda _: None, nothing, _asked(at, 900, 2500))
     for at in (20, 50):
-        yield Case(f"200 deviations at record {at}, five records", 1000, _add("b", at, 5, 200), range(at, at + 5), _asked(at, 900, deviations=0))
+        yield Case(f"200 deviations at record {at}, five records", 1000, _add("b", at, 5, 200), range(at, at + 5), ((at, "b", 0), *_asked(900)))
     yield Case(
         "100 fleet deviations away from the first",
         3100,
@@ -179,8 +182,8 @@ def _lived(case: Case, seed: int) -> Features:
 
 
 def _asked(*places: int, deviations: float = 20) -> tuple[tuple[int, str, float], ...]:
-    """Faults of b; the first of no deviations where it is what happened."""
-    return tuple((at, "b", deviations or (20.0 if number else 0.0)) for number, at in enumerate(places))
+    """Faults of b."""
+    return tuple((at, "b", deviations) for at in places)
 
 
 def _set(name: str, at: int, records: int, value: float) -> Callable[[Features], None]:

@@ -23,18 +23,18 @@ def usual_scores(n: int = 400) -> list[float]:
     return list(np.exp(np.random.default_rng(0).normal(-1.0, 0.5, n)))
 
 
-def test_ewma_of_reference_observations_stands_z_deviations_above_their_mean_log_score_in_which_young_scores_count_less() -> None:
-    threshold = build(ThresholdSettings(reference_observations=1000))
+def test_ewma_puts_the_threshold_z_deviations_above_the_mean_log_score_in_which_young_scores_count_less() -> None:
+    threshold = build(ThresholdSettings(half_life=1e9, outliers="full"))
     scores = usual_scores()
-    rows = taught(threshold, scores, z=6.0)
+    rows = taught(threshold, scores, z=3.0)
     logs, age = np.log(np.array(scores) + 1e-6), np.arange(1, len(scores) + 1)
     mean = np.average(logs, weights=age * (age + 1))
     deviation = math.sqrt(np.average((logs - mean) ** 2, weights=age * (age + 1)))
 
-    judgement = threshold.judge(rows, vector(3.0))
+    judgement = threshold.judge(rows, vector(0.4))
 
-    assert judgement.threshold.item() == pytest.approx(math.exp(mean + 6.0 * deviation) - 1e-6)
-    assert judgement.deviations.item() == pytest.approx((math.log(3.0 + 1e-6) - mean) / deviation)
+    assert judgement.threshold.item() == pytest.approx(math.exp(mean + 3.0 * deviation) - 1e-6)
+    assert judgement.deviations.item() == pytest.approx((math.log(0.4 + 1e-6) - mean) / deviation)
 
 
 def test_ewma_z_may_differ_by_entity() -> None:
@@ -52,6 +52,18 @@ def test_ewma_stands_about_z_deviations_above_the_mean_log_score() -> None:
     judgement = threshold.judge(taught(threshold, usual_scores(4000), z=3.0), vector(0.4))
 
     assert math.log(judgement.threshold.item()) == pytest.approx(-1.0 + 3.0 * 0.5, abs=0.1)
+
+
+def test_ewma_learns_a_suspect_score_in_full_as_if_it_were_the_threshold() -> None:
+    threshold = build(ThresholdSettings(outliers="full"))
+    wild, at_threshold = taught(threshold, usual_scores()), taught(threshold, usual_scores())
+    limit = threshold.judge(wild, vector(1.0)).threshold
+
+    threshold.learn(wild, vector(1e6), vector(0.1), threshold.judge(wild, vector(1e6)))
+    threshold.learn(at_threshold, limit, vector(0.1), threshold.judge(at_threshold, limit))
+
+    assert torch.equal(wild["threshold.variance"], at_threshold["threshold.variance"])
+    assert torch.equal(wild["threshold.mean"], at_threshold["threshold.mean"])
 
 
 def test_ewma_learns_no_more_of_a_wild_score_than_of_one_just_out_of_reach() -> None:
