@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 # Of an entity in a checkpoint, beside its columns and its name; of a checkpoint, beside its entities. Generous: only what is absurd is refused.
 _INCIDENT_BYTES_MAX, _CHECKPOINT_HEAD_BYTES_MAX = 8 << 10, 16 << 20
-_KEPT_SHAPES = 64
+_KEPT_SHAPES = 16
 _SQLITE, _FILE = "sqlite:///", "file://"
 
 

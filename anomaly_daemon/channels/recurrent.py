@@ -27,12 +27,16 @@ from anomaly_daemon.statistics.ordered import summed
 PREDICTION, RECONSTRUCTION, RESIDUAL = "prediction", "reconstruction", "residual"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Memory:
-    """What the network made of a micro-batch. expected: float32 [N, F], scaled, foretold before each row. tops: [N, H] after it."""
+    """What the network made of a micro-batch. expected: float32 [N, F], scaled, foretold before each row. tops: [N, H] after it.
+
+    told: the rows last asked for and their windows, since an alert's window and its terms are of the same rows.
+    """
 
     expected: Tensor
     tops: Tensor
+    told: tuple[Tensor, Tensor] | None = None
 
 
 class Recurrent:
@@ -75,7 +79,9 @@ class Recurrent:
 
     def rebuilt(self, memory: Memory, chosen: Tensor) -> Tensor:
         """The newest observations at chosen rows, rebuilt from the states there, newest first: float32 [n, K, F], scaled. Equal for any batch."""
-        return self._network.reconstruct(self._network.encode(memory.tops.index_select(0, chosen)), self._steps)
+        if memory.told is None or memory.told[0] is not chosen:
+            memory.told = chosen, self._network.reconstruct(self._network.encode(memory.tops.index_select(0, chosen)), self._steps)
+        return memory.told[1]
 
     def _prediction_terms(self, seen: Seen, memory: Memory, chosen: Tensor) -> Tensor:
         expected, scaled = memory.expected.index_select(0, chosen), seen.scaled.index_select(0, chosen)

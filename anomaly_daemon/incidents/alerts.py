@@ -209,11 +209,7 @@ def _feature(reading: FeatureReading) -> dict[str, Any]:
 
 
 def _point(point: WindowPoint) -> dict[str, Any]:
-    return {
-        "steps_back": point.steps_back,
-        "actual": [_number(value) for value in point.actual],
-        "reconstructed": [_number(value) for value in point.reconstructed],
-    }
+    return {"steps_back": point.steps_back, "actual": list(point.actual), "reconstructed": list(point.reconstructed)}
 
 
 def _threshold_source(method: str) -> str:

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
 from anomaly_daemon.incidents.incident import Judged, OpenIncident, Turn, open_incident
-from anomaly_daemon.incidents.regime import IDENTITY, Effect, RegimeChange, RegimeChanges, RegimeRule
+from anomaly_daemon.incidents.regime import HISTORY, IDENTITY, Effect, RegimeChange, RegimeChanges, RegimeRule
 from anomaly_daemon.settings import Incidents, format_duration
 
-__all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "push"]
+__all__ = ["Advance", "IncidentMachine", "Judged", "Turn", "aged", "push"]
 
-RECENT_MASK = (1 << 63) - 1
+RECENT_MASK = (1 << HISTORY) - 1
 FORMAT = 3
 Track = Literal["readings", "quality"]
 
@@ -112,11 +114,16 @@ def push(recent: int, is_anomaly: bool) -> int:
     return ((recent << 1) | is_anomaly) & RECENT_MASK
 
 
+def aged(recent: NDArray[np.int64], observations: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Histories [n] after so many normal verdicts each: as `push` would leave them."""
+    return np.where(observations < HISTORY, (recent << np.minimum(observations, HISTORY - 1)) & RECENT_MASK, 0)
+
+
 class IncidentMachine:
     """The incidents of one partition on one track: of readings, whose verdicts are the judge's, or of quality, whose anomalies are faults.
 
-    Every judged observation of an entity with a verdict in `recent`, or that is tracked, must pass through `advance`; for the
-    others nothing changes as long as no observation is anomalous.
+    The observations of an entity that is tracked, or of which one is anomalous, must pass through `advance`; for the others nothing changes but that
+    their history is `aged`.
     """
 
     def __init__(

@@ -26,8 +26,9 @@ Hidden = tuple[Tensor, Tensor]
 # Rows of one multiply-and-sum, windows of one decoder call: what stays in the cache.
 LINEAR_BLOCK = 256
 DECODER_BLOCK = 512
-# Entities of a call are rounded up to a multiple: oneDNN prepares anew for each shape that it has not seen of late, which takes a millisecond.
-WIDTH_UNIT = 16
+# Entities of a call are rounded up, the more the wider it is: oneDNN prepares anew for each shape that it has not seen of late, which takes a
+# millisecond and memory.
+WIDTH_UNIT, _WIDTHS_AN_OCTAVE = 16, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def _in_company(lstm: nn.LSTM, inputs: Tensor, hidden: Hidden) -> tuple[Tensor, 
     One entity alone would not do in any case: oneDNN merges products over time where a layer is as wide as its input, and for one that changes bits.
     """
     width = inputs.shape[1]
-    more = -width % WIDTH_UNIT
+    more = -width % max(WIDTH_UNIT, (1 << (width.bit_length() - 1)) // _WIDTHS_AN_OCTAVE)
     if lstm.training or inputs.device.type != "cpu" or not more:
         top, hidden = lstm(inputs, hidden)
         return top, hidden

@@ -14,7 +14,7 @@ from anomaly_daemon.channels.models import Findings, Models
 from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Observations, Offset, Partition, Phase, Record, Transition, WindowPoint
 from anomaly_daemon.incidents.alerts import AlertContext, Explanation, build_alert
 from anomaly_daemon.incidents.incident import OF_READINGS, Turn
-from anomaly_daemon.incidents.machine import Advance, IncidentMachine, Judged
+from anomaly_daemon.incidents.machine import Advance, IncidentMachine, Judged, aged
 from anomaly_daemon.incidents.regime import Effect
 from anomaly_daemon.incidents.wording import CHARTS
 from anomaly_daemon.state.segments import Layout
@@ -77,13 +77,15 @@ class Announcer:
         opened: list[Partition] = []
         restarted: list[int] = []
         turns: list[tuple[Turn, int, Partition]] = []
-        hot = _hot(micro, machines)
-        if not len(hot):
+        concerned = _concerned(micro, machines)
+        if not concerned.any():
+            _age(micro, concerned, self.judges_in_warmup)
             return Announced(alerts, opened, incident_ids, restarted, [])
         judged = _Judgements(micro, self.channels)
-        advances, waiting = _advanced(micro, machines, judged, hot.tolist(), self.judges_in_warmup)
+        advances, waiting = _advanced(micro, machines, judged, np.flatnonzero(concerned).tolist(), self.judges_in_warmup)
         if waiting:
             return Announced([], [], incident_ids, [], waiting)
+        _age(micro, concerned, self.judges_in_warmup)
         for rank, (places, advance) in advances.items():
             micro.recent[rank] = advance.recent
             if advance.effect is Effect.RESTARTS:
@@ -190,14 +192,25 @@ def _advanced(
     return advances, waiting
 
 
-def _hot(micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> NDArray[np.int64]:
-    """Ranks of the entities that an incident may concern: anomalous now or of late, or tracked by their machine."""
-    hot = micro.recent != 0
-    hot[micro.layout.rank[micro.verdicts.is_anomaly.cpu().numpy()]] = True
-    hot |= np.fromiter(
-        (machines[owner].is_tracked(entity) for owner, entity in zip(micro.owners, micro.entities, strict=True)), np.bool_, len(micro.entities)
-    )
-    return np.flatnonzero(hot)
+def _concerned(micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> NDArray[np.bool_]:
+    """[B], the entities that an incident may concern: anomalous now, or tracked by their machine."""
+    tracked = (machines[owner].is_tracked(entity) for owner, entity in zip(micro.owners, micro.entities, strict=True))
+    concerned = np.fromiter(tracked, np.bool_, len(micro.entities))
+    concerned[micro.layout.rank[micro.verdicts.is_anomaly.cpu().numpy()]] = True
+    return concerned
+
+
+def _age(micro: MicroBatch, concerned: NDArray[np.bool_], judges_in_warmup: bool) -> None:
+    """What was anomalous of late lies farther back for each normal observation of the entities that no incident concerns."""
+    aging = ~concerned & (micro.recent != 0)
+    if not aging.any():
+        return
+    verdicts = micro.verdicts
+    is_judged = ~np.isnan(verdicts.anomaly_score.cpu().numpy())
+    if not judges_in_warmup:
+        is_judged &= verdicts.phase.cpu().numpy() == Phase.LIVE.value
+    by = np.bincount(micro.layout.rank[is_judged], minlength=len(aging))[aging]
+    micro.recent[aging] = aged(micro.recent[aging], by)
 
 
 def _reading(name: str, window: Window, columns: Sequence[int]) -> FeatureReading:

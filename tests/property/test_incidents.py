@@ -3,12 +3,13 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
-from anomaly_daemon.incidents.machine import IncidentMachine, Judged, Turn
+from anomaly_daemon.incidents.machine import RECENT_MASK, IncidentMachine, Judged, Turn, aged, push
 from anomaly_daemon.incidents.regime import RegimeRule
 from anomaly_daemon.settings import Incidents, Regime, Window
 
@@ -169,3 +170,11 @@ def test_any_bytes_are_refused_or_restored_never_a_crash(state: bytes) -> None:
         machine.restore(state)
     except CheckpointInvalid:
         assert machine.open_count == 0
+
+
+@given(st.integers(0, RECENT_MASK), st.integers(0, 200))
+def test_a_history_that_ages_is_as_if_each_normal_verdict_had_been_pushed(recent: int, observations: int) -> None:
+    pushed = recent
+    for _ in range(observations):
+        pushed = push(pushed, is_anomaly=False)
+    assert aged(np.array([recent]), np.array([observations])).tolist() == [pushed]

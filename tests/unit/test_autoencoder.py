@@ -129,6 +129,31 @@ def test_the_carried_state_has_the_same_bits_wherever_time_and_entities_are_cut(
 
 
 @torch.inference_mode()
+def test_an_entity_has_the_same_bits_in_any_company() -> None:
+    model = network()
+    inputs = torch.randn(3, 777, 7)
+    whole, _ = model.step(inputs, model.initial(777))
+    for first, last in ((0, 1), (1, 18), (18, 159), (159, 777)):
+        top, _ = model.step(inputs[:, first:last].contiguous(), model.initial(last - first))
+        assert torch.equal(top, whole[:, first:last])
+
+
+@torch.inference_mode()
+def test_calls_come_in_few_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, widths = network(), set()
+    encoder = model.encoder.forward
+
+    def noted(inputs: torch.Tensor, hidden: object) -> object:
+        widths.add(inputs.shape[1])
+        return encoder(inputs, hidden)
+
+    monkeypatch.setattr(model.encoder, "forward", noted)
+    for width in range(1, 2049):
+        model.step(torch.zeros(1, width, 7), model.initial(width))
+    assert len(widths) <= 28
+
+
+@torch.inference_mode()
 def test_fewer_steps_rebuild_the_same_newest_observations() -> None:
     model = network()
     codes = torch.randn(20, 8)
