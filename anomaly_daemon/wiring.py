@@ -240,6 +240,7 @@ def build_processor(
     """The state machine, the fingerprint of its state, and whether that state can be checkpointed. is_wanted: see Processor."""
     import torch
 
+    from anomaly_daemon.adapters import heap
     from anomaly_daemon.channels.models import Models
     from anomaly_daemon.pipeline.decode import Decoder
     from anomaly_daemon.pipeline.features import FeatureTransforms
@@ -248,6 +249,7 @@ def build_processor(
     from anomaly_daemon.state.table import Table
     from anomaly_daemon.thresholds.judge import Judge
 
+    heap.share_one()
     torch.set_num_threads(1)  # two OpenMP threads on a shared machine cost far more than they bring
     # Read at the first use. oneDNN keeps what it prepared for each shape of a call, a sixth of a MiB, and micro-batches come in ever new ones.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KEPT_SHAPES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import re
 import time
@@ -18,6 +17,7 @@ import msgspec
 import structlog
 from fsspec.implementations.local import LocalFileSystem
 
+from anomaly_daemon.adapters import heap
 from anomaly_daemon.adapters.local_folders import why_unwritable
 from anomaly_daemon.domain.errors import CheckpointInvalid, InputError, SettingsError
 from anomaly_daemon.domain.ports import CheckpointStore
@@ -32,7 +32,6 @@ _RULES, _PART = "rules.json", ".part"
 _NAME = re.compile(rf"\d{{20}}-[0-9a-f]{{16}}\.safetensors({re.escape(_PART)})?$")
 _RULES_BYTES_MAX = 256 << 20
 _TRIM_EVERY_S = 10.0
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
 
 
 class _Rules(msgspec.Struct, forbid_unknown_fields=True):
@@ -263,8 +262,8 @@ class BackgroundCheckpoints:
             if self._metrics is not None:
                 self._metrics.checkpoints.inc()
             log.debug("checkpoint_written", partition=str(checkpoint.partition), offset=checkpoint.offset, entities=len(checkpoint.entities))
-        if _malloc_trim is not None and time.monotonic() >= self._next_trim_s:
-            _malloc_trim(0)
+        if time.monotonic() >= self._next_trim_s:
+            heap.give_back()
             self._next_trim_s = time.monotonic() + _TRIM_EVERY_S
 
 

@@ -19,8 +19,12 @@ from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.statistics.score_prior import LEVELS, ScorePrior
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from anomaly_daemon.model.artifact import Artifact, History
     from anomaly_daemon.model.corpus import EntitySequence
+    from anomaly_daemon.model.scaling import FleetScale
     from anomaly_daemon.model.training import Progress
     from anomaly_daemon.settings import Settings, Threshold
 
@@ -31,6 +35,13 @@ _SPREAD_REMEDY: Final = (
     "train on a range that holds what is usual several times, such as some whole days (--from, --to), and let model.scale_observations span a day "
     "too; where the losses still fell, raise training.epochs"
 )
+STRAY_RATIO_MIN: Final = 10.0
+_STRAY_REMEDY: Final = (
+    "what is smaller than that deviation is hardly told: where sensors failed give the feature its `possible` range, or train on another stretch "
+    "(--from, --to); give entities unlike the others models of their own (model.per: entity)"
+)
+_STRAYS_TOLD_MAX: Final = 3
+_SAMPLED_MAX, _NEARLY_ALL, _NEARLY_ALL_DEVIATIONS = 100_000, (0.1, 0.9), 2.563  # so far apart are these quantiles of a normal distribution
 
 log = structlog.get_logger(__name__)
 
@@ -64,12 +75,15 @@ def run(options: argparse.Namespace) -> int:
             remedy="no entity in the range fits them first, or too little of it: widen the range, or mend model.groups",
         )
     artifact = replace(artifact, score_prior=rehearse(artifact, sequences, settings, priors_of(settings, artifact), pick_device(settings)))
+    strays = _some(strays_of(artifact.scale, names, [one.values for one in sequences]))
+    if strays:
+        log.warning("few_readings_make_the_scale", reason="; ".join(strays), remedy=_STRAY_REMEDY)
     doubts = doubts_of(artifact.score_prior, settings.threshold)
     for doubt in doubts:
         log.warning("scores_hard_to_judge", reason=doubt, remedy=_SPREAD_REMEDY)
     save(artifact, folder)
     plot_losses(artifact.history, folder / LOSS_PLOT)
-    _print_summary(artifact, folder, settings.model.per, doubts)
+    _print_summary(artifact, folder, settings.model.per, doubts, strays)
     return 0
 
 
@@ -87,6 +101,32 @@ def doubts_of(prior: ScorePrior, threshold: Threshold) -> list[str]:
     if beyond >= BEYOND_DOUBTED_MIN:
         doubts.append(f"of the records held out {beyond:.0%} or more score beyond z {threshold.z:g}")
     return doubts
+
+
+def strays_of(scale: FleetScale, names: Sequence[str], values: Sequence[NDArray[np.float32]]) -> list[str]:
+    """What few readings did to the scale that all are held against: of each feature whose deviation is far above that of nearly all its readings.
+
+    values: [T, F] of each entity, NaN = missing. Nothing is said of a feature that hardly ever varies.
+    """
+    import numpy as np
+
+    rows = np.concatenate(values)
+    rows = rows[:: max(1, len(rows) // _SAMPLED_MAX)]
+    found = []
+    for name, column, deviation in zip(names, rows.T, scale.deviation.tolist(), strict=True):
+        there = column[np.isfinite(column)]
+        low, middle, high = np.quantile(there, (_NEARLY_ALL[0], 0.5, _NEARLY_ALL[1])).tolist() if len(there) else (0.0, 0.0, 0.0)
+        usual = (high - low) / _NEARLY_ALL_DEVIATIONS
+        if usual > 0 and deviation > STRAY_RATIO_MIN * usual:
+            share = float((np.abs(there - middle) > STRAY_RATIO_MIN * usual).mean())
+            found.append(f"{name} has deviation {deviation:.4g}, nearly all of its readings {usual:.3g}: {share:.2%} of them lie far off")
+    return found
+
+
+def _some(strays: list[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    left = len(strays) - _STRAYS_TOLD_MAX
+    return strays if left <= 0 else [*strays[:_STRAYS_TOLD_MAX], f"and {left} features more"]
 
 
 def _read(settings: Settings, options: argparse.Namespace) -> list[EntitySequence]:
@@ -170,7 +210,7 @@ def _told_of_training(history: History) -> dict[str, str]:
     }
 
 
-def _print_summary(artifact: Artifact, folder: Path, per: str, doubts: Sequence[str]) -> None:
+def _print_summary(artifact: Artifact, folder: Path, per: str, doubts: Sequence[str], strays: Sequence[str]) -> None:
     history = artifact.history
     rows = {
         "entities": f"{history.entities:,}",
@@ -180,6 +220,7 @@ def _print_summary(artifact: Artifact, folder: Path, per: str, doubts: Sequence[
         "models": f"1 for all, {len(artifact.own):,} for {'entities' if per == 'entity' else 'groups'} of their own"
         if per != "fleet"
         else "1 for all",
+        **({"readings": "; ".join(strays)} if strays else {}),
         **({"scores": "; ".join(doubts)} if doubts else {}),
         "folder": str(folder),
         "fingerprint": artifact.version,

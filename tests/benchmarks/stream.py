@@ -25,7 +25,7 @@ _PERIODS = np.array([20, 25, 40, 50, 50, 100, 100, 200])
 _NOISE, _FAULT = 0.1, 8.0
 _STEP_MS = 60_000
 _START_MS = 1_767_225_600_000
-_SLICE_S = 0.005
+_SLICE_S = 0.01
 _DELIVERY_TIMEOUT_S = 120
 _SPAWN = multiprocessing.get_context("spawn")
 

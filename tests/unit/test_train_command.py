@@ -4,11 +4,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from anomaly_daemon.cli import main
-from anomaly_daemon.commands.train import doubts_of
+from anomaly_daemon.commands.train import doubts_of, strays_of
 from anomaly_daemon.model.artifact import load
+from anomaly_daemon.model.scaling import fit_fleet
 from anomaly_daemon.settings import Threshold
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 
@@ -52,6 +54,31 @@ DEAF, LOUD = UNKNOWN._replace(variance=1.75**2), UNKNOWN._replace(quantiles=(3.5
 )
 def test_scores_that_vary_too_widely_or_are_held_out_too_high_are_doubted(prior: ScorePrior, settings: Threshold, doubts: list[str]) -> None:
     assert doubts_of(prior, settings) == doubts
+
+
+def test_a_feature_whose_scale_few_readings_make_is_told() -> None:
+    dice = np.random.default_rng(0)
+    usual = dice.normal(size=(2000, 4)).astype(np.float32)
+    usual[:, 2] = 5.0
+    usual[:, 3] = np.exp(2 * usual[:, 3])  # a long tail is no fault
+    wild = usual.copy()
+    wild[:60, 1] = 65535.0
+    names = ("a", "b", "still", "amount")
+    assert strays_of(fit_fleet(usual, np.full(2000, 60.0), draws_in_wild=True), names, [usual]) == []
+    told = strays_of(fit_fleet(np.concatenate([usual, wild]), np.full(4000, 60.0), draws_in_wild=True), names, [usual, wild])
+    assert len(told) == 1
+    assert told[0].startswith("b has deviation ")
+    assert told[0].endswith("1.50% of them lie far off")
+
+
+def test_train_says_where_few_readings_make_a_scale(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"time": START_S + 60 * step, "flow": 65535.0 if step < 5 else math.sin(step / 3), "pressure": math.cos(step / 5)} for step in range(60)]
+    Path("pump-2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert train() == 0
+    said = capsys.readouterr()
+    assert "readings     flow has deviation" in said.out
+    assert "few_readings_make_the_scale" in said.err
+    assert "pressure has" not in said.out
 
 
 def train(*arguments: str) -> int:
