@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from anomaly_daemon.commands.incidents import plain
 from anomaly_daemon.commands.progress import progress_bar
@@ -19,9 +21,6 @@ from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.statistics.score_prior import LEVELS, ScorePrior
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from anomaly_daemon.model.artifact import Artifact, History
     from anomaly_daemon.model.corpus import EntitySequence
     from anomaly_daemon.model.scaling import FleetScale
@@ -108,8 +107,6 @@ def strays_of(scale: FleetScale, names: Sequence[str], values: Sequence[NDArray[
 
     values: [T, F] of each entity, NaN = missing. Nothing is said of a feature that hardly ever varies.
     """
-    import numpy as np
-
     rows = np.concatenate(values)
     rows = rows[:: max(1, len(rows) // _SAMPLED_MAX)]
     found = []

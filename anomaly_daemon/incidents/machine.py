@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Partition, Transition
@@ -111,12 +109,12 @@ class _Rule:
 
 def push(recent: int, is_anomaly: bool) -> int:
     """The 63-bit history of verdicts with a newer one in bit 0."""
-    return ((recent << 1) | is_anomaly) & RECENT_MASK
+    return aged(recent, 1) | is_anomaly
 
 
-def aged(recent: NDArray[np.int64], observations: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Histories [n] after so many normal verdicts each: as `push` would leave them."""
-    return np.where(observations < HISTORY, (recent << np.minimum(observations, HISTORY - 1)) & RECENT_MASK, 0)
+def aged(recent: int, observations: int) -> int:
+    """The history after so many normal verdicts more."""
+    return (recent << min(observations, HISTORY)) & RECENT_MASK
 
 
 class IncidentMachine:

@@ -78,14 +78,13 @@ class Announcer:
         restarted: list[int] = []
         turns: list[tuple[Turn, int, Partition]] = []
         concerned = _concerned(micro, machines)
+        _age(micro, concerned, self.judges_in_warmup)
         if not concerned.any():
-            _age(micro, concerned, self.judges_in_warmup)
             return Announced(alerts, opened, incident_ids, restarted, [])
         judged = _Judgements(micro, self.channels)
         advances, waiting = _advanced(micro, machines, judged, np.flatnonzero(concerned).tolist(), self.judges_in_warmup)
         if waiting:
             return Announced([], [], incident_ids, [], waiting)
-        _age(micro, concerned, self.judges_in_warmup)
         for rank, (places, advance) in advances.items():
             micro.recent[rank] = advance.recent
             if advance.effect is Effect.RESTARTS:
@@ -202,15 +201,16 @@ def _concerned(micro: MicroBatch, machines: Mapping[Partition, IncidentMachine])
 
 def _age(micro: MicroBatch, concerned: NDArray[np.bool_], judges_in_warmup: bool) -> None:
     """What was anomalous of late lies farther back for each normal observation of the entities that no incident concerns."""
-    aging = ~concerned & (micro.recent != 0)
-    if not aging.any():
+    aging = np.flatnonzero(~concerned & (micro.recent != 0)).tolist()
+    if not aging:
         return
     verdicts = micro.verdicts
     is_judged = ~np.isnan(verdicts.anomaly_score.cpu().numpy())
     if not judges_in_warmup:
         is_judged &= verdicts.phase.cpu().numpy() == Phase.LIVE.value
-    by = np.bincount(micro.layout.rank[is_judged], minlength=len(aging))[aging]
-    micro.recent[aging] = aged(micro.recent[aging], by)
+    judged = np.bincount(micro.layout.rank[is_judged], minlength=len(concerned))
+    for rank in aging:
+        micro.recent[rank] = aged(int(micro.recent[rank]), int(judged[rank]))
 
 
 def _reading(name: str, window: Window, columns: Sequence[int]) -> FeatureReading:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -177,4 +176,4 @@ def test_a_history_that_ages_is_as_if_each_normal_verdict_had_been_pushed(recent
     pushed = recent
     for _ in range(observations):
         pushed = push(pushed, is_anomaly=False)
-    assert aged(np.array([recent]), np.array([observations])).tolist() == [pushed]
+    assert aged(recent, observations) == pushed

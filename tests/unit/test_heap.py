@@ -3,6 +3,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,14 +43,14 @@ print(before - resident_mib())
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library: nothing is done")
 
 
-def said(program: str, folder: object) -> float:
-    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=str(folder), text=True).stdout)
+def said(program: str, folder: Path) -> float:
+    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=folder, text=True).stdout)
 
 
-def test_threads_share_one_heap(tmp_path: object) -> None:
+def test_threads_share_one_heap(tmp_path: Path) -> None:
     assert said(_HEAPS.format(call=""), tmp_path) > 1
     assert said(_HEAPS.format(call="heap.share_one()"), tmp_path) == 1
 
 
-def test_what_lies_free_goes_back_to_the_system(tmp_path: object) -> None:
+def test_what_lies_free_goes_back_to_the_system(tmp_path: Path) -> None:
     assert said(_FREED, tmp_path) > 100

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.records import Offset, Partition, Transition
 from anomaly_daemon.evaluation.scores import NO_TIME
 from anomaly_daemon.evaluation.tuning.rows import HISTORY, KeptRows, Sensitivity
-from anomaly_daemon.incidents.machine import RECENT_MASK, IncidentMachine, Judged, Turn
+from anomaly_daemon.incidents.machine import IncidentMachine, Judged, Turn, aged
 
 if TYPE_CHECKING:
     from anomaly_daemon.pipeline.process import Rules
@@ -160,8 +160,7 @@ class _Walk:
 
     def _step(self, ordinal: int, offset: int, time_us: int, *, is_anomaly: bool) -> Turn | None:
         """Take one row; the history first moves on by what was passed over."""
-        passed_over = ordinal - self._ordinal - 1
-        recent = (self._recent << passed_over) & RECENT_MASK if passed_over < HISTORY else 0
+        recent = aged(self._recent, ordinal - self._ordinal - 1)
         advance = self._machine.advance(self._entity, self._profile, recent, [_judged(offset, time_us, is_anomaly=is_anomaly)])
         self._recent, self._ordinal = advance.recent, ordinal
         return advance.turns[0] if advance.turns else None
