@@ -21,6 +21,8 @@ from anomaly_daemon.settings.values import KAFKA_NAME, Duration, LimitOrNone, sp
 ENVIRONMENT_PREFIX: Final = "ANOMALY_DAEMON_"
 TopicName = Annotated[str, Field(pattern=f"^{KAFKA_NAME}$")]
 _BATCH_INTERVAL_MAX_S = 10.0
+_TIMEOUT_MIN_S, _TIMEOUT_MAX_S = 1.0, 86_400.0
+_CHECKPOINTS_EVERY_MIN_S = 0.1
 
 
 class Input(Section):
@@ -99,6 +101,13 @@ class Kafka(Section):
     transaction_timeout: Duration = spelled("60s", "The broker aborts a transaction open for longer.")
     commit_timeout: Duration = spelled("30s", "A commit that takes longer has an unknown outcome: the daemon recovers.")
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("lz4", description="Codec of what is produced.")
+
+    @field_validator("session_timeout", "max_poll_interval", "transaction_timeout", "commit_timeout")
+    @classmethod
+    def _check(cls, seconds: float) -> float:
+        if not _TIMEOUT_MIN_S <= seconds <= _TIMEOUT_MAX_S:
+            raise ValueError("between 1s and 1d: a shorter one is over before a broker can answer, a longer one waits for what is long dead")
+        return seconds
 
 
 class Model(Section):
@@ -322,6 +331,13 @@ class Checkpoints(Section):
         ge=0,
         description="Without a valid checkpoint, records before the committed offset to go through again; none: all that is retained.",
     )
+
+    @field_validator("every")
+    @classmethod
+    def _check(cls, seconds: float) -> float:
+        if seconds < _CHECKPOINTS_EVERY_MIN_S:
+            raise ValueError("at least 100ms: the daemon would write checkpoints and little else")
+        return seconds
 
 
 class Logging(Section):
