@@ -24,9 +24,11 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
-# With Java 17 and Maven: about an hour; `--slice` in minutes, `--mutants` plants defects that must be found.
+# With Java 17 and Maven, about an hour: everything is broken, then defects are planted that must be found, then a tenth of the soak.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos --mutants
+	$(BIN)/python -m tests.benchmarks.soak --records 430000
 
 $(STAMP): pyproject.toml deploy/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'

@@ -3,6 +3,9 @@
 In full each scenario has an input and a verdict of its own; in a slice those that can share one harm one group, one after
 the other. Where a verdict differs, the command that breaks the same things again is printed. The seed decides on what is
 broken and on the input; how far the daemons are by then is the machine's.
+
+With `--bootstrap` the same daemons are harmed on a cluster of the user's, but for what harms the brokers or the way to them. How
+long recoveries take there is told, not judged: its settings decide.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tests.chaos.cluster import Cluster
+from tests.chaos.cluster import Cluster, OwnCluster
 from tests.chaos.conduct import HEADINGS, Row, conduct, conduct_alone
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.scenarios import ALONE, NAMES, SHARING
+from tests.chaos.scenarios import ALONE, SHARING
+from tests.chaos.scenarios.scenario import Scenario
 from tests.chaos.table import table
+from tests.kafka.broker import ToolsMissingError, answers
 
 _SHOWN = 120
 
@@ -27,43 +33,66 @@ _SHOWN = 120
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 where every verdict is equal and every recovery quick enough, or every mutant caught; else 1."""
     options = _parser().parse_args(arguments)
-    if unknown := [name for name in options.scenarios if name not in NAMES]:
-        print(f"python -m tests.chaos: no scenario {', '.join(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)
+    sharing = [one for one in SHARING if not (options.bootstrap and one.wants_own_broker)]
+    known = [one.name for one in (*sharing, *ALONE)]
+    if unknown := [name for name in options.scenarios if name not in known]:
+        where = " on a cluster of yours" if options.bootstrap else ""
+        print(f"python -m tests.chaos: no scenario {', '.join(unknown)}{where}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(prefix="anomaly-daemon-chaos-") as folder, closing(Cluster(Path(folder))) as cluster:
-        if options.mutants:
-            return _catch(cluster, options.seed)
-        rows = list(_rows(cluster, options.scenarios, options.seed, is_slice=options.slice))
+    if options.bootstrap and not answers(options.bootstrap):
+        print(f"python -m tests.chaos: no broker answers at {options.bootstrap}; give one HOST:PORT that takes neither TLS nor SASL", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="anomaly-daemon-chaos-") as folder:
+        try:
+            cluster = Cluster(Path(folder), options.bootstrap) if options.bootstrap else OwnCluster(Path(folder))
+        except ToolsMissingError as error:
+            print(f"python -m tests.chaos: {error}", file=sys.stderr)
+            return 2
+        with closing(cluster):
+            if options.mutants:
+                return _catch(cluster, options.seed)
+            rows = list(_rows(cluster, sharing, options))
     print("\n" + table(HEADINGS, [row.cells for row in rows]))
-    return 0 if all(row.is_equal and row.is_quick for row in rows) else 1
+    if cluster.left:
+        print(f"\nleft on {cluster.bootstrap}, remove by hand: {', '.join(cluster.left)}")
+    return 0 if all(row.is_equal and (row.is_quick or options.bootstrap) for row in rows) else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break things on a real Kafka; compare with a run that nobody harmed.")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(NAMES)}; all by default")
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(one.name for one in (*SHARING, *ALONE))}; all by default")
     parser.add_argument("--seed", type=int, default=1, help="of the fault points and the input")
     parser.add_argument("--slice", action="store_true", help="a part of the faults, all on one input: minutes in place of an hour")
     parser.add_argument("--mutants", action="store_true", help="plant known defects, one after the other: every one has to be found")
+    parser.add_argument(
+        "--bootstrap",
+        metavar="HOST:PORT",
+        help="a cluster of yours in place of a broker of the harness's own, by connections without TLS and SASL: topics and groups named chaos-… are "
+        "made there, and removed at the end; default: an own broker, which takes Java 17 and Maven",
+    )
     return parser
 
 
-def _rows(cluster: Cluster, names: Sequence[str], seed: int, *, is_slice: bool) -> Iterator[Row]:
+def _rows(cluster: Cluster, sharing: Sequence[Scenario[Any]], options: argparse.Namespace) -> Iterator[Row]:
     """Told as they come. Where none is named: all, in a slice all that share."""
-    sharing = [one for one in SHARING if not names or one.name in names]
-    for group in [sharing] if is_slice and sharing else [[one] for one in sharing]:
-        yield from _told(conduct(cluster, group, seed, is_slice=is_slice), seed, is_slice=is_slice)
+    names, seed = options.scenarios, options.seed
+    wanted = [one for one in sharing if not names or one.name in names]
+    for group in [wanted] if options.slice and wanted else [[one] for one in wanted]:
+        yield from _told(conduct(cluster, group, seed, is_slice=options.slice), options)
     for alone in ALONE:
-        if alone.name in names or not (names or is_slice):
-            yield from _told([conduct_alone(cluster, alone, seed)], seed)
+        if alone.name in names or not (names or options.slice):
+            yield from _told([conduct_alone(cluster, alone, seed)], options)
 
 
-def _told(rows: list[Row], seed: int, *, is_slice: bool = False) -> list[Row]:
+def _told(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     for row in rows:
         print("  ".join(row.cells), flush=True)
     if not rows[0].is_equal:
-        names = " ".join(row.scenario.name for row in rows)
+        words = [*(row.scenario.name for row in rows), f"--seed {options.seed}"]
+        words += ["--slice"] if options.slice else []
+        words += [f"--bootstrap {options.bootstrap}"] if options.bootstrap else []
         print("".join(f"    {difference}\n" for difference in rows[0].verdict.differences), end="")
-        print(f"  again: python -m tests.chaos {names} --seed {seed}{' --slice' if is_slice else ''}", flush=True)
+        print(f"  again: python -m tests.chaos {' '.join(words)}", flush=True)
     return rows
 
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.cluster import Cluster
+from tests.chaos.cluster import Cluster, OwnCluster
 from tests.chaos.conduct import conduct
 from tests.chaos.scenarios import SHARING
-from tests.kafka.broker import ToolsMissingError, require_tools
+from tests.contract.kafka_log import broker_or_skip
+from tests.kafka.broker import require_tools
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A broker of its own; left out where it cannot be started, but not on a CI machine."""
-    try:
-        require_tools()
-    except ToolsMissingError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    with closing(Cluster(tmp_path)) as cluster:
+    broker_or_skip(require_tools)
+    with closing(OwnCluster(tmp_path)) as cluster:
         yield cluster
 
 

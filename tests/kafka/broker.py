@@ -59,7 +59,7 @@ class Broker:
             command = [*_java("1g"), "kafka.Kafka", str(self._folder / "server.properties")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while not _answers(self.bootstrap):
+        while not answers(self.bootstrap):
             time.sleep(0.1)
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 raise RuntimeError(f"the broker did not start:\n{(self._folder / 'broker.log').read_text()[-4000:]}")
@@ -174,12 +174,13 @@ def _java(heap: str) -> list[str]:
     return ["java", f"-Xmx{heap}", "-cp", f"{_JARS}/*"]
 
 
-def _answers(bootstrap: str) -> bool:
-    host, port = bootstrap.split(":")
+def answers(bootstrap: str) -> bool:
+    """Whether there is a broker that can be talked to."""
+    host, _, port = bootstrap.rpartition(":")
     try:
         # The client leaks the socket of a connection that is refused, so it is not what finds out.
         socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
+    except (OSError, ValueError, OverflowError):
         return False
     try:
         admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=2_000)

@@ -19,4 +19,3 @@ from tests.chaos.scenarios.zombies import NAMESAKES, ZOMBIES
 # In a slice those of the first line share one group, in this order.
 SHARING: tuple[Scenario[Any], ...] = (KILLS, CUTS, REBALANCES, ZOMBIES, NAMESAKES, OUTAGES, SLOWNESS, CLOCKS, SILENCES, GROWTH)
 ALONE: tuple[Alone, ...] = (OVERTAKEN_WHILE_AWAY, OVERTAKEN_WHILE_FROZEN, DELETED)
-NAMES = (*(one.name for one in SHARING), *(one.name for one in ALONE))

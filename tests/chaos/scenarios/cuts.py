@@ -32,4 +32,4 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, points: Sequence[CutPoint]) 
     fleet.crash(_MEMBER)
 
 
-CUTS = Scenario("cuts", faults=200, faults_in_slice=10, plan=plan, inject=inject)
+CUTS = Scenario("cuts", faults=200, faults_in_slice=10, plan=plan, inject=inject, wants_own_broker=True)

@@ -123,7 +123,7 @@ def _gaps_told(site: Site) -> list[tuple[int, int, int, int]]:
 
 
 def _unharmed(cluster: Cluster, fleet: Fleet) -> Site:
-    site = cluster.site(f"{fleet.group}-unharmed", fleet.topic, "input.batch_records_max=4096", is_harmed=False)
+    site = cluster.site("unharmed", fleet.topic, "input.batch_records_max=4096", is_harmed=False)
     site.run_to_end(_UNHARMED_WITHIN_S)
     return site
 

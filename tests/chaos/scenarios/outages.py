@@ -31,4 +31,4 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, outages: Sequence[Outage]) -
 
 
 # In full three are those asked for by name: frozen for a minute, away for ten, killed and started again at once.
-OUTAGES = Scenario("outages", faults=8, faults_in_slice=2, plan=plan, inject=inject, recovery_max_s=30.0)
+OUTAGES = Scenario("outages", faults=8, faults_in_slice=2, plan=plan, inject=inject, recovery_max_s=30.0, wants_own_broker=True)

@@ -30,6 +30,7 @@ class Scenario(Generic[Fault]):
     inject: Callable[[Cluster, Fleet, Feed, Sequence[Fault]], None]
     aside: tuple[str, ...] = ()
     recovery_max_s: float = 10.0
+    wants_own_broker: bool = False
 
 
 @dataclass(frozen=True, slots=True)

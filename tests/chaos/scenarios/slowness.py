@@ -27,4 +27,4 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, lives: Sequence[Life]) -> No
         cluster.proxy.latency_s, cluster.proxy.bytes_per_s = 0.0, None
 
 
-SLOWNESS = Scenario("slowness", faults=20, faults_in_slice=1, plan=plan, inject=inject, recovery_max_s=20.0)
+SLOWNESS = Scenario("slowness", faults=20, faults_in_slice=1, plan=plan, inject=inject, recovery_max_s=20.0, wants_own_broker=True)
