@@ -25,6 +25,7 @@ from tests.benchmarks.arrivals import OpenedReader, latencies_ms, timestamps_ms
 from tests.benchmarks.measure import Measure
 from tests.benchmarks.site import Daemon, Site, make_site, trained
 from tests.benchmarks.stream import Pumps
+from tests.ending import end_when_told
 from tests.kafka.broker import ToolsMissingError, shared_broker
 
 RECORDS, RECORDS_PER_S = 4_300_000, 10_000
@@ -196,4 +197,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())

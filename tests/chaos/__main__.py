@@ -25,6 +25,7 @@ from tests.chaos.mutants import MUTANTS
 from tests.chaos.scenarios import ALONE, SHARING
 from tests.chaos.scenarios.scenario import Scenario
 from tests.chaos.table import table
+from tests.ending import end_when_told
 from tests.kafka.broker import ToolsMissingError, answers
 
 _SHOWN = 120
@@ -48,13 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ToolsMissingError as error:
             print(f"python -m tests.chaos: {error}", file=sys.stderr)
             return 2
-        with closing(cluster):
-            if options.mutants:
-                return _catch(cluster, options.seed)
-            rows = list(_rows(cluster, sharing, options))
-    print("\n" + table(HEADINGS, [row.cells for row in rows]))
-    if cluster.left:
-        print(f"\nleft on {cluster.bootstrap}, remove by hand: {', '.join(cluster.left)}")
+        try:
+            with closing(cluster):
+                if options.mutants:
+                    return _catch(cluster, options.seed)
+                rows = list(_rows(cluster, sharing, options))
+                print("\n" + table(HEADINGS, [row.cells for row in rows]))
+        finally:
+            if cluster.left:
+                print(f"\nleft on {cluster.bootstrap}, remove by hand: {', '.join(cluster.left)}")
     return 0 if all(row.is_equal and (row.is_quick or options.bootstrap) for row in rows) else 1
 
 
@@ -110,4 +113,5 @@ def _catch(cluster: Cluster, seed: int) -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())

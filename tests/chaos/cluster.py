@@ -84,7 +84,8 @@ class Cluster:
         return KafkaAdminClient(bootstrap_servers=self.bootstrap)
 
     def close(self) -> None:
-        """Remove what was made on it."""
+        """Remove what was made on it; what is not removed when this ends, however it does, is in `left`."""
+        self.left = [*sorted(self._topics), *self._groups]
         with self.admin() as admin:
             found = admin.delete_topics(sorted(self._topics), raise_errors=False)["topics"] if self._topics else []
             self.left = [one["name"] for one in found if one["error_code"]] + _not_deleted(admin, self._groups)

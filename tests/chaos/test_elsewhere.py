@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,14 @@ def bootstrap() -> str:
     return broker_or_skip().bootstrap
 
 
+def made_on(bootstrap: str) -> tuple[list[str], list[str]]:
+    """Topics and groups of the harness that are there."""
+    with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
+        names = admin.list_topics(), [group["group_id"] for group in admin.list_groups()]
+    topics, groups = ([name for name in some if name.startswith("chaos-")] for some in names)
+    return topics, groups
+
+
 @pytest.mark.slow
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
@@ -28,9 +40,28 @@ def test_on_a_cluster_of_the_users_the_verdict_is_told_and_nothing_is_left(boots
     assert code == 0, told
     assert told.count("equal") == 4, told  # as they come, and in the table
     assert "left on" not in told
-    with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
-        assert not [name for name in admin.list_topics() if name.startswith("chaos-")]
-        assert not [group for group in admin.list_groups() if group["group_id"].startswith("chaos-")]
+    assert made_on(bootstrap) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end_it_leaves_nothing_there(bootstrap: str, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tests.chaos", "clocks", "--slice", "--bootstrap", bootstrap]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not all(made_on(bootstrap)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+    process.send_signal(number)
+    _, told = process.communicate(timeout=50)
+
+    assert process.returncode == 128 + number
+    assert told == f"\n{number.name}: removing what was made, then ending\n"
+    assert made_on(bootstrap) == ([], [])
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from anomaly_daemon.telemetry import logging
+from tests.ending import end_when_told
 from tests.faults import bad_input, bounds, dead_letters, embedded_log, files, on_kafka, read_only
 from tests.faults.verdict import Verdict
 
@@ -46,4 +47,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_when_told()
     sys.exit(main())

@@ -123,7 +123,9 @@ def start_broker() -> Broker:
 def new_broker(advertised_port: int | None = None, more_properties: str = "") -> Broker:
     """One more broker of our own, stopped at the end of this process at the latest. Raises ToolsMissingError."""
     fetch_jars()
-    broker = Broker(Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-")), advertised_port, more_properties)
+    folder = Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    broker = Broker(folder, advertised_port, more_properties)
     atexit.register(broker.stop)
     broker.start()
     return broker
