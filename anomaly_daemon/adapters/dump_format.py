@@ -81,6 +81,14 @@ def decode_message(line: bytes, topic: str) -> Message:
     return Message(topic, key, value, headers, fields.timestamp_ms, fields.partition)
 
 
+def whole_record_of(message: Message) -> str | None:
+    """Where the whole record is of a cut dead letter that is on its way back to where it was rejected from; None of any other message."""
+    found = dict(message.headers)
+    if f"{DEAD_LETTER}cut" not in found or found.get(f"{DEAD_LETTER}topic") != message.topic.encode():
+        return None
+    return f"{message.topic}[{message.partition_number}] offset {found.get(f'{DEAD_LETTER}offset', b'unknown').decode('utf-8', 'replace')}"
+
+
 def _spelled(name: str, content: bytes | None) -> dict[str, str | None]:
     if content is None:
         return {name: None}

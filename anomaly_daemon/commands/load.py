@@ -6,12 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
 from anomaly_daemon.adapters.clock import SystemClock
-from anomaly_daemon.adapters.dump_format import decode_message, is_dumped
+from anomaly_daemon.adapters.dump_format import decode_message, is_dumped, whole_record_of
 from anomaly_daemon.adapters.file_columns import NO_COLUMNS, RowColumns
 from anomaly_daemon.adapters.file_names import STANDARD_INPUT, InputFile, find_files
 from anomaly_daemon.adapters.file_rows import check_files, is_json_lines, read_rows
@@ -26,6 +26,7 @@ PARTITIONS_MAX = 4096  # as topics.partitions
 STANDARD_INPUT_NAMES = ("-", str(STANDARD_INPUT))
 _SUFFIXES = {"csv": ".csv", "jsonl": ".jsonl", "dump": ".jsonl"}
 _PROGRESS_RECORDS = 1000
+_PLACES_MAX = 10
 
 
 @dataclass(slots=True)
@@ -37,10 +38,32 @@ class Loaded:
     oldest_ms: int | None = None
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """Dead letters that were cut. places: where the whole records of the first of them are."""
+
+    records: int = 0
+    places: list[str] = field(default_factory=list)
+
+    def add(self, place: str) -> None:
+        """One more."""
+        self.records += 1
+        if self.records <= _PLACES_MAX:
+            self.places.append(place)
+
+    def __str__(self) -> str:
+        places = ", ".join(self.places) + (", …" if self.records > _PLACES_MAX else "")
+        return (
+            f"{self.records} dead letters are not loaded, for they were cut; the whole records are at {places}: dump and mend those, or give a line "
+            "its whole value and take the header dead_letter.cut out of it"
+        )
+
+
 def run(options: argparse.Namespace) -> int:
     """Load all files; nothing is written when one of them cannot be opened, standard input does not begin as it should, or the topic is missing.
 
-    A row that cannot be read later on ends the loading: what stands before it is written.
+    A row that cannot be read later on ends the loading: what stands before it is written. Dead letters that were cut are left out, and refused
+    at the end.
     """
     from anomaly_daemon.settings import load
     from anomaly_daemon.wiring import open_topics
@@ -54,18 +77,22 @@ def run(options: argparse.Namespace) -> int:
         raise InputError("--format dump: the lines hold their own keys and times; leave --key-column and --time-column out")
     files = _inputs(options.files, options.format)
     check_files([file for file in files if file.path != STANDARD_INPUT], columns)
-    streams = [islice(_begun(_messages(file, options.topic, options.format, columns), file), options.limit) for file in files]
+    left_out = LeftOut()
+    streams = [islice(_begun(_messages(file, options.topic, options.format, columns, left_out), file), options.limit) for file in files]
     messages = interleaved(streams) if options.interleave else chain.from_iterable(streams)
     with closing(open_topics(settings)) as topics, _progress(f"loading {len(files)} files") as advance:
         is_made = options.create or settings.topics.create_topics
         ensure_topic(topics, options.topic, partitions if is_made else None)
         loaded = append(topics, messages, advance)
         short_lived = why_short_lived(topics, options.topic, loaded.oldest_ms, SystemClock())
-    print(f"loaded {loaded.records} records from {len(files)} files into {options.topic}")
+    without = f", without {left_out.records} that were cut" if left_out.records else ""
+    print(f"loaded {loaded.records} records from {len(files)} files into {options.topic}{without}")
     if options.time_column and loaded.untimed:
         print(f"{loaded.untimed} of them have no readable {options.time_column}: they bear the time of loading", file=sys.stderr)
     if short_lived:
         print(short_lived, file=sys.stderr)
+    if left_out.records:
+        raise InputError(str(left_out))
     return 0
 
 
@@ -144,7 +171,7 @@ def _inputs(names: Sequence[str], form: str) -> list[InputFile]:
     return list(found.values())
 
 
-def _messages(file: InputFile, topic: str, form: str, columns: RowColumns) -> Iterator[Message]:
+def _messages(file: InputFile, topic: str, form: str, columns: RowColumns, left_out: LeftOut) -> Iterator[Message]:
     """What the rows become; lines that `dump` wrote are known by the first two, unless columns are asked for. Raises InputError."""
     rows = read_rows(file, columns)
     begun = list(islice(rows, 2))
@@ -158,9 +185,13 @@ def _messages(file: InputFile, topic: str, form: str, columns: RowColumns) -> It
             yield Message(topic, row.key, row.value, timestamp_ms=row.timestamp_ms)
             continue
         try:
-            yield decode_message(row.value, topic)
+            message = decode_message(row.value, topic)
         except InputError as error:
             raise InputError(f"{file.path}: row {number}: {error}") from error
+        if (place := whole_record_of(message)) is None:
+            yield message
+        else:
+            left_out.add(place)
 
 
 def _begun(messages: Iterator[Message], file: InputFile) -> Iterator[Message]:

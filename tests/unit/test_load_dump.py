@@ -16,7 +16,8 @@ from anomaly_daemon.cli import main
 from anomaly_daemon.commands.dump import SILENCE_MAX_S, records_between
 from anomaly_daemon.commands.load import ensure_topic
 from anomaly_daemon.domain.errors import InputError, LogUnavailable, TopicError
-from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Message, Offset, Partition, PartitionChange, Record
+from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Message, Offset, Partition, PartitionChange, Reason, Record, Rejection
+from anomaly_daemon.pipeline.dead_letters import dead_letter_message
 from tests.contract.logs import ManualClock, read_all
 
 
@@ -191,6 +192,26 @@ def test_a_dead_letter_finds_its_partition_and_time_again_in_the_topic_it_came_f
     assert (elsewhere.partition_number, elsewhere.timestamp_ms) == (0, 99)
     with pytest.raises(InputError, match="do not tell its partition and time"):
         decode_message(letter.replace(b'"2"', b'"x"'), "readings")
+
+
+def test_a_dead_letter_that_was_cut_does_not_go_back_and_is_told_with_where_the_whole_record_is(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rejected = [Record(Partition("readings", 2), offset, 99, b"pump", value) for offset, value in ((41, b"x" * 5000), (42, b"1"), (43, b"y" * 5000))]
+    letters = [dead_letter_message(Rejection(record, Reason.SCHEMA, "no number"), "dead-letters", 4000) for record in rejected]
+    made(path, partitions=3)
+    lines = [encode_record(Record(Partition("dead-letters", 0), at, 100, one.key, one.value, one.headers)) for at, one in enumerate(letters)]
+    Path("letters.jsonl").write_bytes(b"\n".join(lines))
+
+    assert main(["load", "--topic", "readings", "letters.jsonl"]) == 2
+
+    said = capsys.readouterr()
+    assert [record.value for record in records(path)] == [b"1"]
+    assert said.out == "loaded 1 records from 1 files into readings, without 2 that were cut\n"
+    assert "2 dead letters are not loaded" in said.err
+    assert "readings[2] offset 41, readings[2] offset 43:" in said.err
+    assert main(["load", "--topic", "copy", "--create", "letters.jsonl"]) == 0
+    assert len(records(path, "copy")) == 3
 
 
 @pytest.mark.parametrize(("file", "form"), [("all.jsonl", "auto"), ("all.jsonl.gz", "dump")])
