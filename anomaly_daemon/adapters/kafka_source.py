@@ -37,6 +37,7 @@ _BUSY_ANSWER_TIMEOUT_MS = 1_000
 # For what is there the broker's answer takes less; where nothing is, a record waits so long for others.
 _TOP_UP_MS = 5
 _TOPPED_UP_BYTES_MAX = 1 << 20
+_OPEN_LOOKS_MAX, _OPEN_LOOK_S = 20, 0.1
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -99,6 +100,8 @@ class KafkaSource:
         # Partitions by the client's name: known to the loop; of these, those that it has sought.
         self._owned: dict[TopicPartition, Partition] = {}
         self._sought: set[TopicPartition] = set()
+        # Where transactions were last seen to be open.
+        self._open_from: dict[TopicPartition, Offset] = {}
         self._watch = StallWatch(stall_timeout_s)
         self._next_look_s = 0.0
         self._has_asked_again = False
@@ -141,11 +144,11 @@ class KafkaSource:
         return found
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
-        """What each partition retains; `end` lies behind everything written, also by transactions still open."""
+        """What each partition retains for readers; `end` is short of transactions that are still open after a short wait."""
         observer = self._observing()
         names = [_native(partition) for partition in partitions]
         earliest = self._answered("looking up the earliest offsets", observer.beginning_offsets, names, timeout_ms=self._answer_timeout_ms)
-        ends = self._answered("looking up the end offsets", observer.end_offsets, names, timeout_ms=self._answer_timeout_ms)
+        ends = self._stable(self._answered("looking up the end offsets", observer.end_offsets, names, timeout_ms=self._answer_timeout_ms))
         return {partition: Bounds(int(earliest[name]), int(ends[name])) for partition, name in zip(partitions, names, strict=True)}
 
     def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
@@ -228,6 +231,24 @@ class KafkaSource:
         except IllegalStateError:  # taken away meanwhile
             return math.inf
         return sum(math.inf if ends[name] is None else ends[name] - 1 - rows[-1].offset for name, rows in fetched.items())
+
+    def _stable(self, ends: dict[TopicPartition, Offset]) -> dict[TopicPartition, Offset]:
+        """Where reading stops before these ends. One transaction is waited for once: what was committed may take a moment to be readable."""
+        consumer, seen_open = self._connected(), self._open_from
+        for look in range(_OPEN_LOOKS_MAX):
+            if look:
+                time.sleep(_OPEN_LOOK_S)
+            found = self._answered("looking up the last stable offsets", consumer.end_offsets, list(ends), timeout_ms=self._answer_timeout_ms)
+            stable = {name: min(int(found[name]), end) for name, end in ends.items()}
+            still_open = {name: offset for name, offset in stable.items() if offset < ends[name]}
+            if still_open.items() <= seen_open.items():
+                break
+        for name, offset in still_open.items():
+            if seen_open.get(name) != offset:
+                remedy = "records from this offset on are not read until the transaction ends; the broker ends it after its timeout"
+                log.warning("transaction_found_open", partition=str(Partition(*name)), offset=offset, end=ends[name], remedy=remedy)
+        self._open_from = {name: offset for name, offset in seen_open.items() if name not in ends} | still_open
+        return stable
 
     def _observing(self) -> KafkaConsumer:
         if self._observer is None:

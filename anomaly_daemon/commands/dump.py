@@ -14,6 +14,7 @@ from anomaly_daemon.adapters.dump_format import encode_record
 from anomaly_daemon.domain.errors import InputError, LogUnavailable, StopAtOnce
 from anomaly_daemon.domain.ports import Clock, Source
 from anomaly_daemon.domain.records import Bounds, ChangeKind, Offset, Partition, Record
+from anomaly_daemon.telemetry import logging
 
 POLL_S = 0.5
 SILENCE_MAX_S = 30.0
@@ -26,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
     from anomaly_daemon.wiring import open_source
 
     settings = load(options.config, options.assignments)
+    logging.configure("warning", settings.logging.format)
     if options.first < 0 or (options.end is not None and options.end < options.first):
         raise InputError(f"--from {options.first} --to {options.end}: give offsets from 0 on, the first not after the end")
     output = None if options.output in (Path("-"), Path("/dev/stdout")) else options.output
