@@ -8,9 +8,9 @@ from torch import Tensor
 from anomaly_daemon.channels.base import Evidence, Seen
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model.charts import Chart, ChartFit
-from anomaly_daemon.model.linear import LinearFit, bank, before
+from anomaly_daemon.model.linear import LinearFit, bank, before, foreseen
 from anomaly_daemon.settings import Chart as ChartSettings
-from anomaly_daemon.statistics.mewma import without_zeros
+from anomaly_daemon.statistics.mewma import pulled, without_zeros
 from anomaly_daemon.statistics.ordered import summed
 
 LEVEL, LINEAR = "level", "linear"
@@ -23,6 +23,7 @@ class ChartChannel:
         self._name = name
         self._fit = ChartFit(fit.spans, without_zeros(fit.whitening).to(device), fit.ordinary.to(device))
         self._chart = Chart(name, settings, fit.spans, fit.whitening.shape[-1])
+        self._unseen = pulled(fit.spans, self._fit.whitening)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -32,7 +33,7 @@ class ChartChannel:
     def observe(self, seen: Seen, values: Tensor) -> dict[str, Evidence]:
         """Evidence of each row's values, float32 [N, F]; then learn."""
         widths = seen.layout.widths.tolist()
-        differences = self._chart.differences(widths, seen.rows, values)
+        differences = self._chart.differences(widths, seen.rows, values, self._unseen)
         squares = self._chart.squares(widths, seen.rows, differences, self._fit.whitening)
         error = self._fit.error(squares)
         return {self._name: Evidence(error, ~error.isnan(), lambda chosen: self._terms(squares.index_select(0, chosen)))}
@@ -62,7 +63,7 @@ class LinearChannel:
 
     def __init__(self, linear: LinearFit, chart: ChartFit, settings: ChartSettings, device: str) -> None:
         self._fit = LinearFit(linear.weights.to(device), linear.level.to(device))
-        self._bank = bank(len(linear.level))
+        self._bank, self._unseen = bank(len(linear.level)), foreseen(self._fit)
         self._chart = ChartChannel(LINEAR, chart, settings, device)
 
     @property
@@ -73,7 +74,7 @@ class LinearChannel:
     def observe(self, seen: Seen) -> dict[str, Evidence]:
         """See Channel."""
         first = seen.rows[self._bank.columns[0].name].clone()
-        after = self._bank.differences(seen.layout.widths.tolist(), seen.rows, seen.scaled, seen.index.seen == 0)
+        after = self._bank.differences(seen.layout.widths.tolist(), seen.rows, seen.scaled, seen.index.seen == 0, self._unseen)
         previous = torch.from_numpy(seen.layout.previous[len(first) :]).to(after.device)
         residual = self._fit.residual(before(previous, first, after), seen.scaled)
         return self._chart.observe(seen, torch.where((seen.index.count > 1)[:, None], residual, torch.nan))

@@ -17,7 +17,7 @@ from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.model.corpus import Corpus
 from anomaly_daemon.model.sides import Side, sides
 from anomaly_daemon.settings import Chart as ChartSettings
-from anomaly_daemon.statistics.mewma import Mewma, Spread, whitened, whitening_of
+from anomaly_daemon.statistics.mewma import Mewma, Spread, Unseen, pulled, whitened, whitening_of
 from anomaly_daemon.statistics.ordered import summed
 
 # A feature's part in a distance: one wild feature must not drown what the others say.
@@ -60,9 +60,9 @@ class Chart:
         self._spread = None if half_life is None else Spread(name, (len(spans), features), half_life)
         self.columns: tuple[Column, ...] = (*self._bank.columns, *(self._spread.columns if self._spread is not None else ()))
 
-    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor) -> Tensor:
+    def differences(self, widths: Sequence[int], rows: Mapping[str, Tensor], values: Tensor, unseen: Unseen | None = None) -> Tensor:
         """See Mewma."""
-        return self._bank.differences(widths, rows, values)
+        return self._bank.differences(widths, rows, values, unseen=unseen)
 
     def squares(self, widths: Sequence[int], rows: Mapping[str, Tensor], differences: Tensor, whitening: Tensor) -> Tensor:
         """Each feature's part in the distance of each span's average from its place: float32 [N, S, F], at most SQUARE_MAX."""
@@ -95,7 +95,7 @@ def fit_chart(values: Tensor, corpus: Corpus, settings: ChartSettings, is_contex
     whitening[:, :, is_context] = 0.0
     known, later = [torch.zeros(0, len(settings.spans), features)], [torch.zeros(0, len(settings.spans), features)]
     for side in sides(corpus):
-        differences, rows = _differences(chart, side, values)
+        differences, rows = _differences(chart, side, values, pulled(settings.spans, whitening))
         squares = chart.squares(side.widths, rows, differences, whitening)
         known.append(squares[side.is_training(lead_in_rows, _LEAD_IN_SHARE) | side.is_validation])
         later.append(squares[side.is_validation])
@@ -105,7 +105,7 @@ def fit_chart(values: Tensor, corpus: Corpus, settings: ChartSettings, is_contex
     return fit, fit.error(torch.cat(later))
 
 
-def _differences(chart: Chart, side: Side, values: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _differences(chart: Chart, side: Side, values: Tensor, unseen: Unseen | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     """Averages less reference at each row of the side, and the columns that go with them."""
     rows = side.start(chart.columns)
-    return chart.differences(side.widths, rows, values[side.rows]), rows
+    return chart.differences(side.widths, rows, values[side.rows], unseen), rows

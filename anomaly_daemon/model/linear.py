@@ -13,8 +13,9 @@ from torch import Tensor
 
 from anomaly_daemon.model.charts import residual_of
 from anomaly_daemon.model.corpus import Corpus
+from anomaly_daemon.model.scaling import CLIP
 from anomaly_daemon.model.sides import Side, sides
-from anomaly_daemon.statistics.mewma import Mewma
+from anomaly_daemon.statistics.mewma import Mewma, Unseen, rates_of
 
 SPANS = (1, 5, 30)
 _RIDGE = 10.0
@@ -44,6 +45,20 @@ def bank(features: int) -> Mewma:
     return Mewma("linear.past", SPANS, features, None)
 
 
+def foreseen(fit: LinearFit) -> Unseen:
+    """A missing value counts as its forecast, for a stale one of one feature would spoil those of the others; but the longest average stays.
+
+    What was forecast for long has lost the level of the feature, and there it is found again where values return.
+    """
+    rates = rates_of(SPANS).to(fit.weights.device)
+    rates[-1] = 0.0
+
+    def unseen(averages: Tensor, _: Tensor) -> Tensor:
+        return rates * (fit.forecast(averages).clamp(-CLIP, CLIP)[:, None] - averages)
+
+    return unseen
+
+
 def before(previous: Tensor, first: Tensor, after: Tensor) -> Tensor:
     """Averages before each row, [N, S, F]. previous: int64, the row before, of each row but the entities' first ones. first: [B, S, F]."""
     return torch.cat([first, after.index_select(0, previous)])
@@ -66,7 +81,7 @@ def fit_linear(corpus: Corpus, is_context: Tensor) -> tuple[LinearFit, Tensor]:
     squared, count = torch.zeros(features, dtype=torch.float64), torch.zeros(features, dtype=torch.float64)
     missed = torch.full_like(corpus.values, torch.nan, device="cpu")
     for side in sides(corpus):
-        inputs, targets = _rows_of(corpus, side)
+        inputs, targets = _rows_of(corpus, side, foreseen(fit))
         error = targets - fit.forecast(inputs)
         error[: len(side.layout.slots)] = torch.nan  # nothing was foretold of a sequence's first row
         missed[side.rows] = error
@@ -77,11 +92,11 @@ def fit_linear(corpus: Corpus, is_context: Tensor) -> tuple[LinearFit, Tensor]:
     return LinearFit(weights, level), residual_of(torch.zeros_like(missed), missed, level)
 
 
-def _rows_of(corpus: Corpus, side: Side) -> tuple[Tensor, Tensor]:
+def _rows_of(corpus: Corpus, side: Side, unseen: Unseen | None = None) -> tuple[Tensor, Tensor]:
     """Averages before each row of the side, and the row: [N, S, F], [N, F]."""
     targets = corpus.values.cpu()[side.rows]
     averages = bank(targets.shape[1])
     rows = side.start(averages.columns)
     first = rows[averages.columns[0].name].clone()
-    after = averages.differences(side.widths, rows, targets, torch.ones(len(first), dtype=torch.bool))
+    after = averages.differences(side.widths, rows, targets, torch.ones(len(first), dtype=torch.bool), unseen)
     return before(torch.from_numpy(side.layout.previous[len(first) :]), first, after), targets

@@ -105,6 +105,9 @@ def cases() -> Iterator[Case]:
     yield Case(
         "one constant, 7 h", SETTLED + 1000, _set("a", SETTLED, 420, 10.0), range(SETTLED, SETTLED + 430), _asked(SETTLED + 200, SETTLED + 500)
     )
+    gaps = [range(at, at + 60) for at in range(SETTLED, SETTLED + 3000, 300)]
+    yield Case("one missing for an hour, ten times", SETTLED + 3600, _missing("a", *gaps), nothing, _asked(SETTLED + 310, SETTLED + 3500))
+    yield Case("one missing for 28 h", SETTLED + 2400, _missing("a", range(SETTLED, SETTLED + 1700)), nothing, _asked(SETTLED + 1200, SETTLED + 2200))
     swings = range(SETTLED, SETTLED + 240)
     yield Case("1e300 and -1e300 in turn, 4 h", SETTLED + 600, _swing(swings), swings, _asked(SETTLED + 120, SETTLED + 300, SETTLED + 540))
     shops = (1900, 2400, 3200)
@@ -216,6 +219,14 @@ def _rest(*spans: range) -> Callable[[Features], None]:
     return happens
 
 
+def _missing(name: str, *spans: range) -> Callable[[Features], None]:
+    def happens(features: Features) -> None:
+        for span in spans:
+            features[name][span.start : span.stop] = np.nan
+
+    return happens
+
+
 def _swing(span: range) -> Callable[[Features], None]:
     def happens(features: Features) -> None:
         features["a"][span.start : span.stop] = 1e300 * (1 - 2 * (np.arange(len(span)) % 2))
@@ -237,7 +248,8 @@ def _write(path: Path, entity: str, features: Features, names: Sequence[str]) ->
         rows = csv.writer(file)
         rows.writerow(["entity", "timestamp", *names])
         for minute, values in enumerate(zip(*(features[name].tolist() for name in names), strict=True)):
-            rows.writerow([entity, (START + timedelta(minutes=minute)).isoformat(), *values])
+            known = ["" if value != value else value for value in values]
+            rows.writerow([entity, (START + timedelta(minutes=minute)).isoformat(), *known])
 
 
 def main() -> int:

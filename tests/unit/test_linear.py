@@ -2,7 +2,9 @@ import numpy as np
 import torch
 
 from anomaly_daemon.model.corpus import EntitySequence, build
-from anomaly_daemon.model.linear import LinearFit, fit_linear
+from anomaly_daemon.model.linear import LinearFit, bank, fit_linear, foreseen
+from anomaly_daemon.statistics.mewma import Unseen
+from tests.slab_rows import fresh_rows
 from tests.small import settings
 
 ROWS = 600
@@ -56,6 +58,27 @@ def test_missing_values_leave_the_others_told() -> None:
     assert bool(torch.isfinite(fit.weights).all())
     assert bool(residuals[150, 0].isnan())
     assert bool(residuals[150, 1].isfinite())
+
+
+def test_an_outage_of_one_feature_spoils_no_forecast_of_another() -> None:
+    generator = np.random.default_rng(1)
+    common = np.zeros(ROWS)
+    for row in range(1, ROWS):
+        common[row] = 0.9 * common[row - 1] + generator.normal()
+    values = (common[:, None] + 0.5 * generator.normal(size=(ROWS, 2))).astype(np.float32)
+    fit, _ = fit_linear(corpus(values), no_context(2))
+    outages = [slice(start + 10, start + 70) for start in range(30, ROWS - 70, 90)]
+    for outage in outages:
+        values[outage, 0] = np.nan
+
+    def lean(unseen: Unseen | None) -> float:
+        """Of the other feature's residuals, the mean of each outage."""
+        averages, scaled = bank(2), torch.from_numpy(values)
+        after = averages.differences([1] * ROWS, fresh_rows(averages.columns, 1), scaled, torch.tensor([True]), unseen)
+        residual = fit.residual(after[:-1], scaled[1:])[:, 1]
+        return float(np.mean([abs(float(residual[outage].mean())) for outage in outages]))
+
+    assert lean(foreseen(fit)) < 0.6 * lean(None)
 
 
 def test_a_forecast_has_the_same_bits_in_any_batch() -> None:

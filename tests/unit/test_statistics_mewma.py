@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anomaly_daemon.domain.columns import FROZEN
 from anomaly_daemon.state.segments import lay_out
-from anomaly_daemon.statistics.mewma import Mewma, Spread, whitened, whitening_of
+from anomaly_daemon.statistics.mewma import Mewma, Spread, Unseen, pulled, whitened, whitening_of
 from tests.slab_rows import fresh_rows
 
 NAN = float("nan")
@@ -25,7 +25,9 @@ class Bank:
         self.averages, self.spread = Mewma("chart", spans, features, half_life), Spread("chart", (len(spans), features), 50)
         self.state = fresh_rows((*self.averages.columns, *self.spread.columns), entities)
 
-    def feed(self, slots: NDArray[np.int64], values: NDArray[np.float32], cuts: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+    def feed(
+        self, slots: NDArray[np.int64], values: NDArray[np.float32], cuts: Sequence[int] = (), unseen: Unseen | None = None
+    ) -> tuple[Tensor, Tensor]:
         """[records, S, F] in log order: averages less reference, and these by their spread."""
         differences = torch.empty(len(values), self.state["chart.variance"].shape[1], values.shape[1])
         standardised = torch.empty_like(differences)
@@ -33,7 +35,7 @@ class Bank:
             layout = lay_out(slots[first:last])
             widths, chosen = layout.widths.tolist(), torch.from_numpy(layout.slots)
             rows = {name: column[chosen] for name, column in self.state.items()}
-            found = self.averages.differences(widths, rows, torch.from_numpy(values[first:last][layout.order]), rows["observations"] == 0)
+            found = self.averages.differences(widths, rows, torch.from_numpy(values[first:last][layout.order]), rows["observations"] == 0, unseen)
             place = first + torch.from_numpy(layout.order)
             differences[place], standardised[place] = found, self.spread.standardised(widths, rows, found)
             rows["observations"] += torch.from_numpy(np.bincount(layout.rank))
@@ -94,6 +96,74 @@ def test_a_missing_value_leaves_its_averages_and_touches_no_other_feature() -> N
     assert torch.equal(found[10:15, :, 1], found[9:10, :, 1].expand(5, -1))
     there = np.delete(np.arange(40), range(10, 15))
     assert found[there, 1, 1].numpy() == pytest.approx(plain_average(values[there], 5)[:, 1], abs=1e-5)
+
+
+def related(rows: int, features: int = 2, seed: int = 0) -> NDArray[np.float32]:
+    """Features that wander together."""
+    random = np.random.default_rng(seed)
+    common = np.zeros(rows)
+    for row in range(1, rows):
+        common[row] = 0.95 * common[row - 1] + random.normal()
+    return (common[:, None] + 0.5 * random.normal(size=(rows, features))).astype(np.float32)
+
+
+def whitening_for(values: NDArray[np.float32]) -> Tensor:
+    averages = alone(values)[0].double()
+    return whitening_of(torch.stack([span.mT @ span for span in averages.unbind(1)]) / len(values), 0.0).float()
+
+
+@pytest.mark.parametrize("missing", [1, 4])
+def test_averages_of_what_is_missing_go_where_the_others_have_them_so_that_no_distance_grows(missing: int) -> None:
+    whitening = whitening_for(related(4000, 6))
+    values = related(600, 6, seed=1)
+    holed = values.copy()
+    holed[300:, :missing] = NAN
+    unseen = pulled(SPANS, whitening)
+
+    stale, whole = alone(holed)[0][400:], alone(values)[0][400:]
+    drawn = Bank(features=6).feed(np.zeros(600, np.int64), holed, unseen=unseen)[0][400:]
+
+    def distance(found: Tensor) -> float:
+        return float(whitened(found, whitening).square().sum(-1).mean())
+
+    assert distance(drawn) < 0.3 * distance(stale)
+    assert (drawn - whole).abs().mean() < 0.5 * (stale - whole).abs().mean()
+
+
+def test_a_feature_of_every_other_record_keeps_most_of_what_its_average_told() -> None:
+    values = related(600)
+    unseen = pulled(SPANS, whitening_for(related(4000)))
+    values[500:, 1] += 5  # a fault of the one whose records come and go
+    holed = values.copy()
+    holed[501::2, 1] = NAN
+
+    drawn, _ = Bank().feed(np.zeros(600, np.int64), holed, unseen=unseen)
+    whole, _ = alone(values)
+
+    apart, usually = (found[560:, -1, 1] - found[560:, -1, 0] for found in (drawn, whole))
+    assert apart.mean() > 0.7 * usually.mean()
+
+
+def test_features_that_know_nothing_of_each_other_go_back_to_the_reference_and_context_stays() -> None:
+    holed = noise(200)
+    holed[100:] = NAN
+    holed[:100] += 3
+
+    drawn, _ = Bank().feed(np.zeros(200, np.int64), holed, unseen=pulled(SPANS, torch.tensor([[1.0, 0.0]] * len(SPANS))))
+
+    assert drawn[-1, :, 0].abs().max() < 0.2
+    assert torch.equal(drawn[-1, :, 1], drawn[99, :, 1])
+
+
+def test_cuts_change_no_bit_where_values_are_missing() -> None:
+    unseen = pulled(SPANS, whitening_for(related(4000)))
+    slots, values = np.random.default_rng(3).integers(0, 5, 300), related(300, seed=2)
+    values[np.random.default_rng(4).random(values.shape) < 0.3] = NAN
+
+    whole, _ = Bank(5).feed(slots, values, unseen=unseen)
+    cut, _ = Bank(5).feed(slots, values, range(7, 300, 13), unseen)
+
+    assert torch.equal(whole, cut)
 
 
 def test_without_a_half_life_the_reference_stays_at_nought() -> None:
