@@ -33,7 +33,8 @@ from anomaly_daemon.adapters.kafka_client import (
     translate,
     within,
 )
-from anomaly_daemon.domain.errors import CommitFailed, Fenced
+from anomaly_daemon.adapters.kafka_topics import KafkaTopics
+from anomaly_daemon.domain.errors import CommitFailed, Fenced, Recoverable, TopicError
 from anomaly_daemon.domain.records import BatchOutput
 from anomaly_daemon.settings import Kafka
 
@@ -43,6 +44,7 @@ _SLOW_COMMIT_S = 1.0
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 10.0
 _DELIVERY_SLACK_S = 60.0
 _CLOSE_TIMEOUT_S = 2.0
+_LOOK_UP_S = 2.0
 # A commit that failed after more than a moment may have been one of a process that stood still. Meanwhile a namesake may have begun, which
 # a new producer would fence; a heartbeat's answer, overdue and so on its way, tells the consumer first.
 _REST_S = 2.0
@@ -148,11 +150,12 @@ class KafkaSink:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """transactional_id: stable for this instance, so that a restart ends at once what its predecessor left open."""
-        self._servers, self._monotonic_s = servers, monotonic_s
+        self._servers, self._kafka, self._monotonic_s = servers, kafka, monotonic_s
         self._commit_timeout_s, self._transaction_timeout_s = kafka.commit_timeout, kafka.transaction_timeout
         # The commit's own deadline comes before that of a message or of a request.
         self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
         self._fenced_by: str | None = None
+        self._gone: frozenset[str] = frozenset()
         self._preparation = _Preparation(self._make)
 
     def commit(self, output: BatchOutput) -> None:
@@ -175,12 +178,17 @@ class KafkaSink:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:
             self._replace(producer, _REST_S)
+            self._refuse_gone(output)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}") from error
         except KafkaError as error:
-            raise self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s) from error
+            failure = self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s)
+            if isinstance(failure, CommitFailed):
+                self._refuse_gone(output)
+            raise failure from error
         except BaseException:
             self._replace(producer)
             raise
+        self._gone = frozenset()
         took_s = self._monotonic_s() - began_s
         if took_s > _SLOW_COMMIT_S:
             log.info("producer_recycled", servers=self._servers, commit_s=round(took_s, 3))
@@ -226,6 +234,21 @@ class KafkaSink:
                 f"{address(self._servers)}: commit: the transaction was open for {open_s:.1f} s, longer than kafka.transaction_timeout: {error}"
             )
         return translate(error, self._servers, "commit", is_commit=True)
+
+    def _refuse_gone(self, output: BatchOutput) -> None:
+        """The client waits for a topic that is deleted as for a broker that is away. Raises TopicError once two commits in turn found it gone."""
+        topics = KafkaTopics(self._servers, self._kafka, answer_timeout_s=_LOOK_UP_S)
+        try:
+            gone = topics.gone(sorted({message.topic for message in output.messages})) if output.messages else frozenset()
+        except Recoverable:
+            return
+        finally:
+            topics.close()
+        found, self._gone = sorted(gone & self._gone), gone
+        if found:
+            raise TopicError(
+                f"{address(self._servers)}: commit: no topic {', '.join(found)}; make it anew, or set topics.create_topics: true and start"
+            )
 
     def _replace(self, producer: KafkaProducer, rest_s: float = 0.0) -> None:
         discard(producer)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
+from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 from kafka.producer.future import FutureRecordMetadata
 
 from anomaly_daemon.adapters.kafka_client import (
@@ -68,6 +68,11 @@ class KafkaTopics:
         if hidden:
             raise translate(TopicAuthorizationFailedError(", ".join(hidden)), self._servers, "looking up topics")
         return {topic["name"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+
+    def gone(self, topics: Sequence[str]) -> frozenset[str]:
+        """Those that the cluster knows nothing of; one without a leader is not gone. Raises LogUnavailable."""
+        described = self._asked("looking up topics", lambda admin: admin.describe_topics(list(topics)))
+        return frozenset(topic["name"] for topic in described if topic["error_code"] == UnknownTopicOrPartitionError.errno)
 
     def create(self, topic: str, partitions: int) -> None:
         """Create a topic with the broker's replication and settings and wait until it is there; nothing happens when it exists.

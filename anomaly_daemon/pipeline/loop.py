@@ -27,7 +27,7 @@ from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 15.0
+_BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 5.0
 _EVENTS: Mapping[type[Recoverable], str] = {CommitFailed: "commit_failed", NoRoom: "room_exhausted"}
 
 
@@ -92,6 +92,7 @@ class Loop:
         self._to_recover: set[Partition] = set()
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
+        self._trusted_s = 0.0
         self._next_poll_s = 0.0
 
     @property
@@ -118,7 +119,8 @@ class Loop:
             try:
                 with undone_by_recovery():
                     self._step()
-                self._failures = 0
+                if self._clock.monotonic_s() > self._trusted_s:
+                    self._failures = 0
             except Recoverable as error:
                 # What the failed step had taken from the log is neither committed nor in a trustworthy state.
                 self._to_recover |= set(self._position)
@@ -211,6 +213,7 @@ class Loop:
         if output.messages or output.next_offsets:
             self._sink.commit(output)
             self._metrics.commits.inc()
+            self._failures = 0
 
     def _note(self, changes: Sequence[PartitionChange]) -> None:
         """Partitions that go are let go, after a checkpoint while they are still ours; those that come are recovered."""
@@ -323,9 +326,10 @@ class Loop:
         return all(max(self._position[partition], self._reached.get(partition, 0)) >= end for partition, end in self._ends.items())
 
     def _wait(self) -> None:
-        """Bounded exponential back-off."""
+        """Bounded exponential back-off, until a commit succeeds or nothing has failed for long: a step that only recovers shows nothing."""
         self._clock.sleep(min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(self._failures, 10)))
         self._failures += 1
+        self._trusted_s = self._clock.monotonic_s() + _BACKOFF_MAX_S
 
     def _leave(self) -> None:
         """What a drain still does: a checkpoint of every partition, within the deadline; one that is being written comes first."""

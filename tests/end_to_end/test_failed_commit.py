@@ -29,10 +29,13 @@ FAULTS = st.lists(st.sampled_from(["fine", "lost", "done but unknown", "away"]),
 
 
 class ImpatientClock(SystemClock):
-    """Does not wait: what a back-off costs is not what is tested."""
+    """Does not wait, but notes for how long it should have."""
+
+    def __init__(self) -> None:
+        self.pauses_s: list[float] = []
 
     def sleep(self, seconds: float) -> None:
-        assert 0 < seconds <= 15
+        self.pauses_s.append(seconds)
 
 
 class FailingSink:
@@ -55,7 +58,7 @@ class FailingSink:
         self._sink.close()
 
 
-def serve(site: Site, faults: list[str]) -> dict[str, float]:
+def serve(site: Site, faults: list[str], clock: ImpatientClock | None = None) -> dict[str, float]:
     """The loop to the end of the log; returns the metrics' facts."""
     settings = site.settings
     processor, fingerprint, _ = wiring.build_processor(settings, artifact())
@@ -64,7 +67,8 @@ def serve(site: Site, faults: list[str]) -> dict[str, float]:
     checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
     metrics = Metrics()
     export = ParquetExport(site.folder / "scores.parquet", processor.channels)
-    loop = Loop(source, sink, processor, checkpoints, ImpatientClock(), metrics, LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True), export)
+    loop_settings = LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True)
+    loop = Loop(source, sink, processor, checkpoints, clock or ImpatientClock(), metrics, loop_settings, export)
     loop.run()
     checkpoints.close()
     for opened in (export, source, sink, processor):
@@ -97,3 +101,11 @@ def test_failed_commits_change_nothing_but_time(faults: list[str]) -> None:
         assert exported(harmed).num_rows == len(RECORDS)
         assert exported(harmed).to_pandas().equals(exported(unharmed).to_pandas())
         assert told["records_consumed"] == told["records_scored"] + told["dead_letter_records"] + told["records_dropped"]
+
+
+def test_pauses_between_commits_that_fail_grow_though_each_recovery_between_them_succeeds() -> None:
+    clock = ImpatientClock()
+    with a_site() as site:
+        serve(site, [*["lost"] * 8, "fine", "lost"], clock)
+
+    assert clock.pauses_s == [0.25, 0.5, 1, 2, 4, 5, 5, 5, 0.25]

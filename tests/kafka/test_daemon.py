@@ -8,8 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
 
-from tests.end_to_end.harness import kill, make_site
+from anomaly_daemon import wiring
+from anomaly_daemon.domain.records import Message
+from tests.end_to_end.harness import Site, kill, make_site
 from tests.end_to_end.test_crash import RECORDS, killed_and_unharmed_agree
 from tests.kafka.broker import Broker, ForeignBroker
 
@@ -82,3 +85,34 @@ def kill_softly(process: object) -> None:
     os.kill(process.pid, signal.SIGTERM)  # type: ignore[attr-defined]
     process.join(30)  # type: ignore[attr-defined]
     kill(process)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("output", ["alerts", "dead-letters"])
+def test_an_output_topic_that_is_deleted_ends_the_daemon_by_its_name_and_nothing_is_lost(
+    tmp_path: Path, broker: Broker | ForeignBroker, fresh: Callable[[str], str], output: str
+) -> None:
+    log, topic, group = f"kafka://{broker.bootstrap}", fresh("readings"), fresh("detector")
+    site = make_site(tmp_path / "harmed", log, RECORDS[:700], topic=topic, group=group, assignments=("kafka.commit_timeout=3s",))
+    unharmed = make_site(tmp_path / "unharmed", log, (), topic=topic, group=fresh("unharmed"))
+    site.run_to_end()
+    outputs = {"alerts": Site.alerts, "dead-letters": Site.dead_letters}
+    already, recovered = len(outputs[output](site)), site.events().count("partition_recovered")
+    process = site.daemon()
+    while site.events().count("partition_recovered") < recovered + 2:
+        process.join(0.1)
+        assert process.exitcode is None, site.log_tail()
+    with KafkaAdminClient(bootstrap_servers=broker.bootstrap) as admin:
+        admin.delete_topics([f"{group}.{output}"])
+    topics = wiring.open_topics(site.settings)
+    topics.append(Message(topic, record.key, record.value) for record in RECORDS[700:1400])
+    topics.close()
+    process.join(60)
+
+    assert process.exitcode == 2, site.log_tail()
+    assert f"no topic {group}.{output}" in site.log_tail()
+
+    site.run_to_end()
+    unharmed.run_to_end()
+
+    assert len(outputs[output](site)) == len(outputs[output](unharmed)) - already > 0
+    assert site.state() == unharmed.state()
