@@ -11,6 +11,11 @@ from anomaly_daemon import wiring
 from anomaly_daemon.domain.errors import AnomalyDaemonError
 from anomaly_daemon.settings import Settings, digest, exposed_secrets, features_of, load, masked, reference
 
+_RELEARNED = (
+    "model.scale: entity with model.per: entity learns a scale anew that each model brings along, and until it spans the entity's longest rhythm the "
+    "model sees another machine: set model.scale: fleet, which is that of each model's own training part"
+)
+
 
 @dataclass(slots=True)
 class _Report:
@@ -71,6 +76,7 @@ def _settings(settings: Settings) -> list[str]:
     return [
         f"{len(features_of(settings))} features, {len(settings.overrides)} overrides, digest {digest(settings)}",
         *(f"engine.{name} below input.batch_records_max ({at_once}) cuts batches small, which is slow: raise it" for name in small),
+        *([_RELEARNED] if settings.model.per == "entity" and settings.model.scale == "entity" else []),
         *(f"{path}: every user of this machine may read this secret; chmod o-r" for path in exposed_secrets(settings)),
     ]
 

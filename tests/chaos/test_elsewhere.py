@@ -34,11 +34,11 @@ def made_on(bootstrap: str) -> tuple[list[str], list[str]]:
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
 def test_on_a_cluster_of_the_users_the_verdict_is_told_and_nothing_is_left(bootstrap: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = main(["clocks", "overtaken-away", "--slice", "--bootstrap", bootstrap])
+    code = main(["clocks", "overtaken-away", "overtaken-frozen", "deleted", "--slice", "--bootstrap", bootstrap])
 
     told = capsys.readouterr().out
     assert code == 0, told
-    assert told.count("equal") == 4, told  # as they come, and in the table
+    assert told.count("equal") == 8, told  # as they come, and in the table
     assert "left on" not in told
     assert made_on(bootstrap) == ([], [])
 

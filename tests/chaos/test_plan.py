@@ -8,8 +8,9 @@ import pytest
 from tests.chaos import plan
 from tests.chaos.acts import Act, Point
 from tests.chaos.proxy import Api, Moment
+from tests.chaos.scenarios import growth
 
-PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.clock_jumps, plan.silences)
+PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.clock_jumps, plan.silences, growth.plan)
 
 
 @pytest.mark.parametrize("make", PLANS)

@@ -77,6 +77,7 @@ def test_without_features_a_good_model_brings_no_second_message(check: Check) ->
         ("engine.entities_max=64", "engine.entities_max below input.batch_records_max (4096) cuts batches small"),
         ("threshold.method=river:anomaly.HalfSpaceTrees", "threshold.level is left at 0.9, but this detector reads on a scale of its own"),
         ("threshold={method: 'river:stats.Max', warmup: judge}", "threshold.warmup: judge has no effect: river's estimators know no prior"),
+        ("model.per=entity", "model.scale: entity with model.per: entity learns a scale anew"),
         ("model.hidden=64", "trained with model.hidden=8, and that counts"),
         ("training.epochs=3", "trained with training.epochs=2, and that counts"),
     ],
