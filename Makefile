@@ -24,10 +24,12 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
-# With Java 17 and Maven, about an hour: everything is broken, then defects are planted that must be found, then a tenth of the soak.
+# With Java 17 and Maven, about an hour: daemons and brokers are broken, then planted defects must be found, then records, files, disks and bounds,
+# then a tenth of the soak.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
 	$(BIN)/python -m tests.chaos --mutants
+	$(BIN)/python -m tests.faults
 	$(BIN)/python -m tests.benchmarks.soak --records 430000
 
 $(STAMP): pyproject.toml deploy/constraints.txt
