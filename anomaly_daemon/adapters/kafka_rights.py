@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from kafka import KafkaAdminClient, errors
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.protocol.consumer import HeartbeatRequest
 from kafka.protocol.producer import EndTxnRequest
 
@@ -21,6 +22,7 @@ from anomaly_daemon.settings import Kafka
 
 T = TypeVar("T")
 
+LIMITS = ("transaction.max.timeout.ms", "group.min.session.timeout.ms", "group.max.session.timeout.ms")
 _NO_PRODUCER = 2**63 - 1
 # Later versions may look for a producer of another id first.
 _END_TRANSACTION_VERSION_MAX = 3
@@ -66,6 +68,16 @@ class KafkaRights:
         described = self._asked("asking for the rights on topics", lambda: self._admin.describe_topics(topics)) if topics else []
         told = {topic["name"]: topic for topic in described}
         return [right for right in rights if not self._asked(f"asking for {right}", partial(self._has, right, told))]
+
+    def limits_s(self) -> dict[str, float]:
+        """What a broker takes, of `LIMITS`; nothing where this user may not read its settings. Raises LogUnavailable."""
+        broker = self._asked("looking up the brokers", lambda: self._admin.describe_cluster()["brokers"][0]["broker_id"])
+        wanted = ConfigResource(ConfigResourceType.BROKER, str(broker), dict.fromkeys(LIMITS))
+        try:
+            told = self._admin.describe_configs([wanted], config_filter="all")
+        except errors.KafkaError:
+            return {}
+        return {name: int(one["value"]) / 1000 for name, one in told.get("broker", {}).get(str(broker), {}).items()}
 
     def close(self) -> None:
         """Let go of the connection; may be called twice."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import closing
 
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.kafka_client import address, connection_arguments
 from anomaly_daemon.adapters.kafka_rights import KafkaRights, Right, granting_commands, principal
 from anomaly_daemon.domain.errors import InputError, SettingsError
-from anomaly_daemon.settings import Settings, brokers
+from anomaly_daemon.settings import Settings, brokers, format_duration
 
 
 def least_rights(settings: Settings) -> list[Right]:
@@ -36,11 +38,26 @@ def connection(settings: Settings, is_offline: bool) -> list[str]:
     servers, kafka = brokers(settings.log), settings.kafka
     connection_arguments(servers, kafka)
     if not is_offline:
-        KafkaRights(servers, kafka).close()
+        with closing(KafkaRights(servers, kafka)) as cluster:
+            _check_limits(settings, cluster.limits_s())
     told = f"{address(servers)}: {kafka.security_protocol} as {principal(kafka)}{', not tried while --offline' if is_offline else ''}"
     if kafka.security_protocol == "SASL_PLAINTEXT" and kafka.sasl_mechanism == "PLAIN":
         return [told, "the password crosses the network as it is: set kafka.security_protocol: SASL_SSL"]
     return [told]
+
+
+def _check_limits(settings: Settings, limits_s: Mapping[str, float]) -> None:
+    """Raises SettingsError that names each time that the broker would refuse."""
+    transaction_s, session_s = settings.kafka.transaction_timeout, settings.kafka.session_timeout
+    faults = []
+    if transaction_s > (most_s := limits_s.get("transaction.max.timeout.ms", math.inf)):
+        faults.append(f"kafka.transaction_timeout: at most {format_duration(most_s)}, transaction.max.timeout.ms of the broker")
+    if session_s < (least_s := limits_s.get("group.min.session.timeout.ms", 0.0)):
+        faults.append(f"kafka.session_timeout: at least {format_duration(least_s)}, group.min.session.timeout.ms of the broker")
+    if session_s > (most_s := limits_s.get("group.max.session.timeout.ms", math.inf)):
+        faults.append(f"kafka.session_timeout: at most {format_duration(most_s)}, group.max.session.timeout.ms of the broker")
+    if faults:
+        raise SettingsError("; ".join(faults))
 
 
 def rights(settings: Settings) -> list[str]:

@@ -115,3 +115,22 @@ def test_on_a_cluster_without_an_authorizer_nothing_is_lacking(broker: Broker | 
     open_to_all = Site(admin.folder, (*admin.assignments, f"log=kafka://{broker.bootstrap}"))
 
     assert "WRITE on transactional-id least-one" in rights(open_to_all.settings)[0]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "refused"),
+    [
+        ("kafka.transaction_timeout=20m", "kafka.transaction_timeout: at most 15m, transaction.max.timeout.ms of the broker"),
+        ("kafka.session_timeout=2h", "kafka.session_timeout: at most 30m, group.max.session.timeout.ms of the broker"),
+    ],
+)
+def test_times_that_the_broker_would_refuse_are_named_before_run_fails_for_them(
+    assignment: str, refused: str, broker: Broker | ForeignBroker, sites: tuple[Site, Site], capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin = sites[0]
+    open_to_all = Site(admin.folder, (*admin.assignments, f"log=kafka://{broker.bootstrap}", assignment))
+
+    code, lines = told(open_to_all, capsys)
+
+    assert code == 2
+    assert any(refused in line for line in lines), lines
