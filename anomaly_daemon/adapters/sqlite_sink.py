@@ -10,10 +10,13 @@ from anomaly_daemon.adapters.sqlite_append import Appender
 from anomaly_daemon.adapters.sqlite_groups import Lease, verify
 from anomaly_daemon.adapters.sqlite_proofs import offset_proof
 from anomaly_daemon.adapters.sqlite_retention import Housekeeper, Retention
-from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile
+from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, damaged
 from anomaly_daemon.domain.errors import CommitFailed
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import BatchOutput, Offset, Partition
+
+_PARTITION = "SELECT p.id FROM partitions p JOIN topics t ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?"
+_UNINDEXED = "SELECT p.id FROM partitions p NOT INDEXED JOIN topics t NOT INDEXED ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?"
 
 
 class SqliteSink:
@@ -28,7 +31,7 @@ class SqliteSink:
         retention_bytes: int | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
-        self._group = group
+        self._group, self._path = group, path
         self._log = LogFile(path, clock, busy_timeout_s)
         self._appender = Appender(path, clock)
         self._housekeeper = Housekeeper(self._log, Retention(retention_s, retention_bytes), clock)
@@ -67,10 +70,9 @@ class SqliteSink:
     def _partition_id(self, connection: sqlite3.Connection, partition: Partition) -> int:
         known = self._partition_ids.get(partition)
         if known is None:
-            row = connection.execute(
-                "SELECT p.id FROM partitions p JOIN topics t ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?",
-                (partition.topic, partition.number),
-            ).fetchone()
+            row, unindexed = (connection.execute(query, (partition.topic, partition.number)).fetchone() for query in (_PARTITION, _UNINDEXED))
+            if row != unindexed:
+                raise damaged(self._path, f"an index does not tell where partition {partition} is")
             if row is None:
                 raise CommitFailed(f"group {self._group}: there is no partition {partition} to commit; nothing was committed")
             known = self._partition_ids[partition] = int(row[0])

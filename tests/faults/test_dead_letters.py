@@ -13,3 +13,7 @@ def test_a_dead_letter_topic_that_is_gone_stops_the_daemon_before_the_record_and
 
 def test_dead_letters_dumped_mended_and_loaded_are_judged_as_if_they_had_never_been_spoiled(tmp_path: Path) -> None:
     dead_letters.mended_records(tmp_path).check()
+
+
+def test_what_wrong_settings_rejected_comes_back_once_they_are_mended(tmp_path: Path) -> None:
+    dead_letters.mended_settings(tmp_path).check()
