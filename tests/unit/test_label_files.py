@@ -122,7 +122,7 @@ def test_file_that_lists_no_interval_labels_everything_as_normal_and_says_so(tmp
         ("a.csv", "timestamp,label\n", "holds no row, so it says nothing of any entity"),
         ("labels.csv", b"\xff\xfe", "cannot be read as labels"),
         ("labels.csv.gz", b"plain", "the gzip file is damaged or cut short"),
-        ("labels.csv.gz", gzip.compress(HEADER.encode() * 99)[:40], "the gzip file is damaged or cut short"),
+        ("labels.csv.gz", gzip.compress(HEADER.encode() * 99, mtime=0)[:40], "the gzip file is damaged or cut short"),
         ("labels.parquet", b"plain", "cannot be read as labels"),
         ("labels.txt", "a", "not a known kind of labels"),
         ("windows.json", "{", "not label windows"),
