@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 
 import structlog
 from kafka import KafkaProducer, TopicPartition
@@ -237,18 +238,14 @@ class KafkaSink:
 
     def _refuse_gone(self, output: BatchOutput) -> None:
         """The client waits for a topic that is deleted as for a broker that is away. Raises TopicError once two commits in turn found it gone."""
-        topics = KafkaTopics(self._servers, self._kafka, answer_timeout_s=_LOOK_UP_S)
         try:
-            gone = topics.gone(sorted({message.topic for message in output.messages})) if output.messages else frozenset()
+            with closing(KafkaTopics(self._servers, self._kafka, answer_timeout_s=_LOOK_UP_S)) as topics:
+                gone = topics.gone(sorted({message.topic for message in output.messages}))
         except Recoverable:
             return
-        finally:
-            topics.close()
         found, self._gone = sorted(gone & self._gone), gone
         if found:
-            raise TopicError(
-                f"{address(self._servers)}: commit: no topic {', '.join(found)}; make it anew, or set topics.create_topics: true and start"
-            )
+            raise TopicError(f"{address(self._servers)}: commit: no topic {', '.join(found)}; make it anew, or start with topics.create_topics: true")
 
     def _replace(self, producer: KafkaProducer, rest_s: float = 0.0) -> None:
         discard(producer)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -61,9 +61,7 @@ class KafkaTopics:
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition count of those topics that exist. Raises LogUnavailable, or TopicError where this user may not see one."""
-        if not topics:
-            return {}
-        described = self._asked("looking up topics", lambda admin: admin.describe_topics(list(topics)))
+        described = self._described(topics)
         hidden = sorted(topic["name"] for topic in described if topic["error_code"] == TopicAuthorizationFailedError.errno)
         if hidden:
             raise translate(TopicAuthorizationFailedError(", ".join(hidden)), self._servers, "looking up topics")
@@ -71,8 +69,7 @@ class KafkaTopics:
 
     def gone(self, topics: Sequence[str]) -> frozenset[str]:
         """Those that the cluster knows nothing of; one without a leader is not gone. Raises LogUnavailable."""
-        described = self._asked("looking up topics", lambda admin: admin.describe_topics(list(topics)))
-        return frozenset(topic["name"] for topic in described if topic["error_code"] == UnknownTopicOrPartitionError.errno)
+        return frozenset(topic["name"] for topic in self._described(topics) if topic["error_code"] == UnknownTopicOrPartitionError.errno)
 
     def create(self, topic: str, partitions: int) -> None:
         """Create a topic with the broker's replication and settings and wait until it is there; nothing happens when it exists.
@@ -121,6 +118,12 @@ class KafkaTopics:
         if self._producer is not None:
             self._producer.close(timeout=_CLOSE_TIMEOUT_S)
             self._producer = None
+
+    def _described(self, topics: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+        if not topics:  # which the broker would take for all
+            return ()
+        described: Sequence[Mapping[str, Any]] = self._asked("looking up topics", lambda admin: admin.describe_topics(list(topics)))
+        return described
 
     def _append(self, producer: KafkaProducer, chunk: Sequence[Message]) -> None:
         sent: list[FutureRecordMetadata] = [send(producer, message) for message in chunk]

@@ -36,8 +36,10 @@ _GONE = ("OK", "GroupIdNotFoundError")
 class Cluster:
     """What is made on a cluster: topics and groups of this run, whose names nothing else has. Everybody goes straight to the brokers."""
 
+    _assignments = (*_ASSIGNMENTS, _SESSION_ELSEWHERE)
+
     def __init__(self, folder: Path, bootstrap: str) -> None:
-        self.bootstrap = bootstrap
+        self.bootstrap = self._way = bootstrap
         """For producer, reader and administration."""
         self._folder, self._run = folder, f"chaos-{uuid.uuid4().hex[:8]}"
         self._serial = itertools.count(1)
@@ -61,7 +63,7 @@ class Cluster:
     def site(self, name: str, topic: str, *assignments: str, is_harmed: bool = True) -> Site:
         """Settings for a group of its own; one that is harmed goes the way of daemons. Its topics are there."""
         group = f"{self._run}-{name}-{next(self._serial)}"
-        log, given = f"kafka://{self._way(is_harmed=is_harmed)}", (*_ASSIGNMENTS, *self._elsewhere(), *assignments)
+        log, given = f"kafka://{self._way if is_harmed else self.bootstrap}", (*self._assignments, *assignments)
         site = write_site(self._folder / group, log, topic=topic, group=group, partitions=PARTITIONS, assignments=given)
         self._groups.append(group)
         self.create(group + ".alerts", group + ".dead-letters")
@@ -90,21 +92,18 @@ class Cluster:
             found = admin.delete_topics(sorted(self._topics), raise_errors=False)["topics"] if self._topics else []
             self.left = [one["name"] for one in found if one["error_code"]] + _not_deleted(admin, self._groups)
 
-    def _way(self, *, is_harmed: bool) -> str:  # noqa: ARG002 - here they all go the same way
-        return self.bootstrap
-
-    def _elsewhere(self) -> tuple[str, ...]:
-        return (_SESSION_ELSEWHERE,)
-
 
 class OwnCluster(Cluster):
     """A broker of our own; daemons come through a proxy, producer, reader and administration go to the broker itself."""
+
+    _assignments = _ASSIGNMENTS
 
     def __init__(self, folder: Path) -> None:
         self._proxy = Proxy()
         self._broker = new_broker(self._proxy.port)
         self._proxy.begin(self._broker.behind_proxy)
         super().__init__(folder, self._broker.bootstrap)
+        self._way = f"127.0.0.1:{self._proxy.port}"
 
     @property
     def broker(self) -> Broker:
@@ -120,12 +119,6 @@ class OwnCluster(Cluster):
         """The broker is stopped and its data gone."""
         self._proxy.close()
         self._broker.stop()
-
-    def _way(self, *, is_harmed: bool) -> str:
-        return f"127.0.0.1:{self._proxy.port}" if is_harmed else self.bootstrap
-
-    def _elsewhere(self) -> tuple[str, ...]:
-        return ()
 
 
 def _not_deleted(admin: KafkaAdminClient, groups: list[str]) -> list[str]:
