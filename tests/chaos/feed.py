@@ -20,6 +20,8 @@ RECORDS_PER_S = 400
 _PERIOD_S = 0.05
 _FAULTY_EVERY, _FAULTY_FOR = 90, 25
 _BROKEN_SHARE, _MISSING_SHARE = 0.02, 0.03
+# Longer than any broker is away: what was given up would be counted as written and never be committed.
+_DELIVERY_TIMEOUT_S, _RECONNECT_S_MAX = 3600, 1
 
 
 def readings(seed: int) -> Iterator[tuple[int, bytes]]:
@@ -103,7 +105,14 @@ class Feed:
         groups.close()
 
     def _producer(self) -> KafkaProducer:
-        return KafkaProducer(bootstrap_servers=self._bootstrap, metrics_enabled=False, linger_ms=5, metadata_max_age_ms=1000)
+        return KafkaProducer(
+            bootstrap_servers=self._bootstrap,
+            metrics_enabled=False,
+            linger_ms=5,
+            metadata_max_age_ms=1000,
+            reconnect_backoff_max_ms=1000 * _RECONNECT_S_MAX,
+            delivery_timeout_ms=1000 * _DELIVERY_TIMEOUT_S,
+        )
 
     def _send(self, producer: KafkaProducer, count: int) -> None:
         # The client learns of new partitions within a second.

@@ -147,10 +147,14 @@ class Fleet:
         return found
 
     def finish(self, timeout_s: float = 180.0) -> None:
-        """Once everything written is committed, all leave; one is started where none is left."""
+        """Once everything written is committed and the state saved there, all leave; one is started where none is left.
+
+        The state too: one that is told to leave while it still recovers saves none, and what lies there is of an earlier offset.
+        """
         if not self._alive:
             self.start("last")
         self.wait_until_caught_up(timeout_s)
+        self.wait_for(lambda: 1.0 if self._saved() == self.committed() else None, timeout_s, f"no state of {self.committed()} saved")
         for member in self.members:
             self.leave(member, is_removed=False)
 
@@ -175,6 +179,15 @@ class Fleet:
 
     def committed(self) -> dict[int, int]:
         return self._groups.committed(self.group, self.topic)
+
+    def _saved(self) -> dict[int, int]:
+        """Partition number → offset of its newest checkpoint, by the names of folder and file."""
+        files = (self.site.folder / "checkpoints").glob("*/*/*.safetensors")
+        newest: dict[int, int] = {}
+        for file in files:
+            number = int(file.parent.name.rpartition("-")[2])
+            newest[number] = max(newest.get(number, 0), int(file.name.partition("-")[0]))
+        return newest
 
     def _refuse_ended(self, member: str) -> None:
         code = self._alive[member].exitcode
