@@ -23,6 +23,9 @@ from anomaly_daemon import cli
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
 from anomaly_daemon.adapters.kafka_source import KafkaSource
+from anomaly_daemon.adapters.sqlite_append import Appender
+from anomaly_daemon.adapters.sqlite_sink import SqliteSink
+from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.domain.records import Batch, Checkpoint
 from anomaly_daemon.pipeline.rule_book import RuleBook
 from anomaly_daemon.state import checkpoint as checkpoint_bytes
@@ -102,7 +105,7 @@ def wrap(owner: Any, name: str, *, before: Callable[[], None] | None = None, aft
 
 
 def install(passings: Passings) -> None:
-    """Put the points where they belong."""
+    """Put the points where they belong, on Kafka and on the embedded log: a daemon uses one of them."""
 
     def pass_by(point: Point) -> Callable[..., None]:
         return lambda *_: passings.passed(point)
@@ -111,15 +114,19 @@ def install(passings: Passings) -> None:
         if batch.records:
             passings.passed(Point.AFTER_POLL)
 
-    wrap(KafkaSource, "_connected", after=passings.connected)
-    wrap(KafkaSource, "poll", after=polled)
     wrap(Judge, "judge", after=pass_by(Point.MID_BATCH))
+    for source, sink in ((KafkaSource, KafkaSink), (SqliteSource, SqliteSink)):
+        wrap(source, "poll", after=polled)
+        wrap(source, "seek", after=pass_by(Point.IN_RECOVERY))
+        wrap(sink, "commit", after=pass_by(Point.AFTER_COMMIT))
+    wrap(KafkaSource, "_connected", after=passings.connected)
     wrap(KafkaProducer, "flush", after=pass_by(Point.AFTER_PRODUCE))
     wrap(KafkaProducer, "send_offsets_to_transaction", after=pass_by(Point.AFTER_OFFSETS))
     wrap(KafkaProducer, "commit_transaction", before=pass_by(Point.BEFORE_COMMIT))
-    wrap(KafkaSink, "commit", after=pass_by(Point.AFTER_COMMIT))
+    wrap(Appender, "append", after=pass_by(Point.AFTER_PRODUCE))
+    wrap(SqliteSink, "_move_forward", after=pass_by(Point.AFTER_OFFSETS))
+    wrap(SqliteSink, "_move_forward", after=pass_by(Point.BEFORE_COMMIT))
     wrap(BackgroundCheckpoints, "load", after=pass_by(Point.IN_RECOVERY))
-    wrap(KafkaSource, "seek", after=pass_by(Point.IN_RECOVERY))
     # Once before the last checkpoints are handed over, once while they are written.
     wrap(BackgroundCheckpoints, "flush", before=pass_by(Point.IN_DRAIN))
     _install_in_checkpoint(passings)

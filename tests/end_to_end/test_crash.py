@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.alert_cases import validate
-from tests.end_to_end.harness import Site, kill, make_site
+from tests.chaos.acts import Act, Point
+from tests.end_to_end.harness import Site, kill, make_site, start
 from tests.small import stream
 
-KILLS = 20
+KILLS, DIES_WITHIN_S = 20, 30
 RECORDS = stream(7, 24, 8000, with_bad=True)
 
 
@@ -30,6 +31,10 @@ def killed_and_unharmed_agree(killed: Site, unharmed: Site) -> None:
             process.join(dice.uniform(0, 0.3))
         assert process.exitcode is None, killed.log_tail()
         kill(process)
+    both_agree_at_the_end(killed, unharmed)
+
+
+def both_agree_at_the_end(killed: Site, unharmed: Site) -> None:
     killed.run_to_end()
     unharmed.run_to_end()
 
@@ -57,6 +62,24 @@ def test_twenty_kills_change_nothing_of_what_is_learned_online(tmp_path: Path) -
     ]
 
     killed_and_unharmed_agree(*sites)
+
+
+@pytest.mark.slow
+def test_a_kill_at_each_named_point_changes_nothing_on_the_embedded_log(tmp_path: Path) -> None:
+    """With those that take a signal first: a drain begins with SIGTERM, a reload with SIGHUP."""
+    killed, unharmed = (make_site(tmp_path / name, f"sqlite:///{tmp_path / name}/topics.db", RECORDS[:2000]) for name in ("killed", "unharmed"))
+    told = {Point.IN_DRAIN: "TERM", Point.IN_RELOAD: "HUP"}
+    passings = {Point.IN_RECOVERY: (1, 2, 4), Point.IN_DRAIN: (1, 2), Point.IN_RELOAD: (1, 2)}
+    for point in Point:
+        for passing in passings.get(point, (1, 2, 5)):
+            acts = [*([f"after_commit:2:{told[point]}"] if point in told else []), str(Act(point, passing))]
+            words = [word for act in acts for word in ("--at", act)]
+            process = start("tests.chaos.daemon", [*words, "--", *killed.command("run")], killed.folder / "daemon.log")
+            process.join(DIES_WITHIN_S)
+
+            assert process.exitcode == -signal.SIGKILL, f"{acts}: {process.exitcode}\n{killed.log_tail()}"
+
+    both_agree_at_the_end(killed, unharmed)
 
 
 def test_sigterm_leaves_a_checkpoint_at_the_committed_offset_and_the_next_life_goes_on_from_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, redirect_stdout
@@ -58,21 +59,28 @@ def missing_topic(folder: Path) -> Verdict:
     return Verdict("the dead-letter topic taken away from a live daemon", 1, tuple(failures), "stopped with exit 2 before the record, went on after")
 
 
-def mended_records(folder: Path) -> Verdict:
-    """Numbers sent in quotes: dumped, mended in the file, loaded, judged; partition and time as they had been."""
+def mended_records(folder: Path, bootstrap: str | None = None) -> Verdict:
+    """Numbers sent in quotes: dumped, mended in the file, loaded, judged; partition and time as they had been.
+
+    bootstrap: on a broker, whose twin is on an embedded log.
+    """
+    name = f"faults-{uuid.uuid4().hex[:12]}"
     quoted = [_with_value(one, _spoiled(one)) for one in _QUOTED[600:]]
-    site = _site(folder, "site", [*_QUOTED[:600], *quoted])
+    site = _site(folder, "site", [*_QUOTED[:600], *quoted], group=name, log=bootstrap and f"kafka://{bootstrap}")
     serve(site)
     rejected = len(site.dead_letters())
     _bring_back(site, folder / "dead-letters.jsonl", lambda text: text.replace('\\"flow\\": \\"1.5\\"', '\\"flow\\": 1.5'))
     serve(site)
-    twin = _site(folder, "twin", [*_QUOTED[:600], *(_with_value(one, _mended(one)) for one in _QUOTED[600:])])
+    twin = _site(folder, "twin", [*_QUOTED[:600], *(_with_value(one, _mended(one)) for one in _QUOTED[600:])], group=name)
     serve(twin)
     failures = _differences(_told(site), _told(twin))
     if (rejected, len(site.dead_letters())) != (len(quoted), len(quoted)):
         failures.append(f"{rejected} dead letters, then {len(site.dead_letters())}, of {len(quoted)} spoiled records")
     return Verdict(
-        "records with numbers in quotes, mended and loaded again", rejected, tuple(failures), f"{len(twin.alerts())} alerts as if never spoiled"
+        f"records with numbers in quotes, mended and loaded again{' through Kafka' if bootstrap else ''}",
+        rejected,
+        tuple(failures),
+        f"{len(twin.alerts())} alerts as if never spoiled",
     )
 
 
@@ -104,20 +112,20 @@ def mended_settings(folder: Path) -> Verdict:
     )
 
 
-def _site(folder: Path, name: str, records: Sequence[Record], *assignments: str) -> Site:
-    """Four partitions of readings, but one of dead letters: what comes back must find its partition."""
-    log = f"sqlite:///{folder}/{name}.db"
-    site = make_site(folder / name, log, (), partitions=1, topic="elsewhere", assignments=("input.batch_records_max=256",))
-    site = Site(site.folder, (*site.assignments, "input.topics=[readings]", f"topics.partitions={_PARTITIONS}", *assignments))
+def _site(folder: Path, name: str, records: Sequence[Record], *assignments: str, group: str = "detector", log: str | None = None) -> Site:
+    """Four partitions of readings, but one of dead letters: what comes back must find its partition. log: an embedded one by default."""
+    log, topic = log or f"sqlite:///{folder}/{name}.db", f"{group}.readings"
+    site = make_site(folder / name, log, (), partitions=1, topic=f"{group}.elsewhere", group=group, assignments=("input.batch_records_max=256",))
+    site = Site(site.folder, (*site.assignments, f"input.topics=[{topic}]", f"topics.partitions={_PARTITIONS}", *assignments))
     with closing(wiring.open_topics(site.settings)) as topics:
-        topics.create("readings", _PARTITIONS)
+        topics.create(topic, _PARTITIONS)
     _append(site, records)
     return site
 
 
 def _append(site: Site, records: Sequence[Record]) -> None:
     with closing(wiring.open_topics(site.settings)) as topics:
-        topics.append(Message("readings", one.key, one.value) for one in records)
+        topics.append(Message(site.settings.input.topics[0], one.key, one.value) for one in records)
 
 
 def _bring_back(site: Site, file: Path, mend: Callable[[str], str]) -> None:
@@ -126,7 +134,7 @@ def _bring_back(site: Site, file: Path, mend: Callable[[str], str]) -> None:
     with redirect_stdout(StringIO()):
         assert main(["dump", *common, "--topic", site.settings.output.dead_letter_topic, "--output", str(file)]) == 0
         file.write_text(mend(file.read_text()))
-        assert main(["load", *common, "--topic", "readings", str(file)]) == 0
+        assert main(["load", *common, "--topic", site.settings.input.topics[0], str(file)]) == 0
 
 
 def _differences(found: list[str], wanted: list[str]) -> list[str]:

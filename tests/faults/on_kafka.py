@@ -18,6 +18,7 @@ from anomaly_daemon.adapters.kafka_unpacking import RECORD_BYTES_MAX
 from anomaly_daemon.domain.records import Message, Record
 from tests.end_to_end.harness import Site, kill, make_site
 from tests.faults.bad_input import mixed
+from tests.faults.dead_letters import mended_records
 from tests.faults.serving import serve
 from tests.faults.verdict import Verdict
 from tests.kafka.broker import shared_broker
@@ -41,6 +42,8 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
             yield mangled_through(bootstrap, codec, Path(name), 20_000 if is_full else 1_000, seed)
     with tempfile.TemporaryDirectory() as name:
         yield narrow_dead_letters(bootstrap, Path(name))
+    with tempfile.TemporaryDirectory() as name:
+        yield mended_records(Path(name), bootstrap)
     for codec, size in BOMB_BYTES.items():
         for pieces in (1, max(1, size // _PIECE_BYTES)):
             with tempfile.TemporaryDirectory() as name:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.kafka_log import broker_or_skip
-from tests.faults import on_kafka
+from tests.faults import dead_letters, on_kafka
 
 
 @pytest.mark.kafka
@@ -19,6 +19,11 @@ def test_mangled_records_through_kafka_come_to_what_they_come_to_on_the_embedded
 @pytest.mark.kafka
 def test_a_dead_letter_topic_that_takes_too_little_stops_the_daemon_before_the_record_and_the_settings_are_named(tmp_path: Path) -> None:
     on_kafka.narrow_dead_letters(broker_or_skip().bootstrap, tmp_path).check()
+
+
+@pytest.mark.kafka
+def test_dead_letters_dumped_from_kafka_mended_and_loaded_are_judged_as_if_they_had_never_been_spoiled(tmp_path: Path) -> None:
+    dead_letters.mended_records(tmp_path, broker_or_skip().bootstrap).check()
 
 
 @pytest.mark.slow
