@@ -19,10 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.cluster import Cluster, OwnCluster
+from tests.chaos.cluster import Cluster, OwnCluster, ReplicatedCluster
 from tests.chaos.conduct import HEADINGS, Row, conduct, conduct_alone
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.scenarios import ALONE, SHARING
+from tests.chaos.scenarios import ALONE, REPLICATED, SHARING
 from tests.chaos.scenarios.scenario import Scenario
 from tests.chaos.table import table
 from tests.ending import end_when_told
@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0 where every verdict is equal and every recovery quick enough, or every mutant caught; else 1."""
     options = _parser().parse_args(arguments)
     sharing = [one for one in SHARING if not (options.bootstrap and one.wants_own_broker)]
-    known = [one.name for one in (*sharing, *ALONE)]
+    replicated = [] if options.bootstrap else REPLICATED
+    known = [one.name for one in (*sharing, *replicated, *ALONE)]
     if unknown := [name for name in options.scenarios if name not in known]:
         where = " on a cluster of yours" if options.bootstrap else ""
         print(f"python -m tests.chaos: no scenario {', '.join(unknown)}{where}; there are {', '.join(known)}", file=sys.stderr)
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.mutants:
                     return _catch(cluster, options.seed)
                 rows = list(_rows(cluster, sharing, options))
-                print("\n" + table(HEADINGS, [row.cells for row in rows]))
+            rows += _rows_of_several(Path(folder), replicated, options)
+            print("\n" + table(HEADINGS, [row.cells for row in rows]))
         finally:
             if cluster.left:
                 print(f"\nleft on {cluster.bootstrap}, remove by hand: {', '.join(cluster.left)}")
@@ -63,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Break things on a real Kafka; compare with a run that nobody harmed.")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(one.name for one in (*SHARING, *ALONE))}; all by default")
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(one.name for one in (*SHARING, *REPLICATED, *ALONE))}; all by default"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the fault points and the input")
     parser.add_argument("--slice", action="store_true", help="a part of the faults, all on one input: minutes in place of an hour")
     parser.add_argument("--mutants", action="store_true", help="plant known defects, one after the other: every one has to be found")
@@ -85,6 +89,14 @@ def _rows(cluster: Cluster, sharing: Sequence[Scenario[Any]], options: argparse.
     for alone in ALONE:
         if alone.name in names or not (names or options.slice):
             yield from _told([conduct_alone(cluster, alone, seed)], options)
+
+
+def _rows_of_several(folder: Path, replicated: Sequence[Scenario[Any]], options: argparse.Namespace) -> Iterator[Row]:
+    """Likewise, on brokers of their own; none in a slice."""
+    for scenario in replicated:
+        if scenario.name in options.scenarios or not (options.scenarios or options.slice):
+            with closing(ReplicatedCluster(folder)) as cluster:
+                yield from _told(conduct(cluster, [scenario], options.seed, is_slice=options.slice), options)
 
 
 def _told(rows: list[Row], options: argparse.Namespace) -> list[Row]:

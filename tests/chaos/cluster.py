@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 
 from tests.chaos.proxy import Proxy
 from tests.end_to_end.harness import Site, start, write_site
-from tests.kafka.broker import Broker, new_broker
+from tests.kafka.broker import Broker, new_broker, new_brokers
 
 PARTITIONS = 4
 # Short times, so that what must time out does so within a run.
@@ -31,6 +31,7 @@ _ASSIGNMENTS = (
 _SESSION_ELSEWHERE = "kafka.session_timeout=6s"
 _EMPTY_WITHIN_S, _LOOK_S = 30.0, 0.5
 _GONE = ("OK", "GroupIdNotFoundError")
+_COPIES = 3
 
 
 class Cluster:
@@ -54,6 +55,11 @@ class Cluster:
     def broker(self) -> Broker:
         """To be killed or frozen."""
         raise AssertionError("a scenario that harms the broker wants one of our own")
+
+    @property
+    def brokers(self) -> Sequence[Broker]:
+        """Those that have copies of everything, to be harmed one at a time."""
+        raise AssertionError("a scenario that harms one of several brokers wants several of our own")
 
     @property
     def proxy(self) -> Proxy:
@@ -119,6 +125,26 @@ class OwnCluster(Cluster):
         """The broker is stopped and its data gone."""
         self._proxy.close()
         self._broker.stop()
+
+
+class ReplicatedCluster(Cluster):
+    """Brokers of our own, each with a copy of everything: any one of them may be harmed while the others go on."""
+
+    _assignments = _ASSIGNMENTS
+
+    def __init__(self, folder: Path) -> None:
+        self._brokers = new_brokers(_COPIES)
+        super().__init__(folder, ",".join(broker.bootstrap for broker in self._brokers))
+
+    @property
+    def brokers(self) -> Sequence[Broker]:
+        """See Cluster."""
+        return self._brokers
+
+    def close(self) -> None:
+        """The brokers are stopped and their data gone."""
+        for broker in self._brokers:
+            broker.stop()
 
 
 def _not_deleted(admin: KafkaAdminClient, groups: list[str]) -> list[str]:

@@ -167,6 +167,36 @@ def outages(dice: random.Random, count: int) -> list[Outage]:
     return dice.sample([*named, *short], count)
 
 
+class Led(Enum):
+    """What the broker leads that falls."""
+
+    INPUT = "a partition that is read"
+    ALERTS = "a partition that is written"
+    GROUP = "the group: its members and offsets"
+    TRANSACTIONS = "the transactions of a member"
+
+
+@dataclass(frozen=True, slots=True)
+class Fall:
+    """Of several brokers that one is away for so long which leads something."""
+
+    led: Led
+    kind: OutageKind
+    lasts_s: float
+
+
+_FALL_MIN_S, _FALL_MAX_S = 1.0, 20.0
+
+
+def falls(dice: random.Random, count: int) -> list[Fall]:
+    """Everything that is led in either way, in an order of its own each round."""
+    found: list[Fall] = []
+    while len(found) < count:
+        pairs = [(led, kind) for led in Led for kind in OutageKind]
+        found += [Fall(led, kind, dice.uniform(_FALL_MIN_S, _FALL_MAX_S)) for led, kind in dice.sample(pairs, len(pairs))]
+    return found[:count]
+
+
 _HOUR_S = 3600.0
 _CLOCK_POINTS = (Point.IN_RECOVERY, Point.AFTER_POLL, Point.BEFORE_COMMIT, Point.AFTER_COMMIT)
 

@@ -10,7 +10,7 @@ from tests.chaos.acts import Act, Point
 from tests.chaos.proxy import Api, Moment
 from tests.chaos.scenarios import growth
 
-PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.clock_jumps, plan.silences, growth.plan)
+PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.falls, plan.clock_jumps, plan.silences, growth.plan)
 
 
 @pytest.mark.parametrize("make", PLANS)
@@ -24,10 +24,12 @@ def test_a_full_plan_holds_every_point_every_request_at_every_moment_and_every_c
     points = {act.point for life in plan.lives(random.Random(1), 160) for act in life.acts[-1:]}
     cuts = {(cut.api, cut.moment) for cut in plan.cuts(random.Random(1), 200)}
     kinds = {change.kind for change in plan.changes(random.Random(1), 200)}
+    falls = {(fall.led, fall.kind) for fall in plan.falls(random.Random(1), 16)}
 
     assert points == set(Point)
     assert cuts == {(api, moment) for api in Api for moment in Moment}
     assert kinds == set(plan.ChangeKind)
+    assert falls == {(led, kind) for led in plan.Led for kind in plan.OutageKind}
 
 
 def test_a_group_is_changed_only_as_it_can_be() -> None:

@@ -14,13 +14,16 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
 JAVA_MAJOR_MIN = 17
+# Of the topics in which the broker keeps groups and transactions.
+COORDINATED_PARTITIONS = 4
 READY_TIMEOUT_S = 60.0
 MAVEN_TIMEOUT_S = 240.0
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,32 +35,69 @@ class ToolsMissingError(Exception):
     """Java or Maven is not there; the text says what was left out."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A broker's place in a cluster: its number, from 1, and the controller ports of all in turn. A record is on all of them, on most to count."""
+
+    cluster_id: str
+    number: int
+    controller_ports: Sequence[int]
+
+    @property
+    def properties(self) -> str:
+        """What depends on who else is there."""
+        copies = len(self.controller_ports)
+        addresses = [f"127.0.0.1:{port}" for port in self.controller_ports]
+        quorum = f"bootstrap.servers={addresses[0]}" if copies == 1 else f"voters={','.join(f'{n}@{one}' for n, one in enumerate(addresses, 1))}"
+        return f"""\
+node.id={self.number}
+controller.quorum.{quorum}
+default.replication.factor={copies}
+min.insync.replicas={copies // 2 + 1}
+offsets.topic.replication.factor={copies}
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={copies // 2 + 1}
+"""
+
+
 class Broker:
     """A broker of our own that can be killed, frozen and started again on the same ports and data.
 
     advertised_port: of a proxy before it: who connects to `behind_proxy` is told to go on through that port.
     more_properties: lines that come last and so count; {broker_port} and {controller_port} in them are filled in.
+    seat: among others; alone by default.
     """
 
-    def __init__(self, folder: Path, advertised_port: int | None = None, more_properties: str = "") -> None:
+    def __init__(self, folder: Path, advertised_port: int | None = None, more_properties: str = "", seat: Seat | None = None) -> None:
         self._folder = folder
         broker_port, controller_port, proxied_port = free_ports(3)
+        seat = seat or Seat(new_cluster_id(), 1, (controller_port,))
+        controller_port = seat.controller_ports[seat.number - 1]
         self.bootstrap, self.behind_proxy = f"127.0.0.1:{broker_port}", ("127.0.0.1", proxied_port)
         self._process: subprocess.Popen[bytes] | None = None
         listeners = {"PLAINTEXT": (broker_port, broker_port)}
         if advertised_port is not None:
             listeners["PROXIED"] = (proxied_port, advertised_port)
         more = more_properties.format(broker_port=broker_port, controller_port=controller_port)
-        (folder / "server.properties").write_text(_properties(listeners, controller_port, folder / "logs") + more)
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        arguments = ["format", "--standalone", f"--cluster-id={cluster_id}", "-c", str(folder / "server.properties")]
+        (folder / "server.properties").write_text(_properties(listeners, controller_port, folder / "logs") + seat.properties + more)
+        arguments = ["format", f"--cluster-id={seat.cluster_id}", "-c", str(folder / "server.properties")]
+        arguments += ["--standalone"] if len(seat.controller_ports) == 1 else []
         subprocess.run([*_java("256m"), "kafka.tools.StorageTool", *arguments], check=True, capture_output=True, timeout=READY_TIMEOUT_S)
 
     def start(self) -> None:
         """Return when the broker answers a metadata request."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
+        """Return at once: among others it may have to wait for them."""
         with (self._folder / "broker.log").open("ab") as log:
             command = [*_java("1g"), "kafka.Kafka", str(self._folder / "server.properties")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def wait_until_ready(self) -> None:
+        """Until the broker answers a metadata request."""
+        assert self._process is not None, "the broker is not running"
         deadline_s = time.monotonic() + READY_TIMEOUT_S
         while not answers(self.bootstrap):
             time.sleep(0.1)
@@ -123,12 +163,34 @@ def start_broker() -> Broker:
 def new_broker(advertised_port: int | None = None, more_properties: str = "") -> Broker:
     """One more broker of our own, stopped at the end of this process at the latest. Raises ToolsMissingError."""
     fetch_jars()
-    folder = Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    broker = Broker(folder, advertised_port, more_properties)
+    broker = Broker(_new_folder(), advertised_port, more_properties)
     atexit.register(broker.stop)
     broker.start()
     return broker
+
+
+def new_brokers(count: int) -> list[Broker]:
+    """Several of our own in one cluster, each with a copy of everything; stopped at the end of this process. Raises ToolsMissingError."""
+    fetch_jars()
+    cluster_id, ports = new_cluster_id(), free_ports(count)
+    brokers = [Broker(_new_folder(), seat=Seat(cluster_id, number, ports)) for number in range(1, count + 1)]
+    for broker in brokers:
+        atexit.register(broker.stop)
+        broker.launch()
+    for broker in brokers:
+        broker.wait_until_ready()
+    return brokers
+
+
+def new_cluster_id() -> str:
+    """One that nobody has."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _new_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="anomaly-daemon-kafka-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def require_tools() -> None:
@@ -210,19 +272,14 @@ def _properties(listeners: Mapping[str, tuple[int, int]], controller_port: int, 
     advertised = [f"{name}://127.0.0.1:{port}" for name, (_, port) in listeners.items()]
     return f"""\
 process.roles=broker,controller
-node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:{controller_port}
 listeners={",".join(bound)},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners={",".join(advertised)}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,{",".join(f"{name}:PLAINTEXT" for name in listeners)}
 inter.broker.listener.name=PLAINTEXT
 log.dirs={logs}
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
+offsets.topic.num.partitions={COORDINATED_PARTITIONS}
+transaction.state.log.num.partitions={COORDINATED_PARTITIONS}
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0

@@ -8,6 +8,7 @@ from tests.chaos.scenarios.clocks import CLOCKS
 from tests.chaos.scenarios.cuts import CUTS
 from tests.chaos.scenarios.growth import GROWTH
 from tests.chaos.scenarios.kills import KILLS
+from tests.chaos.scenarios.leaders import LEADERS
 from tests.chaos.scenarios.loss import DELETED, OVERTAKEN_WHILE_AWAY, OVERTAKEN_WHILE_FROZEN
 from tests.chaos.scenarios.outages import OUTAGES
 from tests.chaos.scenarios.rebalances import REBALANCES
@@ -18,4 +19,6 @@ from tests.chaos.scenarios.zombies import NAMESAKES, ZOMBIES
 
 # In a slice those of the first line share one group, in this order.
 SHARING: tuple[Scenario[Any], ...] = (KILLS, CUTS, REBALANCES, ZOMBIES, NAMESAKES, OUTAGES, SLOWNESS, CLOCKS, SILENCES, GROWTH)
+# On several brokers, one of which is harmed at a time.
+REPLICATED: tuple[Scenario[Any], ...] = (LEADERS,)
 ALONE: tuple[Alone, ...] = (OVERTAKEN_WHILE_AWAY, OVERTAKEN_WHILE_FROZEN, DELETED)
