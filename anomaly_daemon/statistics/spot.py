@@ -11,7 +11,7 @@ from torch import Tensor
 from anomaly_daemon.domain.columns import Column
 from anomaly_daemon.statistics.window import REFIT_EVERY, SCORE_MAX, TAIL_PROBABILITY_MIN, Window
 
-_PEAK_SHARE = 50  # one score in 50 is a peak: the excess over the .98 quantile
+_PEAK_SHARE = 20  # one score in 20 is a peak: the excess over the .95 quantile
 _PEAKS_MIN = 10  # while the window is short, more of it counts as tail, up to a quarter
 _SHAPE_MIN, _SHAPE_MAX = 1e-9, 0.5  # from the exponential tail, where expm1 and log1p still tell 1e-9 from 0, to the heaviest
 _SCALE_FLOOR_ABSOLUTE, _SCALE_FLOOR_RELATIVE = 1e-6, 1e-3
@@ -20,7 +20,7 @@ _SCALE_FLOOR_ABSOLUTE, _SCALE_FLOOR_RELATIVE = 1e-6, 1e-3
 class Spot:
     """Tail probability of a score and the score at a given tail probability.
 
-    The peaks over u, the .98 quantile of the last `length` scores, are fitted by probability-weighted moments every
+    The peaks over u, the .95 quantile of the last `length` scores, are fitted by probability-weighted moments every
     `refit_every` scores; below u the rank in the window counts. Until the first fit nothing is beyond the threshold.
     Sources: Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory" (SPOT); Hosking & Wallis 1987,
     "Parameter and Quantile Estimation for the Generalized Pareto Distribution".

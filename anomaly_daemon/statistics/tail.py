@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.statistics.credit import Credit
 from anomaly_daemon.statistics.excesses import Excesses
 from anomaly_daemon.statistics.far_quantiles import FarQuantiles
 from anomaly_daemon.statistics.score_prior import EXCESS_AT, LEVELS, ScorePrior
 from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
 
-# Suspects teach at full weight while this credit lasts, one each; it comes back over a thousand observations. An ordinary heavy tail never uses
-# it up, a long incident does at once.
-_CREDIT, _CREDIT_BACK = 20.0, 0.02
+_CREDIT, _CREDIT_BACK = 20.0, 0.02  # comes back over a thousand observations
 _KEPT_SHARE = 0.05  # of the pool, whatever the odds
 _EVIDENCE_MAX, _ODDS_MAX = 4.0, 1000.0  # of one excess, of all; logs
 
@@ -38,11 +37,11 @@ class Tail:
         self._quantiles = FarQuantiles(name, half_life, prior.quantiles)
         self._excesses = Excesses(name, LEVELS[EXCESS_AT], half_life, prior.excess, prior.shape)
         self._gaps, self._moments = self._quantiles.gaps.name, self._excesses.moments.name
-        self._odds, self._credit = f"{name}.odds", f"{name}.credit"
+        self._odds, self._credit = f"{name}.odds", Credit(f"{name}.credit", _CREDIT, _CREDIT_BACK)
 
     def columns(self) -> tuple[Column, ...]:
         """Quantiles, moments, odds and credit, 48 bytes."""
-        return (self._quantiles.gaps, self._excesses.moments, Column(self._odds, "float32"), Column(self._credit, "float32", fill=_CREDIT))
+        return (self._quantiles.gaps, self._excesses.moments, Column(self._odds, "float32"), self._credit.column())
 
     def known(self, rows: Mapping[str, Tensor]) -> Tensor:
         """What is known of the tail as it stands, a copy, float32 [n, K + 3]."""
@@ -63,10 +62,9 @@ class Tail:
     def learn(self, rows: Mapping[str, Tensor], deviations: Tensor, weight: Tensor, is_taught: Tensor, seen: Tensor) -> None:
         """Take deviations [n] in where they teach at all, [n] bool, at `weight` [n] in [0, 1], below 1 suspect; elsewhere no bit changes.
 
-        Suspects of weight 0 teach too, while there is credit: a tail that never saw any would be one of what is no suspect, and end where they begin.
-        `seen` [n] float64 says how much was learned before.
+        Suspects of weight 0 teach too, while there is credit, see Credit. `seen` [n] float64 says how much was learned before.
         """
-        taught = self._taught(rows[self._credit], weight, is_taught)
+        taught = self._credit.weighed(rows, weight, is_taught)
         gaps = rows[self._gaps].double()
         quantiles = gaps.cumsum(1)
         far = ((deviations > quantiles[:, EXCESS_AT]) & (taught > 0)).nonzero()[:, 0]
@@ -85,13 +83,3 @@ class Tail:
         evidence = (fitted - followed).clamp_(-_EVIDENCE_MAX, _EVIDENCE_MAX) * weight
         odds[far] = (odds[far].double() + evidence).clamp_(-_ODDS_MAX, _ODDS_MAX).to(odds.dtype)
         moments[far] = self._excesses.learned(before, excess, weight, seen).to(moments.dtype)
-
-    @staticmethod
-    def _taught(credit: Tensor, weight: Tensor, is_taught: Tensor) -> Tensor:
-        """The weight to learn at: suspects fully while there is credit, which they use up and everything learned brings back."""
-        if bool((weight == 1).all()):
-            credit.add_(_CREDIT_BACK).clamp_(max=_CREDIT)
-            return weight
-        is_trusted = is_taught & (weight < 1) & (credit >= 1)
-        credit.copy_(torch.where(is_taught, (credit - is_trusted.to(credit.dtype) + _CREDIT_BACK).clamp_(max=_CREDIT), credit))
-        return torch.where(is_trusted, 1.0, weight * is_taught)

@@ -7,12 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from anomaly_daemon.domain.columns import FROZEN, OBSERVATIONS, Column
+from anomaly_daemon.domain.columns import OBSERVATIONS, Column
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.statistics.tail import Tail
-from anomaly_daemon.thresholds.base import HELD_BACK, JUDGED, PREFIX, WARMUP_MARGIN, Judgement, Rows
+from anomaly_daemon.thresholds.base import HELD_BACK, JUDGED, PREFIX, WARMUP_MARGIN, Judgement, Rows, may_teach
 from anomaly_daemon.thresholds.holding import Holding, RecentAverage
 
 _OFFSET = 1e-6  # keeps the logarithm of a score of 0 finite
@@ -90,10 +90,7 @@ class EwmaThreshold:
         taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
-        is_taught = rows[JUDGED] > 0
-        if FROZEN in rows:
-            is_taught &= ~rows[FROZEN]
-        self._tail.learn(rows, judgement.tail[1], weight, is_taught, seen)
+        self._tail.learn(rows, judgement.tail[1], weight, may_teach(rows), seen)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
         self._log_score.learn(rows, taught, weight, seen / _YOUTH)

@@ -12,7 +12,7 @@ from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.quantile import RollingQuantile
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
-from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
+from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows, Suspects
 from anomaly_daemon.thresholds.first import FirstThreshold
 
 
@@ -28,11 +28,12 @@ class QuantileThreshold:
                 f"set threshold.window to {math.ceil(1 / settings.tail)} or more, or threshold.method to spot"
             )
         self._quantile = RollingQuantile(PREFIX, settings.window, settings.tail)
+        self._suspects = Suspects(settings.tail)
         self._first = FirstThreshold(settings, prior)
 
     def columns(self) -> tuple[Column, ...]:
-        """The window of scores and its quantile."""
-        return self._quantile.columns()
+        """The window of scores, its quantile, and the credit of suspects."""
+        return (*self._quantile.columns(), *self._suspects.columns())
 
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold."""
@@ -45,5 +46,5 @@ class QuantileThreshold:
         return tail[0]
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
-        """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""
-        self._quantile.learn(rows, score, weight)
+        """See Threshold and Suspects; of suspect scores at weight 1/k every k-th is taken in."""
+        self._quantile.learn(rows, *self._suspects.taught(rows, score, weight, rows[self._quantile.quantile]))

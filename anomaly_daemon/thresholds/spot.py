@@ -11,7 +11,7 @@ from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.statistics.spot import Spot
 from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
-from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
+from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows, Suspects
 from anomaly_daemon.thresholds.first import FirstThreshold
 
 
@@ -26,11 +26,12 @@ class SpotThreshold:
                 f"threshold.tail: {settings.tail:g} is rarer than a window of scores can bear out; set it to {TAIL_PROBABILITY_MIN:g} or more"
             )
         self._spot = Spot(PREFIX, settings.window, settings.tail)
+        self._suspects = Suspects(settings.tail)
         self._first = FirstThreshold(settings, prior)
 
     def columns(self) -> tuple[Column, ...]:
-        """The window of scores and the fitted tail."""
-        return self._spot.columns()
+        """The window of scores, the fitted tail, and the credit of suspects."""
+        return (*self._spot.columns(), *self._suspects.columns())
 
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold."""
@@ -43,5 +44,5 @@ class SpotThreshold:
         return tail[0]
 
     def learn(self, rows: Rows, score: Tensor, weight: Tensor, _judgement: Judgement) -> None:
-        """See Threshold; of suspect scores at weight 1/k every k-th is taken in."""
-        self._spot.learn(rows, score, weight)
+        """See Threshold and Suspects; of suspect scores at weight 1/k every k-th is taken in."""
+        self._spot.learn(rows, *self._suspects.taught(rows, score, weight, rows[self._spot.quantile]))

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import Threshold as ThresholdSettings
@@ -165,3 +166,32 @@ def test_ewma_counts_outliers_within_reach_or_in_full() -> None:
 
     assert math.log(first) < 1.5
     assert math.log(second) > 3
+
+
+def guarded(threshold: Threshold, rows: dict[str, torch.Tensor], scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Scores [steps, entities] judged and learned, suspects at a tenth; which were anomalies."""
+    found = []
+    for score in torch.from_numpy(scores):
+        judgement = threshold.judge(rows, score)
+        threshold.learn(rows, score, torch.where(judgement.is_suspect, 0.1, 1.0).double(), judgement)
+        found.append(judgement.is_anomaly.numpy())
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("method", "ratio_max"), [("spot", 1.4), ("quantile", 2.0)])
+def test_the_guard_neither_cuts_the_tail_off_nor_lets_a_short_incident_make_its_entity_deaf(method: str, ratio_max: float) -> None:
+    """Suspects at a tenth and no more had these quantiles exceeded 2.6 and 8.8 times as often as they say."""
+    entities, window = 40, 2000
+    threshold = build(ThresholdSettings(method=method, window=window, tail=1e-3))
+    rows = fresh_rows(threshold.columns(), entities=entities)
+    rows["observations"] += 10_000
+    calm = np.exp(0.3 * np.random.default_rng(1).normal(size=(3 * window, entities)))
+    guarded(threshold, rows, calm[:window])
+
+    ratio = guarded(threshold, rows, calm[window:]).mean() / 1e-3
+    told = guarded(threshold, rows, np.full((50, entities), 6.0)).mean()
+    told_again = guarded(threshold, rows, np.full((1, entities), 6.0)).mean()
+
+    assert 0.6 < ratio < ratio_max
+    assert told > 0.95
+    assert told_again > 0.95
