@@ -14,6 +14,8 @@ _UNITS_US = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS: Mapping[str, str] = {
     "prediction": "not as foreseen since",
+    "conditional": "out of place for what goes with it since",
+    "adaptive": "unlike anything remembered or foreseen since",
     "reconstruction": "an unusual course since",
     "residual": "drifting from what is foreseen since",
     "linear": "drifting from its own averages since",

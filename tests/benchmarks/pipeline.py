@@ -30,7 +30,7 @@ PARTITION = Partition("readings", 0)
 ALL = settings_of.Evidence().channels
 NETWORK = ("prediction", "reconstruction")
 MEMORIES = ("novelty", "adaptive")
-TRAINED = (*ALL, "conditional")
+TRAINED = (*ALL, "conditional", "surprise")
 NAMES = tuple(f"channel_{number}" for number in range(FEATURES))
 
 
@@ -171,6 +171,8 @@ def measure(rounds: int = 3) -> list[Measure]:
         print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, with reconstruction alone {alone:,.0f}/s, 100 k entities {wide:,.0f}/s")
     for name in (*TRAINED, *MEMORIES):
         print(f"  {name} alone {rate(few[40_000:], few[:40_000], (name,)):,.0f}/s, {state_bytes((name,))} bytes an entity")
+    for more in (("conditional",), ("surprise",), *((name,) for name in MEMORIES), ("conditional", "surprise", *MEMORIES)):
+        print(f"  the five and {', '.join(more)} {rate(few[40_000:], few[:40_000], (*ALL, *more)):,.0f}/s")
     return [
         Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),
         Measure("memory_rate_over_naive_all_channels", float(np.median(every)), 40, "ratio", "higher"),

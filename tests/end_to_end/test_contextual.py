@@ -14,6 +14,8 @@ def test_a_trained_detector_finds_ordinary_values_in_the_wrong_place_and_an_untr
 
     trained, untrained = (result(by_product(stream, (*small, *more))) for more in ((), UNTRAINED))
 
-    # Three seeds of training found 5, 6 and 8 of them, untrained ones none.
+    # Three seeds of training found 7, 8 and 5 of them at the price of 5 false ones, 4 at the threshold without any; untrained ones none.
     assert trained.planted.total() == PLANTED
-    assert trained.priced.total() >= untrained.priced.total() + 3
+    assert trained.priced.total() >= untrained.priced.total() + 4
+    assert trained.deployed.total() >= 3
+    assert trained.deployed_false <= 2

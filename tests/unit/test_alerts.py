@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import jsonschema
 import msgspec
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Message, Phase, WindowPoint
 from anomaly_daemon.incidents.alerts import Explanation, alert_message, build_alert, confidence, fingerprint, rfc3339
 from anomaly_daemon.incidents.incident import Kind, Turn
+from anomaly_daemon.settings.evidence import ChannelName
 from tests.alert_cases import CONTEXT, EXPLANATION, READINGS, START_US, alert, closed, judged, opened, schema, updated, validate
 
 NOW_US = 1_767_225_600_000_001
@@ -149,6 +151,16 @@ def test_first_reason_is_in_the_words_of_the_leading_channel(channel: str, kind:
     led = replace(EXPLANATION, channels=(ChannelShare(channel, 0.6), ChannelShare("other", 0.4)))
 
     assert alert(updated(kind=kind), led).body["explanation"]["reasons"][0] == f"pressure 1.1 above expected, {said}"
+
+
+@pytest.mark.parametrize("channel", get_args(ChannelName))
+def test_every_channel_has_words_of_its_own(channel: str) -> None:
+    led = replace(EXPLANATION, channels=(ChannelShare(channel, 1.0),))
+
+    reason = alert(updated(), led).body["explanation"]["reasons"][0]
+
+    assert reason.endswith(" since 00:00 UTC")
+    assert f"{channel} since" not in reason
 
 
 def test_words_name_the_day_where_an_incident_began_on_another() -> None:
