@@ -1,7 +1,7 @@
 """A slice of the quality benchmarks: train and replay under the settings of a public set still rank and call as well as its results page says.
 
-Margins are wider than the spread over training seeds: SKAB .017, in F1 .019, a machine of SMD .02. The slice of the contextual benchmark stands beside
-this.
+Margins are wider than the spread over training seeds: SKAB .017, in F1 .019, a machine of SMD .02. The slice of the contextual benchmark stands
+beside this.
 """
 
 from __future__ import annotations

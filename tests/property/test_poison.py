@@ -112,7 +112,7 @@ def test_a_stream_shorter_than_the_warm_up_is_judged_without_a_number_that_is_no
 @pytest.mark.parametrize("features", [1, 500])
 def test_streams_of_one_feature_and_of_five_hundred_are_judged(features: int) -> None:
     names = [f"f{number}" for number in range(features)]
-    channels = [*NETWORK_CHANNELS, "linear", "level", "surprise", *(["novelty"] if features == 1 else [])]
+    channels = [*NETWORK_CHANNELS, "linear", "level", "surprise", *(["novelty", "adaptive"] if features == 1 else [])]
     wanted = settings_of.load(
         (),
         (
