@@ -72,4 +72,4 @@ def _in_sync_s(cluster: Cluster) -> float | None:
 
 
 # A broker is missed after nine seconds; who waits for its answer meanwhile does so for ten more, and then connects anew.
-LEADERS = Scenario("leaders", faults=16, faults_in_slice=2, plan=plan, inject=inject, recovery_max_s=45.0)
+LEADERS = Scenario("leaders", faults=16, faults_in_slice=2, plan=plan, inject=inject, recovery_max_s=60.0)
