@@ -45,8 +45,8 @@ def main() -> None:
         trained_s = time.perf_counter()
         records = judge(config, folder, options.export, assignments)
         judged_s = time.perf_counter()
-        each_us = 1e6 * (judged_s - trained_s) / max(1, records)
-        print(f"{options.set}: trained in {trained_s - began_s:.0f} s, {records:,} records judged in {judged_s - trained_s:.0f} s, {each_us:.0f} µs each")
+        took_s, each_us = judged_s - trained_s, 1e6 * (judged_s - trained_s) / max(1, records)
+        print(f"{options.set}: trained in {trained_s - began_s:.0f} s, {records:,} records judged in {took_s:.0f} s, {each_us:.0f} µs each")
         rows = measured(options.export, options.data) | _only({"MEWMA": ["level"]}, config, folder, options.data, assignments)
         if options.ablation:
             rows |= _ablation(channels, config, folder, options.data, assignments)
