@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import FROZEN, Column
-from anomaly_daemon.statistics.credit import Credit
 
 Rows = Mapping[str, Tensor]
 """The columns of the n entities at hand, contiguous, changed in place; a Threshold reads and writes all n of each."""
@@ -26,9 +24,6 @@ GIVEN = ("slot", "parameter.z", "parameter.level")
 
 JUDGED = "judged"
 """What the judge puts beside them at each step: float64 [n], 1 where any channel had something to say, else 0."""
-
-_SUSPECTS_MOST, _SUSPECTS_BACK = 5.0, 4.0  # the latter in tails: four times what comes by chance
-_REACH = 1.25
 
 HELD_BACK = float("-inf")
 """Deviations of a score that no sensitivity calls an anomaly."""
@@ -86,24 +81,3 @@ def may_teach(rows: Rows) -> Tensor:
     """Which of the rows' scores may teach at all: bool [n], judged and of no entity that is frozen."""
     is_judged = rows[JUDGED] > 0
     return is_judged & ~rows[FROZEN] if FROZEN in rows else is_judged
-
-
-class Suspects:
-    """What suspects teach where they are the very scores beyond the quantile, at `tail`, that is learned.
-
-    All of them while they are no more than the tail has (see Credit), for without them the quantile ends lower and lower; but none as more than a
-    little beyond the quantile, so that a short incident does not make its entity deaf. Measured on normal scores at a tail of 1e-3, and after 50
-    records of an anomaly twice as high as the quantile: exceeded .97 times as often as said and not deaf to its like, in place of 2.6 times.
-    """
-
-    def __init__(self, tail: float) -> None:
-        self._credit = Credit(f"{PREFIX}.suspects", _SUSPECTS_MOST, _SUSPECTS_BACK * tail)
-
-    def columns(self) -> tuple[Column, ...]:
-        """Their credit."""
-        return (self._credit.column(),)
-
-    def taught(self, rows: Rows, score: Tensor, weight: Tensor, quantile: Tensor) -> tuple[Tensor, Tensor]:
-        """The scores and weights to learn, [n] each."""
-        within = torch.where(weight < 1, score.minimum(quantile * _REACH), score)
-        return within, self._credit.weighed(rows, weight, may_teach(rows))

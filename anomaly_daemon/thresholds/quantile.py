@@ -12,8 +12,9 @@ from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.quantile import RollingQuantile
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
-from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows, Suspects
+from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
 from anomaly_daemon.thresholds.first import FirstThreshold
+from anomaly_daemon.thresholds.suspects import Suspects
 
 
 class QuantileThreshold:

@@ -11,8 +11,9 @@ from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.statistics.spot import Spot
 from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN
-from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows, Suspects
+from anomaly_daemon.thresholds.base import PREFIX, Judgement, Rows
 from anomaly_daemon.thresholds.first import FirstThreshold
+from anomaly_daemon.thresholds.suspects import Suspects
 
 
 class SpotThreshold:

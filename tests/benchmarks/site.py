@@ -22,6 +22,7 @@ from anomaly_daemon.model.corpus import EntitySequence
 from anomaly_daemon.model.fitting import fit
 from anomaly_daemon.settings import Kafka, Settings, load
 from tests.benchmarks import stream
+from tests.end_to_end.harness import checkpointed
 
 _LOOK_S = 0.1
 _RECORD: dict[str, dict[str, object]] = {
@@ -85,12 +86,7 @@ class Site:
 
     def checkpointed(self) -> dict[int, int]:
         """Partition number → offset of its newest checkpoint."""
-        names = (self.folder / "checkpoints").glob("*/*/*.safetensors")
-        found: dict[int, int] = {}
-        for name in names:
-            number = int(name.parent.name.rpartition("-")[2])
-            found[number] = max(found.get(number, 0), int(name.name.split("-")[0]))
-        return found
+        return checkpointed(self.folder / "checkpoints")
 
 
 class Daemon:

@@ -23,7 +23,7 @@ from tests.chaos.cluster import Cluster, OwnCluster, ReplicatedCluster
 from tests.chaos.conduct import HEADINGS, Row, conduct, conduct_alone
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.scenarios import ALONE, REPLICATED, SHARING
-from tests.chaos.scenarios.scenario import Scenario
+from tests.chaos.scenarios.scenario import Alone, Scenario
 from tests.chaos.table import table
 from tests.ending import end_when_told
 from tests.kafka.broker import ToolsMissingError, answers
@@ -87,14 +87,19 @@ def _rows(cluster: Cluster, sharing: Sequence[Scenario[Any]], options: argparse.
     for group in [wanted] if options.slice and wanted else [[one] for one in wanted]:
         yield from _told(conduct(cluster, group, seed, is_slice=options.slice), options)
     for alone in ALONE:
-        if alone.name in names or not (names or options.slice):
+        if _is_asked_for(alone, options):
             yield from _told([conduct_alone(cluster, alone, seed)], options)
+
+
+def _is_asked_for(scenario: Scenario[Any] | Alone, options: argparse.Namespace) -> bool:
+    """By its name, or by none: a slice is of those that share."""
+    return scenario.name in options.scenarios or not (options.scenarios or options.slice)
 
 
 def _rows_of_several(folder: Path, replicated: Sequence[Scenario[Any]], options: argparse.Namespace) -> Iterator[Row]:
     """Likewise, on brokers of their own; none in a slice."""
     for scenario in replicated:
-        if scenario.name in options.scenarios or not (options.scenarios or options.slice):
+        if _is_asked_for(scenario, options):
             with closing(ReplicatedCluster(folder)) as cluster:
                 yield from _told(conduct(cluster, [scenario], options.seed, is_slice=options.slice), options)
 

@@ -96,7 +96,7 @@ class Cluster:
         self.left = [*sorted(self._topics), *self._groups]
         with self.admin() as admin:
             found = admin.delete_topics(sorted(self._topics), raise_errors=False)["topics"] if self._topics else []
-            self.left = [one["name"] for one in found if one["error_code"]] + _not_deleted(admin, self._groups)
+            self.left = [one["name"] for one in found if one["error_code"]] + delete_groups(admin, self._groups)
 
 
 class OwnCluster(Cluster):
@@ -147,8 +147,8 @@ class ReplicatedCluster(Cluster):
             broker.stop()
 
 
-def _not_deleted(admin: KafkaAdminClient, groups: list[str]) -> list[str]:
-    """Groups that are still there when the brokers have had time to notice that their members died."""
+def delete_groups(admin: KafkaAdminClient, groups: list[str]) -> list[str]:
+    """Returns those that are still there when the brokers have had time to notice that their members died."""
     left, deadline_s = groups, time.monotonic() + _EMPTY_WITHIN_S
     while True:
         with suppress(KafkaError):

@@ -12,7 +12,7 @@ from typing import Any
 from tests.chaos.cluster import PARTITIONS, Cluster
 from tests.chaos.feed import Feed
 from tests.chaos.fleet import Fleet, HarnessError
-from tests.chaos.reader import read_committed
+from tests.chaos.reader import read
 from tests.chaos.scenarios.scenario import Alone, Scenario
 from tests.chaos.verdict import Verdict, contradictions, differences, effects_of
 from tests.end_to_end.harness import Site
@@ -92,7 +92,7 @@ def _judge(cluster: Cluster, scenarios: Sequence[Scenario[Any]], harmed: Site, t
     unharmed.run_to_end(UNHARMED_WITHIN_S)
     aside = sorted({path for scenario in scenarios for path in scenario.aside})
     mine, theirs = (effects_of(site, cluster.bootstrap, aside) for site in (harmed, unharmed))
-    fed = read_committed(cluster.bootstrap, topic)
+    fed = read(cluster.bootstrap, topic)
     verdict.differences += differences(mine, theirs) + contradictions(mine, fed)
     verdict.records, verdict.alerts = len(fed), sum(map(len, theirs.alerts.values()))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.chaos.acts import Act
 from tests.chaos.reader import Groups, end_offsets
-from tests.end_to_end.harness import Site, kill, start
+from tests.end_to_end.harness import Site, checkpointed, kill, start
 
 DIES_WITHIN_S = 60.0
 COMMITS_WITHIN_S = 120.0
@@ -154,7 +154,8 @@ class Fleet:
         if not self._alive:
             self.start("last")
         self.wait_until_caught_up(timeout_s)
-        self.wait_for(lambda: 1.0 if self._saved() == self.committed() else None, timeout_s, f"no state of {self.committed()} saved")
+        folder = self.site.folder / "checkpoints"
+        self.wait_for(lambda: 1.0 if checkpointed(folder) == self.committed() else None, timeout_s, f"no state of {self.committed()} saved")
         for member in self.members:
             self.leave(member, is_removed=False)
 
@@ -179,15 +180,6 @@ class Fleet:
 
     def committed(self) -> dict[int, int]:
         return self._groups.committed(self.group, self.topic)
-
-    def _saved(self) -> dict[int, int]:
-        """Partition number → offset of its newest checkpoint, by the names of folder and file."""
-        files = (self.site.folder / "checkpoints").glob("*/*/*.safetensors")
-        newest: dict[int, int] = {}
-        for file in files:
-            number = int(file.parent.name.rpartition("-")[2])
-            newest[number] = max(newest.get(number, 0), int(file.name.partition("-")[0]))
-        return newest
 
     def _refuse_ended(self, member: str) -> None:
         code = self._alive[member].exitcode

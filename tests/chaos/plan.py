@@ -23,6 +23,8 @@ class Life:
         return " ".join(map(str, self.acts)) or f"kill after {self.kill_after_s:.2f} s"
 
 
+# The signal after which a daemon comes to these points.
+TOLD = {Point.IN_DRAIN: SIGTERM, Point.IN_RELOAD: SIGHUP}
 _RANDOM_SHARE = 0.3
 _PASSINGS_MAX = 6
 
@@ -49,8 +51,7 @@ def random_kills(dice: random.Random, count: int) -> list[Life]:
 
 def _led_to(point: Point, dice: random.Random) -> Sequence[Act]:
     """What must come first for that point to be passed."""
-    told = {Point.IN_DRAIN: SIGTERM, Point.IN_RELOAD: SIGHUP}.get(point)
-    return [] if told is None else [Act(Point.AFTER_COMMIT, dice.randint(1, _PASSINGS_MAX), told)]
+    return [Act(Point.AFTER_COMMIT, dice.randint(1, _PASSINGS_MAX), TOLD[point])] if point in TOLD else []
 
 
 @dataclass(frozen=True, slots=True)

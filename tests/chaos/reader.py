@@ -19,9 +19,9 @@ _SOON = {"request_timeout_ms": 3_000, "bootstrap_timeout_ms": 3_000}
 T = TypeVar("T")
 
 
-def read_committed(bootstrap: str, topic: str) -> list[ConsumerRecord]:
-    """Every committed record, in order per partition. Raises AssertionError where a transaction is never ended."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest", metrics_enabled=False)
+def read(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[ConsumerRecord]:
+    """Every record that such a reader sees, in order per partition. Raises AssertionError where a transaction is never ended."""
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, isolation_level=isolation, auto_offset_reset="earliest", metrics_enabled=False)
     try:
         partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
         ends = end_offsets(bootstrap, topic)
@@ -31,7 +31,7 @@ def read_committed(bootstrap: str, topic: str) -> list[ConsumerRecord]:
         found: list[ConsumerRecord] = []
         # By position, not by the last record: control records and aborted transactions occupy offsets too.
         while any(consumer.position(partition) < ends[partition.partition] for partition in partitions):
-            assert time.monotonic() < deadline_s, f"{topic}: a transaction stays open: read_committed does not reach {ends}"
+            assert time.monotonic() < deadline_s, f"{topic}: a transaction stays open: {isolation} does not reach {ends}"
             for records in consumer.poll(timeout_ms=200).values():
                 found += records
         return sorted(found, key=lambda record: (record.partition, record.offset))

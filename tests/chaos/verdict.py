@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-from tests.chaos.reader import Groups, read_committed
+from tests.chaos.reader import Groups, read
 from tests.end_to_end.harness import Site
 
 Lane = tuple[int, int]
@@ -64,8 +64,8 @@ def effects_of(site: Site, bootstrap: str, aside: Sequence[str] = ()) -> Effects
     finally:
         groups.close()
     return Effects(
-        alerts=_lanes([_alert(record, ("detected_at", *aside)) for record in read_committed(bootstrap, settings.output.alerts_topic)]),
-        dead_letters=_lanes([_dead_letter(record) for record in read_committed(bootstrap, settings.output.dead_letter_topic)]),
+        alerts=_lanes([_alert(record, ("detected_at", *aside)) for record in read(bootstrap, settings.output.alerts_topic)]),
+        dead_letters=_lanes([_dead_letter(record) for record in read(bootstrap, settings.output.dead_letter_topic)]),
         committed=committed,
         state=site.state(),
     )

@@ -137,6 +137,15 @@ class Site:
         return found
 
 
+def checkpointed(folder: Path) -> dict[int, int]:
+    """Partition number → offset of its newest checkpoint, by the names of folder and file."""
+    found: dict[int, int] = {}
+    for file in folder.glob("*/*/*.safetensors"):
+        number = int(file.parent.name.rpartition("-")[2])
+        found[number] = max(found.get(number, 0), int(file.name.partition("-")[0]))
+    return found
+
+
 def make_site(
     folder: Path,
     log: str,

@@ -9,6 +9,7 @@ import pytest
 
 from tests.alert_cases import validate
 from tests.chaos.acts import Act, Point
+from tests.chaos.plan import TOLD
 from tests.end_to_end.harness import Site, kill, make_site, start
 from tests.small import stream
 
@@ -68,16 +69,15 @@ def test_twenty_kills_change_nothing_of_what_is_learned_online(tmp_path: Path) -
 def test_a_kill_at_each_named_point_changes_nothing_on_the_embedded_log(tmp_path: Path) -> None:
     """With those that take a signal first: a drain begins with SIGTERM, a reload with SIGHUP."""
     killed, unharmed = (make_site(tmp_path / name, f"sqlite:///{tmp_path / name}/topics.db", RECORDS[:2000]) for name in ("killed", "unharmed"))
-    told = {Point.IN_DRAIN: "TERM", Point.IN_RELOAD: "HUP"}
     passings = {Point.IN_RECOVERY: (1, 2, 4), Point.IN_DRAIN: (1, 2), Point.IN_RELOAD: (1, 2)}
     for point in Point:
         for passing in passings.get(point, (1, 2, 5)):
-            acts = [*([f"after_commit:2:{told[point]}"] if point in told else []), str(Act(point, passing))]
-            words = [word for act in acts for word in ("--at", act)]
+            acts = [*([Act(Point.AFTER_COMMIT, 2, TOLD[point])] if point in TOLD else []), Act(point, passing)]
+            words = [word for act in acts for word in ("--at", str(act))]
             process = start("tests.chaos.daemon", [*words, "--", *killed.command("run")], killed.folder / "daemon.log")
             process.join(DIES_WITHIN_S)
 
-            assert process.exitcode == -signal.SIGKILL, f"{acts}: {process.exitcode}\n{killed.log_tail()}"
+            assert process.exitcode == -signal.SIGKILL, f"{words}: {process.exitcode}\n{killed.log_tail()}"
 
     both_agree_at_the_end(killed, unharmed)
 

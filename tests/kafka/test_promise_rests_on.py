@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer
 
 from anomaly_daemon.adapters.kafka_client import open_client, producer_arguments
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
 from anomaly_daemon.domain.records import BatchOutput, Message
+from tests.chaos.cluster import delete_groups
+from tests.chaos.reader import read
 from tests.contract.kafka_log import KafkaLog
 from tests.end_to_end.harness import Site, make_site
 from tests.small import stream
 
 Fresh = Callable[[str], str]
 RECORDS = stream(3, 6, 1200)
-FORGOTTEN_WITHIN_S = 30
 
 
 def test_a_reader_that_is_not_at_read_committed_sees_what_was_aborted(log: KafkaLog, fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_a_reader_that_is_not_at_read_committed_sees_what_was_aborted(log: Kafka
         sink.commit(output)
 
     assert [record.value for record in log.read(alerts)] == [b"said once"]
-    assert values(log.bootstrap, alerts, "read_uncommitted") == [b"said once", b"said once"]
+    assert [record.value for record in read(log.bootstrap, alerts, "read_uncommitted")] == [b"said once", b"said once"]
 
 
 def test_alerts_wait_for_all_replicas_and_a_retry_doubles_none(log: KafkaLog, fresh: Fresh) -> None:
@@ -50,7 +50,8 @@ def test_a_group_whose_offsets_are_forgotten_begins_at_its_start_and_says_everyt
     site = make_site(tmp_path, f"kafka://{log.bootstrap}", RECORDS, topic=fresh("readings"), group=group, assignments=assignments)
     site.run_to_end()
     said = identities(site)
-    forget(log.bootstrap, group)
+    with closing(KafkaAdminClient(bootstrap_servers=log.bootstrap)) as admin:
+        assert delete_groups(admin, [group]) == []
 
     site.run_to_end()
 
@@ -67,30 +68,6 @@ def test_a_record_that_was_produced_twice_is_judged_twice(log: KafkaLog, fresh: 
     assert pq.read_table(tmp_path / "scores.parquet").column("offset").to_pylist() == [0, 1]
 
 
-def forget(bootstrap: str, group: str) -> None:
-    """Once the session of its last member is over, as when the broker forgets it for its age."""
-    deadline_s = time.monotonic() + FORGOTTEN_WITHIN_S
-    with closing(KafkaAdminClient(bootstrap_servers=bootstrap)) as admin:
-        while set(admin.delete_groups([group]).values()) != {"OK"}:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.5)
-
-
 def identities(site: Site) -> Counter[tuple[str, int]]:
     """How often each alert was said."""
     return Counter((str(alert["incident_id"]), int(str(alert["sequence"]))) for alert in site.alerts())
-
-
-def values(bootstrap: str, topic: str, isolation: str) -> list[bytes]:
-    """All that such a reader sees of a topic of one partition."""
-    with closing(KafkaConsumer(bootstrap_servers=bootstrap, isolation_level=isolation, metrics_enabled=False)) as consumer:
-        partition = TopicPartition(topic, 0)
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        return [record.value for record in until(consumer, partition, end)]
-
-
-def until(consumer: KafkaConsumer, partition: TopicPartition, end: int) -> Iterator[object]:
-    while consumer.position(partition) < end:
-        yield from consumer.poll(timeout_ms=500).get(partition, ())
