@@ -38,12 +38,14 @@ class Novelty:
     def __init__(self, name: str, features: int, remembered: int = 256) -> None:
         """remembered: values per signal that a memory holds at most."""
         shape = (features, len(SIGNALS))
-        self._memory, self._reach, self._scale = (f"{name}.{part}" for part in ("memory", "reach", "scale"))
+        self._memory, self._closest, self._reach, self._scale = (f"{name}.{part}" for part in ("memory", "closest", "reach", "scale"))
         # Rising, between an end below all and free places above all.
         empty = np.full(remembered + 2, np.inf)
         empty[0] = -np.inf
         self.columns = (
             Column(self._memory, "float64", (*shape, remembered + 2), empty),
+            # Of what a memory holds, the distance of the closest pair, and the place of that which is dropped next: first, what is free.
+            Column(self._closest, "float64", (*shape, 2), np.array([0.0, remembered])),
             Column(self._reach, "float64", (*shape, 2 * len(_RANGE_RATES))),
             Column(self._scale, "float64", (features, len(_Scale.KEPT))),
         )
@@ -54,8 +56,8 @@ class Novelty:
         widths: [T] rows of each step, those of the same entities first. values: float64 [N, F] in the features' own units, step after step;
         a missing one (NaN) leaves its feature's columns as they were. A little below 0 where a neighbour is far from its own neighbours.
         """
-        kept = {name: rows[name].cpu().contiguous().numpy() for name in (self._memory, self._reach, self._scale)}
-        memories, scale = _Memories(kept[self._memory], kept[self._reach]), _Scale(kept[self._scale])
+        kept = {name: rows[name].cpu().contiguous().numpy() for name in (self._memory, self._closest, self._reach, self._scale)}
+        memories, scale = _Memories(kept[self._memory], kept[self._closest], kept[self._reach]), _Scale(kept[self._scale])
         features = values.shape[1]
         flat = values.cpu().double().clamp(-VALUE_MAX, VALUE_MAX).numpy().ravel()
         is_there = ~np.isnan(flat)
@@ -114,7 +116,7 @@ class _Scale:
         scaled = standardised(kept[: len(KEPT)], value)
         level += _LEVEL_RATE * (value - level)
         activity += _ACTIVITY_RATE * (np.abs(scaled - last_scaled) - activity)
-        signals = np.array((value, level, np.abs(value - last), activity)).T
+        signals = np.stack((value, level, np.abs(value - last), activity), axis=1)
         last[:], last_scaled[:] = value, scaled
         self._kept[:, at] = kept
         return signals
@@ -123,12 +125,15 @@ class _Scale:
 class _Memories:
     """The memory of every signal of every series and the ranges that measure it."""
 
-    def __init__(self, memory: Floats, reach: Floats) -> None:
-        """memory: [B, F, signals, places], changed in place. reach: [B, F, signals, 2 · ranges], how far up, and how far down, negated."""
+    def __init__(self, memory: Floats, closest: Floats, reach: Floats) -> None:
+        """memory: [B, F, signals, places], changed in place, as is closest: [B, F, signals, 2].
+
+        reach: [B, F, signals, 2 · ranges], how far up, and how far down, negated.
+        """
         self._places = memory.shape[-1]
-        self._held = memory.reshape(-1, len(SIGNALS), self._places)
+        self._held, self._closest = memory.reshape(-1, self._places), closest.reshape(-1, 2)
         self._flat = memory.reshape(-1)
-        self._starts = np.arange(0, len(self._flat), self._places).reshape(-1, len(SIGNALS))
+        self._numbers = np.arange(len(self._held)).reshape(-1, len(SIGNALS))
         self._reach = np.ascontiguousarray(reach.reshape(-1, len(SIGNALS), 2, len(_RANGE_RATES)).transpose(2, 3, 0, 1))
 
     def close(self, reach: Floats) -> None:
@@ -137,16 +142,26 @@ class _Memories:
 
     def step(self, at: Where, signals: Floats) -> tuple[Floats, Floats]:
         """How far each signal is from the nearest value remembered, and that from its own nearest, in ranges: [n, signals] each; then learn."""
-        flat, start = self._flat, self._starts[at]
-        place = start + (self._held[at] >= signals[..., None]).argmax(-1)
+        flat, numbers = self._flat, self._numbers[at]
+        place = numbers * self._places + self._searched(at, signals)
         below, above = signals - flat[place - 1], flat[place] - signals
         distance = np.minimum(below, above)
         nearest = place - (below <= above)
         gap = np.minimum(flat[nearest] - flat[nearest - 1], flat[nearest + 1] - flat[nearest])
         gap[np.isinf(gap)] = 0.0  # alone
         ranges = self._ranges(at, signals, np.isinf(distance))
-        self._learn(place, start, distance, signals)
+        self._learn(numbers, place, distance, signals)
         return np.where(np.isinf(distance), 0.0, distance) / ranges, gap / ranges
+
+    def _searched(self, at: Where, signals: Floats) -> NDArray[np.int64]:
+        """In each signal's memory the place of the first value that is not below it, [n, signals]."""
+        asked = signals
+        if not isinstance(at, slice):  # memories are not copied to leave some out; those are asked in vain
+            asked = np.zeros((at.max(initial=-1) + 1, len(SIGNALS)))
+            asked[at] = signals
+        found = torch.searchsorted(torch.from_numpy(self._held[: asked.size]), torch.from_numpy(asked).reshape(-1, 1))
+        places: NDArray[np.int64] = found.numpy().reshape(asked.shape)
+        return places if isinstance(at, slice) else places[at]
 
     def _ranges(self, at: Where, signals: Floats, is_first: NDArray[np.bool_]) -> Floats:
         """The geometric mean of the decaying ranges before these signals, [n, signals]."""
@@ -160,29 +175,29 @@ class _Memories:
         ranges: Floats = np.sqrt(np.maximum(short * long, _RANGE_PRODUCT_MIN))
         return ranges
 
-    def _learn(self, place: NDArray[np.int64], start: NDArray[np.int64], distance: Floats, signals: Floats) -> None:
+    def _learn(self, numbers: NDArray[np.int64], place: NDArray[np.int64], distance: Floats, signals: Floats) -> None:
         """Take signals in at their places; a full memory drops what says least: one of its closest pair, or the signal itself."""
-        chosen = np.flatnonzero(distance > 0)
-        place, start = place.ravel()[chosen], start.ravel()[chosen]
-        distance, signals = distance.ravel()[chosen], signals.ravel()[chosen]
-        dropped = start + self._places - 2
-        full = np.flatnonzero(self._flat[dropped] < np.inf)
+        closest, dropped = self._closest[numbers].transpose(2, 0, 1)
+        learned = distance > closest
+        number, there = numbers[learned], place[learned]
+        gone = number * self._places + dropped[learned].astype(np.int64)
+        flat = self._flat.data  # a memoryview moves a stretch in half of numpy's time
+        for to, free, signal in zip(there.tolist(), gone.tolist(), signals[learned].tolist(), strict=True):
+            if free >= to:
+                flat[to + 1 : free + 1] = flat[to:free]
+                flat[to] = signal
+            else:
+                flat[free : to - 1] = flat[free + 1 : to]
+                flat[to - 1] = signal
+        full = number[self._held[number, -2] < np.inf]
         if len(full):
-            closest, redundant = self._redundant(start[full])
-            dropped[full] = np.where(distance[full] > closest, redundant, -1)
-        flat = self._flat
-        for there, gone, signal in zip(place.tolist(), dropped.tolist(), signals.tolist(), strict=True):
-            if gone >= there:
-                flat[there + 1 : gone + 1] = flat[there:gone]
-                flat[there] = signal
-            elif gone >= 0:
-                flat[gone : there - 1] = flat[gone + 1 : there]
-                flat[there - 1] = signal
+            self._closest[full] = self._redundant(self._held[full])
 
-    def _redundant(self, start: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
-        """Distance of each full memory's closest pair, and the place of the one of them that is nearer to what lies outside the pair."""
-        gaps = np.diff(self._held.reshape(-1, self._places)[start // self._places])
+    @staticmethod
+    def _redundant(held: Floats) -> Floats:
+        """Of full memories, [n, places]: the distance of the closest pair, and the place of the one of it that is nearer to what lies outside."""
+        gaps = np.diff(held)
         pair = gaps[:, 1:-1].argmin(1) + 1
         row = np.arange(len(pair))
         is_lower = gaps[row, pair - 1] < gaps[row, pair + 1]
-        return gaps[row, pair], start + pair + ~is_lower
+        return np.stack((gaps[row, pair], pair + ~is_lower), axis=1)

@@ -152,6 +152,16 @@ def growth_mib(found: list[Record], passes: int) -> float:
     return grown / 2**20
 
 
+def _print_shares(found: list[Record], known: list[Record]) -> None:
+    """What is left of the throughput of reconstruction alone, beside what."""
+    alone = rate(found, known, ("reconstruction",))
+    entities = len({record.key for record in found})
+    print(f"  {entities:,} entities, {len(known) // entities:,} records of each known: reconstruction alone {alone:,.0f}/s; of that")
+    beside = ((), ("conditional",), ("surprise",), *((name,) for name in MEMORIES), ("conditional", "surprise", *MEMORIES))
+    for more in beside:
+        print(f"    {' and '.join(('the five', *more))} {rate(found, known, (*ALL, *more)) / alone:.2f}")
+
+
 def measure(rounds: int = 3) -> list[Measure]:
     """Both sides of a ratio in turn, medians over the rounds."""
     torch.set_num_threads(1)
@@ -171,8 +181,8 @@ def measure(rounds: int = 3) -> list[Measure]:
         print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, with reconstruction alone {alone:,.0f}/s, 100 k entities {wide:,.0f}/s")
     for name in (*TRAINED, *MEMORIES):
         print(f"  {name} alone {rate(few[40_000:], few[:40_000], (name,)):,.0f}/s, {state_bytes((name,))} bytes an entity")
-    for more in (("conditional",), ("surprise",), *((name,) for name in MEMORIES), ("conditional", "surprise", *MEMORIES)):
-        print(f"  the five and {', '.join(more)} {rate(few[40_000:], few[:40_000], (*ALL, *more)):,.0f}/s")
+    for found, known in ((few, 40_000), (records(100, 160_000), 120_000)):
+        _print_shares(found[known:], found[:known])
     return [
         Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),
         Measure("memory_rate_over_naive_all_channels", float(np.median(every)), 40, "ratio", "higher"),
