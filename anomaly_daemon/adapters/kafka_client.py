@@ -165,7 +165,7 @@ def consumer_arguments(
     session_timeout_ms = round(kafka.session_timeout * 1000)
     return connection_arguments(servers, kafka, answer_timeout_s) | {
         "group_id": group,
-        "group_instance_id": None if group is None else member,
+        "group_instance_id": member if group is not None and kafka.static_membership else None,
         "isolation_level": "read_committed",
         "enable_auto_commit": False,
         "auto_offset_reset": "none",

@@ -1,4 +1,4 @@
-"""Reads Kafka topics: as a static member of a consumer group, or all of them without a group; the first step of a record's way.
+"""Reads Kafka topics: as a member of a consumer group, or all of them without a group; the first step of a record's way.
 
 The loop alone decides where reading starts: a partition that comes is paused until `seek`, and a position that the log no
 longer holds is an error, never a silent jump. After any error the consumer is given up and made anew at the next poll:
@@ -92,6 +92,7 @@ class KafkaSource:
         self._servers, self._topics, self._group, self._start = servers, tuple(topics), group, start
         self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
+        self._is_static = kafka.static_membership
         self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max, answer_timeout_s)
         self._observer_arguments = self._arguments | {"group_id": None, "group_instance_id": None, "isolation_level": "read_uncommitted"}
         self._consumer: KafkaConsumer | None = None
@@ -171,7 +172,7 @@ class KafkaSource:
             self._sought.add(name)
 
     def close(self) -> None:
-        """A static member does not leave: it keeps its partitions until the session times out, so that a restart is no rebalance."""
+        """A static member does not leave: it keeps its partitions until the session times out, so that a restart is no rebalance. Another leaves."""
         consumers = [one for one in (self._consumer, self._observer) if one is not None]
         self._consumer = self._observer = None
         for consumer in consumers:
@@ -219,7 +220,7 @@ class KafkaSource:
         # no heartbeats, no way back, while fetching goes on (3.0.12).
         if consumer._coordinator.rejoining:
             consumer._coordinator.request_rejoin()
-        if _is_fenced(consumer):
+        if self._is_static and _is_fenced(consumer):
             self._give_up()
             raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
         return fetched

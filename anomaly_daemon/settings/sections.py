@@ -33,7 +33,7 @@ class Input(Section):
     member: str | None = Field(
         None,
         min_length=1,
-        description=("Stable name of this instance in the group: static membership and a stable transactional id; default: the host's name."),
+        description="Stable name of this instance in the group, and in its transactional id; default: the host's name.",
     )
     start: Literal["earliest", "latest"] = Field("earliest", description="Where a group that never committed begins.")
     batch_records_max: int = Field(4096, ge=1, le=65536, description="Records of one batch, and so of one transaction, at most.")
@@ -96,6 +96,13 @@ class Kafka(Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(None, description="SASL mechanism.")
     sasl_username: str | None = Field(None, description="SASL user.")
     sasl_password: SecretStr | None = Field(None, description="SASL password; give it through the secrets directory.")
+    static_membership: bool = Field(
+        True,
+        description=(
+            "A member that leaves keeps its partitions until its session times out, so that a restart moves none. False: it gives them up at once, "
+            "for instances that come and go with the load."
+        ),
+    )
     session_timeout: Duration = spelled("45s", "A member silent for this long loses its partitions.")
     max_poll_interval: Duration = spelled("5m", "A member that does not poll for this long leaves the group.")
     transaction_timeout: Duration = spelled("60s", "The broker aborts a transaction open for longer.")

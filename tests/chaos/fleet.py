@@ -75,12 +75,12 @@ class Fleet:
         """Those that run, or stand still."""
         return sorted(self._alive)
 
-    def start(self, member: str, acts: Sequence[Act] = (), *options: str) -> Process:
+    def start(self, member: str, acts: Sequence[Act] = (), *options: str, is_static: bool = True) -> Process:
         """A daemon of this name; a former one of the same name is forgotten, not ended."""
         folder = self.site.folder
         words = ["--timeline", str(self.timeline.path), *options, *(word for act in acts for word in ("--at", str(act)))]
         words += ["--mutant", self._mutant] if self._mutant else []
-        command = self.site.command("run", "--set", f"input.member={member}")
+        command = self.site.command("run", "--set", f"input.member={member}", "--set", f"kafka.static_membership={str(is_static).lower()}")
         process = start("tests.chaos.daemon", [*words, "--", *command], folder / "daemon.log")
         self._alive[member] = process
         self._started.append(process)

@@ -94,7 +94,7 @@ class ChangeKind(Enum):
 
     JOIN = "join"
     CRASH = "crash"
-    LEAVE = "leave, the session times out"
+    LEAVE = "leave; where static, the session times out"
     REMOVAL = "leave and be removed"
     RESTART = "crash and come back within the session"
 
@@ -108,18 +108,31 @@ class Change:
     is_awaited: bool
 
 
+_GOING = (ChangeKind.CRASH, ChangeKind.LEAVE, ChangeKind.REMOVAL)
+# Who is no static member is out of the group once it has left.
+_GOING_BY_ITSELF = (ChangeKind.CRASH, ChangeKind.LEAVE, ChangeKind.LEAVE)
 _MEMBERS = ("one", "two", "three", "four")
 _SIZES = (1, 3, 2, 1, 4, 2)
 
 
 def changes(dice: random.Random, count: int) -> list[Change]:
+    """Of static members; see `_changes`."""
+    return _changes(dice, count, _GOING)
+
+
+def dynamic_changes(dice: random.Random, count: int) -> list[Change]:
+    """Of others."""
+    return _changes(dice, count, _GOING_BY_ITSELF)
+
+
+def _changes(dice: random.Random, count: int, going: Sequence[ChangeKind]) -> list[Change]:
     """From one member to three, two, one, four, two and again, by one at a time; who goes and how is the dice's."""
     found: list[Change] = []
     members: list[str] = []
     while len(found) < count:
         for size in _SIZES:
             while len(members) != size:
-                kind = ChangeKind.JOIN if len(members) < size else dice.choice((ChangeKind.CRASH, ChangeKind.LEAVE, ChangeKind.REMOVAL))
+                kind = ChangeKind.JOIN if len(members) < size else dice.choice(going)
                 if members and dice.random() < _RESTART_SHARE:
                     kind = ChangeKind.RESTART
                 found.append(_change(kind, members, dice))

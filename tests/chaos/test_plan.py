@@ -10,7 +10,19 @@ from tests.chaos.acts import Act, Point
 from tests.chaos.proxy import Api, Moment
 from tests.chaos.scenarios import growth
 
-PLANS = (plan.lives, plan.random_kills, plan.cuts, plan.freezes, plan.changes, plan.outages, plan.falls, plan.clock_jumps, plan.silences, growth.plan)
+PLANS = (
+    plan.lives,
+    plan.random_kills,
+    plan.cuts,
+    plan.freezes,
+    plan.changes,
+    plan.dynamic_changes,
+    plan.outages,
+    plan.falls,
+    plan.clock_jumps,
+    plan.silences,
+    growth.plan,
+)
 
 
 @pytest.mark.parametrize("make", PLANS)
@@ -32,9 +44,10 @@ def test_a_full_plan_holds_every_point_every_request_at_every_moment_and_every_c
     assert falls == {(led, kind) for led in plan.Led for kind in plan.OutageKind}
 
 
-def test_a_group_is_changed_only_as_it_can_be() -> None:
+@pytest.mark.parametrize("make", [plan.changes, plan.dynamic_changes])
+def test_a_group_is_changed_only_as_it_can_be(make: Callable[[random.Random, int], Sequence[plan.Change]]) -> None:
     members: set[str] = set()
-    for change in plan.changes(random.Random(3), 500):
+    for change in make(random.Random(3), 500):
         assert (change.member in members) != (change.kind is plan.ChangeKind.JOIN)
         members ^= {change.member} if change.kind is not plan.ChangeKind.RESTART else set()
         assert 1 <= len(members) <= 4

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
@@ -29,7 +29,19 @@ def append(log: KafkaLog, topic: str, per_partition: int) -> None:
     log.append(Message(topic, None, b"1", partition_number=number % PARTITIONS) for number in range(per_partition * PARTITIONS))
 
 
-def test_partitions_move_from_one_member_to_two_without_a_record_processed_twice(log: KafkaLog, fresh: Fresh, readings: str) -> None:
+@pytest.fixture
+def dynamic(log: KafkaLog) -> Iterator[KafkaLog]:
+    """The same cluster, for members that are not static."""
+    dynamic = KafkaLog(log.bootstrap, static_membership=False)
+    yield dynamic
+    dynamic.close()
+
+
+@pytest.mark.parametrize("membership", ["log", "dynamic"])
+def test_partitions_move_from_one_member_to_two_without_a_record_processed_twice(
+    request: pytest.FixtureRequest, membership: str, fresh: Fresh, readings: str
+) -> None:
+    log: KafkaLog = request.getfixturevalue(membership)
     alerts, group = fresh("alerts"), fresh("detectors")
     log.create(alerts, 1)
 
@@ -68,6 +80,18 @@ def test_a_member_that_restarts_within_the_session_keeps_its_partitions_and_the_
 
     assert again.owned == owned_before
     assert one.changes == changes_before
+
+
+def test_a_member_that_is_not_static_gives_its_partitions_up_when_it_leaves(dynamic: KafkaLog, fresh: Fresh, readings: str) -> None:
+    group = fresh("detectors")
+    one, two = joined(dynamic.source([readings], group, member="one"), PARTITIONS), Reader(dynamic.source([readings], group, member="two"))
+    until(lambda: len(one.owned) == len(two.owned) == 2, one, two)
+
+    left_s = time.monotonic()
+    two.source.close()
+    until(lambda: len(one.owned) == PARTITIONS, one)
+
+    assert time.monotonic() - left_s < dynamic.kafka.session_timeout / 2
 
 
 def test_a_member_whose_name_another_process_has_taken_is_told_though_nothing_comes_to_be_committed(

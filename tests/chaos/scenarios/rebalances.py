@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.feed import Feed
 from tests.chaos.fleet import Fleet
-from tests.chaos.plan import Change, ChangeKind
-from tests.chaos.plan import changes as plan
+from tests.chaos.plan import Change, ChangeKind, changes, dynamic_changes
 from tests.chaos.scenarios.scenario import Scenario
 
 _OVERLAP_S = 0.5
 
 
-def inject(_: Cluster, fleet: Fleet, __: Feed, changes: Sequence[Change]) -> None:
-    for change in changes:
+def inject(_: Cluster, fleet: Fleet, __: Feed, planned: Sequence[Change], *, is_static: bool) -> None:
+    for change in planned:
         began_s = time.monotonic()
         match change.kind:
             case ChangeKind.JOIN:
-                fleet.start(change.member)
+                fleet.start(change.member, is_static=is_static)
             case ChangeKind.CRASH:
                 began_s = fleet.crash(change.member)
             case ChangeKind.RESTART:
                 began_s = fleet.crash(change.member)
-                fleet.start(change.member)
+                fleet.start(change.member, is_static=is_static)
             case ChangeKind.LEAVE | ChangeKind.REMOVAL:
                 fleet.leave(change.member, is_removed=change.kind is ChangeKind.REMOVAL)
                 began_s = time.monotonic()
@@ -37,5 +37,14 @@ def inject(_: Cluster, fleet: Fleet, __: Feed, changes: Sequence[Change]) -> Non
         fleet.crash(member)
 
 
-# A partition may go to members that are gone before they take it, one after the other: a session has to time out for each.
-REBALANCES = Scenario("rebalances", faults=200, faults_in_slice=5, plan=plan, inject=inject, recovery_max_s=30.0)
+REBALANCES, DYNAMIC = (
+    Scenario(
+        name,
+        faults=200,
+        faults_in_slice=5,
+        plan=plan,
+        inject=partial(inject, is_static=is_static),
+        recovery_max_s=30.0,
+    )
+    for name, plan, is_static in (("rebalances", changes, True), ("dynamic", dynamic_changes, False))
+)
