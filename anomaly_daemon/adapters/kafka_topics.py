@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
-from kafka.producer.future import FutureRecordMetadata
 
 from anomaly_daemon.adapters.kafka_client import (
     ANSWER_TIMEOUT_S,
@@ -105,7 +104,8 @@ class KafkaTopics:
         while chunk := list(islice(remaining, _UNACKNOWLEDGED_MAX)):
             self._require({message.topic for message in chunk} - self._known)
             try:
-                self._append(self._appending(), chunk)
+                producer = self._appending()
+                flush(producer, [send(producer, message) for message in chunk], _DELIVERY_TIMEOUT_S)
             except KafkaError as error:
                 self._give_up_producer()
                 raise translate(error, self._servers, f"appending (the first {count} messages are there)") from error
@@ -124,13 +124,6 @@ class KafkaTopics:
             return ()
         described: Sequence[Mapping[str, Any]] = self._asked("looking up topics", lambda admin: admin.describe_topics(list(topics)))
         return described
-
-    def _append(self, producer: KafkaProducer, chunk: Sequence[Message]) -> None:
-        sent: list[FutureRecordMetadata] = [send(producer, message) for message in chunk]
-        flush(producer, sent, _DELIVERY_TIMEOUT_S)
-        for one in sent:
-            if not one.succeeded():
-                raise one.exception or KafkaError("a message was not acknowledged")
 
     def _require(self, topics: set[str]) -> None:
         if not topics:

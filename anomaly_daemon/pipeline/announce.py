@@ -140,8 +140,9 @@ class _Judgements:
         self._score, self._tail = verdicts.anomaly_score.cpu().numpy(), verdicts.tail_probability.cpu().numpy()
         self._threshold, self._grade = verdicts.threshold.cpu().numpy(), verdicts.grade.cpu().numpy()
         self._phase, self._is_anomaly = verdicts.phase.cpu().numpy(), verdicts.is_anomaly.cpu().numpy()
+        self._is_judged = {in_warmup: _is_judged(verdicts, in_warmup=in_warmup) for in_warmup in (False, True)}
 
-    def at(self, row: int, *, judges_in_warmup: bool) -> Judged:
+    def at(self, row: int, *, in_warmup: bool) -> Judged:
         """The verdict of a layout row, in Python's own numbers."""
         position = self._order[row]
         record: Record = self._observations.records[position]
@@ -151,7 +152,7 @@ class _Judgements:
             offset=record.offset,
             time_us=int(self._observations.times_us[position]),
             is_anomaly=bool(self._is_anomaly[row]),
-            is_judged=(judges_in_warmup or self.phase(row) is Phase.LIVE) and not np.isnan(score),
+            is_judged=bool(self._is_judged[in_warmup][row]),
             anomaly_score=score,
             tail_probability=float(self._tail[row]),
             threshold=float(self._threshold[row]),
@@ -181,7 +182,7 @@ def _advanced(
         places = (layout.starts[: np.count_nonzero(layout.widths > rank)] + rank).tolist()
         before.append((machine, entity, machine.kept(entity)))
         is_heard = judges_in_warmup and not machine.regimes.is_restarted(entity)
-        seen = [judged.at(row, judges_in_warmup=is_heard) for row in places]
+        seen = [judged.at(row, in_warmup=is_heard) for row in places]
         advance = machine.advance(entity, int(micro.profile[rank]), int(micro.recent[rank]), seen)
         advances[rank] = places, advance
         waiting += [int(layout.order[row]) for row in places[len(advance.incident_ids) :]]
@@ -189,6 +190,12 @@ def _advanced(
         for machine, entity, kept in reversed(before):
             machine.put_back(entity, kept)
     return advances, waiting
+
+
+def _is_judged(verdicts: Verdicts, *, in_warmup: bool) -> NDArray[np.bool_]:
+    """[N], the rows that count for an incident: they have a score, and their entity is known well enough, or its warm-up is judged too."""
+    has_score: NDArray[np.bool_] = ~np.isnan(verdicts.anomaly_score.cpu().numpy())
+    return has_score if in_warmup else has_score & (verdicts.phase.cpu().numpy() == Phase.LIVE.value)
 
 
 def _concerned(micro: MicroBatch, machines: Mapping[Partition, IncidentMachine]) -> NDArray[np.bool_]:
@@ -204,11 +211,7 @@ def _age(micro: MicroBatch, concerned: NDArray[np.bool_], judges_in_warmup: bool
     aging = np.flatnonzero(~concerned & (micro.recent != 0)).tolist()
     if not aging:
         return
-    verdicts = micro.verdicts
-    is_judged = ~np.isnan(verdicts.anomaly_score.cpu().numpy())
-    if not judges_in_warmup:
-        is_judged &= verdicts.phase.cpu().numpy() == Phase.LIVE.value
-    judged = np.bincount(micro.layout.rank[is_judged], minlength=len(concerned))
+    judged = np.bincount(micro.layout.rank[_is_judged(micro.verdicts, in_warmup=judges_in_warmup)], minlength=len(concerned))
     for rank in aging:
         micro.recent[rank] = aged(int(micro.recent[rank]), int(judged[rank]))
 
