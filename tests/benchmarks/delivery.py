@@ -18,7 +18,7 @@ from pathlib import Path
 from anomaly_daemon.domain.records import BatchOutput
 from anomaly_daemon.settings import Settings
 from anomaly_daemon.telemetry import logging
-from tests.benchmarks import stream
+from tests.benchmarks import steady, stream
 from tests.benchmarks.arrivals import Arrival, OpenedReader, latencies_ms, timestamps_ms
 from tests.benchmarks.measure import Measure
 from tests.benchmarks.on_kafka import rate, run_to_end
@@ -28,7 +28,7 @@ from tests.kafka.broker import ToolsMissingError, shared_broker
 
 BATCH_RECORDS = 4_000
 _WARM, _MEASURED = 80_000, 160_000
-_STEADY_RECORDS_PER_S, _STEADY_S, _OFTEN_S = 10_000, 280, 120
+_STEADY_RECORDS_PER_S, _STEADY_S, _HALF_S, _OFTEN_S = 10_000, 280, 180, 120
 _SETTLING_S, _LAST_ALERTS_S = 60.0, 3.0
 _ALERTS_MIN = 1_000
 _HELD, _CHECKPOINTS_EVERY_S = 100_000, 10
@@ -63,13 +63,15 @@ def measure(rounds: int = 3) -> list[Measure]:
         overhead, silent_over_flat_out, flat_out = _throughput(Path(folder), bootstrap, rounds)
         steadily = _latency(Path(folder), bootstrap, _FAULTY, _STEADY_S, _STEADY_RECORDS_PER_S)
         often = _latency(Path(folder), bootstrap, _OFTEN, _OFTEN_S, _STEADY_RECORDS_PER_S)
-        half = _latency(Path(folder), bootstrap, _OFTEN, _OFTEN_S)
+        half = _latency(Path(folder), bootstrap, _FAULTY, _HALF_S)
+        half_often = _latency(Path(folder), bootstrap, _OFTEN, _OFTEN_S)
         back_s = _kills(Path(folder), bootstrap)
     return [
         Measure("commit_overhead_share", overhead, 0.25, "share", "lower"),
         Measure("record_to_alert_p99_ms", steadily.p99_ms, steadily.interval_ms + _GRACE_MS, "ms", "lower"),
         Measure("record_to_alert_often_p99_ms", often.p99_ms, often.interval_ms + _GRACE_MS, "ms", "lower"),
         Measure("record_to_alert_half_load_p99_ms", half.p99_ms, half.interval_ms + _GRACE_MS, "ms", "lower"),
+        Measure("record_to_alert_half_load_often_p99_ms", half_often.p99_ms, half_often.interval_ms + _GRACE_MS, "ms", "lower"),
         Measure("recovery_rate_over_10000_a_second", silent_over_flat_out * flat_out / _STEADY_RECORDS_PER_S, 3, "ratio", "higher"),
         Measure("recovery_rate_over_flat_out", silent_over_flat_out, 1, "ratio", "higher"),
         Measure("kill_to_commit_100k_entities_seconds", back_s, 10, "s", "lower"),
@@ -111,9 +113,9 @@ def _latency(folder: Path, bootstrap: str, pumps: Pumps, seconds: int, records_p
     try:
         daemon.wait_for(lambda: site.committed() >= stream.ROUND_RECORDS, _PATIENCE_S, "not all committed")
         flat_out = site.rate()
-        steady = records_per_s or round(flat_out / 2)
+        per_s = records_per_s or round(flat_out / 2)
         reader = OpenedReader(bootstrap, site.alerts_topic)
-        writer = stream.writer(bootstrap, topic, stream.ROUND_RECORDS, steady * seconds, pumps, steady)
+        writer = steady.writer(bootstrap, topic, stream.ROUND_RECORDS, per_s * seconds, pumps, per_s)
         while writer.is_alive():
             reader.poll(0.1)
         ended_s = time.monotonic()
@@ -124,7 +126,7 @@ def _latency(folder: Path, bootstrap: str, pumps: Pumps, seconds: int, records_p
         daemon.leave()
     finally:
         daemon.kill()
-    print(f"  {steady:,} records/s steadily, of {flat_out:,.0f} flat out", flush=True)
+    print(f"  {per_s:,} records/s steadily, of {flat_out:,.0f} flat out", flush=True)
     return _told(site, reader.arrivals, timestamps_ms(bootstrap, topic), ended_s - seconds, ended_s)
 
 
@@ -154,7 +156,7 @@ def _kills(folder: Path, bootstrap: str) -> float:
     try:
         stream.write(bootstrap, topic, 0, 2 * _HELD, _MANY)
         daemon.wait_for(lambda: site.committed() >= 2 * _HELD, _PATIENCE_S, "not all committed")
-        writer = stream.writer(bootstrap, topic, 2 * _HELD, _STEADY_RECORDS_PER_S * round(_PATIENCE_S), _MANY, _STEADY_RECORDS_PER_S)
+        writer = steady.writer(bootstrap, topic, 2 * _HELD, _STEADY_RECORDS_PER_S * round(_PATIENCE_S), _MANY, _STEADY_RECORDS_PER_S)
         for age_s in (0, _CHECKPOINTS_EVERY_S / 2, _CHECKPOINTS_EVERY_S):
             _wait_until_saved(site, daemon)
             time.sleep(age_s)

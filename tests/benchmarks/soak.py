@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from anomaly_daemon.telemetry import logging
-from tests.benchmarks import stream
+from tests.benchmarks import steady, stream
 from tests.benchmarks.arrivals import OpenedReader, latencies_ms, timestamps_ms
 from tests.benchmarks.measure import Measure
 from tests.benchmarks.site import Daemon, Site, make_site, trained
@@ -77,7 +77,7 @@ def _run(site: Site, bootstrap: str, reader: OpenedReader, records: int, rate: i
     todo = [(_RELOADS_AT, _reload), (_LEAVES_AT, _leave), (_JOINS_AT, _join), (_FIRST_LEAVES_AT, _leave), (_FIRST_JOINS_AT, _join)]
     try:
         daemons[0].wait_for(lambda: "partition_recovered" in daemons[0].said(), _PATIENCE_S, "it did not start")
-        writer = stream.writer(bootstrap, site.topic, backlog, records - backlog, pumps, rate)
+        writer = steady.writer(bootstrap, site.topic, backlog, records - backlog, pumps, rate)
         period_s, due_s = records / rate / _SAMPLES, time.monotonic()
         deadline_s = due_s + 3 * records / rate + _PATIENCE_S
         while (committed := site.committed()) < records:

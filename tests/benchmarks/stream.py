@@ -1,4 +1,4 @@
-"""A stream without end for a daemon on a real broker, and the process that writes it: pumps in turn, some of them at fault once in a round.
+"""A stream without end for a daemon on a real broker, and a process that writes it at once: pumps in turn, some of them at fault once in a round.
 
 A round repeats: the readings of every pump are a whole number of periods. So a stream is as long as one likes for the memory of one round.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing.process import BaseProcess
 
 import numpy as np
 from kafka import KafkaProducer
@@ -25,9 +23,8 @@ _PERIODS = np.array([20, 25, 40, 50, 50, 100, 100, 200])
 _NOISE, _FAULT = 0.1, 8.0
 _STEP_MS = 60_000
 _START_MS = 1_767_225_600_000
-_SLICE_S = 0.01
 _DELIVERY_TIMEOUT_S = 120
-_SPAWN = multiprocessing.get_context("spawn")
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def signal(entity: int, steps: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -54,16 +51,10 @@ def records(pumps: Pumps, first: int, count: int) -> Iterator[tuple[int, bytes, 
         yield number % PARTITIONS, b"pump-%06d" % entity, b'{"timestamp": %d, %s' % (time_ms, bodies[number % len(bodies)])
 
 
-def writer(bootstrap: str, topic: str, first: int, count: int, pumps: Pumps, rate: float | None = None) -> BaseProcess:
-    """A process of its own, started, that writes so many records, so many a second; None: as fast as it goes."""
-    process = _SPAWN.Process(target=_write, args=(bootstrap, topic, first, count, pumps, rate), name="writer", daemon=True)
-    process.start()
-    return process
-
-
 def write(bootstrap: str, topic: str, first: int, count: int, pumps: Pumps) -> None:
-    """All of them at once; written when this returns."""
-    process = writer(bootstrap, topic, first, count, pumps)
+    """All of them at once, from a process of its own; written when this returns."""
+    process = SPAWN.Process(target=_write, args=(bootstrap, topic, first, count, pumps), name="writer", daemon=True)
+    process.start()
     process.join()
     assert process.exitcode == 0, f"the writer ended with {process.exitcode}"
 
@@ -80,7 +71,7 @@ def _round(pumps: Pumps) -> list[bytes]:
     return [json.dumps(dict(zip(NAMES, row, strict=True)))[1:].encode() for row in rows]
 
 
-def _write(bootstrap: str, topic: str, first: int, count: int, pumps: Pumps, rate: float | None) -> None:
+def _write(bootstrap: str, topic: str, first: int, count: int, pumps: Pumps) -> None:
     """In the child. What could not be written ends it."""
     producer = KafkaProducer(
         bootstrap_servers=bootstrap,
@@ -90,16 +81,8 @@ def _write(bootstrap: str, topic: str, first: int, count: int, pumps: Pumps, rat
         metrics_enabled=False,
         delivery_timeout_ms=_DELIVERY_TIMEOUT_S * 1000,
     )
-    stream = records(pumps, first, count)
-    _round(pumps)  # made before the clock starts
-    started_s, sent = time.monotonic(), 0
-    while sent < count:
-        due = count if rate is None else min(count, int((time.monotonic() - started_s) * rate))
-        for partition, key, value in (next(stream) for _ in range(due - sent)):
-            last = producer.send(topic, value, key, partition=partition)
-        sent = max(sent, due)
-        if sent < count:
-            time.sleep(_SLICE_S)
+    for partition, key, value in records(pumps, first, count):
+        last = producer.send(topic, value, key, partition=partition)
     producer.flush(timeout=_DELIVERY_TIMEOUT_S)
     last.get(timeout=_DELIVERY_TIMEOUT_S)
     producer.close()
