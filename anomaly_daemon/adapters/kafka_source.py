@@ -38,6 +38,8 @@ _BUSY_ANSWER_TIMEOUT_MS = 1_000
 _TOP_UP_MS = 5
 _TOPPED_UP_BYTES_MAX = 1 << 20
 _OPEN_LOOKS_MAX, _OPEN_LOOK_S = 20, 0.1
+# A broker that stood still may tell, in its first moment, what was committed when it still led the group.
+_PROMPT_S, _LATE_LOOKS_MAX, _LATE_LOOK_S = 2.0, 3, 1.0
 
 
 class _Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -129,14 +131,7 @@ class KafkaSource:
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         """The group's offsets; waits until no transaction of them is pending, for a bounded time. Without a group always the start."""
         consumer = self._connected()
-        deadline_s = self._monotonic_s() + self._answer_timeout_s
-        found: dict[Partition, Offset] = {}
-        if self._group is not None:
-            for partition in partitions:
-                remaining_ms = max(1.0, (deadline_s - self._monotonic_s()) * 1000)
-                offset = self._answered("reading committed offsets", consumer.committed, _native(partition), timeout_ms=remaining_ms)
-                if offset is not None:
-                    found[partition] = int(offset)
+        found = self._promptly_committed(consumer, partitions) if self._group is not None else {}
         missing = [_native(partition) for partition in partitions if partition not in found]
         if missing:
             look_up = consumer.beginning_offsets if self._start == "earliest" else consumer.end_offsets
@@ -224,6 +219,28 @@ class KafkaSource:
             self._give_up()
             raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
         return fetched
+
+    def _promptly_committed(self, consumer: KafkaConsumer, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """The group's offsets, asked for again, a few times, where they were told late: who tells them may lead the group no more."""
+        for _ in range(_LATE_LOOKS_MAX):
+            asked_s = self._monotonic_s()
+            found = self._committed_by(consumer, partitions, asked_s + self._answer_timeout_s)
+            late_s = self._monotonic_s() - asked_s
+            if late_s <= _PROMPT_S:
+                break
+            log.info("committed_offsets_told_late", servers=self._servers, group=self._group, seconds=round(late_s, 3))
+            time.sleep(_LATE_LOOK_S)
+        return found
+
+    def _committed_by(self, consumer: KafkaConsumer, partitions: Sequence[Partition], deadline_s: float) -> dict[Partition, Offset]:
+        """Of those partitions that the group ever committed."""
+        found: dict[Partition, Offset] = {}
+        for partition in partitions:
+            remaining_ms = max(1.0, (deadline_s - self._monotonic_s()) * 1000)
+            offset = self._answered("reading committed offsets", consumer.committed, _native(partition), timeout_ms=remaining_ms)
+            if offset is not None:
+                found[partition] = int(offset)
+        return found
 
     def _left(self, consumer: KafkaConsumer, fetched: dict[TopicPartition, list[Any]]) -> float:
         """How many offsets of these partitions the broker holds beyond them, as of its last answer; infinite where that is not known."""

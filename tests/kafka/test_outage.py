@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer
 
 from anomaly_daemon.adapters import kafka_sink
 from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
@@ -73,6 +73,34 @@ def test_a_broker_frozen_in_a_commit_costs_the_deadline_and_afterwards_nothing_i
     assert alerts_of(log, one) == expected({0: 900})
     until_no_thread_named("kafka-commit", "kafka-discard")
     log.close()
+
+
+def test_offsets_that_a_broker_tells_after_it_stood_still_are_asked_for_again(
+    own_broker: Broker, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = KafkaLog(own_broker.bootstrap)
+    source, partition = patient.source(one.source._topics, one.source._group, member="two"), partition_of(one)
+    asked: list[float] = []
+    ask = KafkaConsumer.committed
+
+    def noted(consumer: KafkaConsumer, *arguments: object, **options: object) -> object:
+        asked.append(time.monotonic())
+        return ask(consumer, *arguments, **options)
+
+    monkeypatch.setattr(KafkaConsumer, "committed", noted)
+    assert source.committed([partition]) == {partition: 300}
+    assert len(asked) == 1
+
+    own_broker.freeze()
+    thaw = threading.Timer(3.0, own_broker.thaw)
+    thaw.start()
+    assert source.committed([partition]) == {partition: 300}
+    thaw.join()
+    patient.close()
+
+    # Told late, it was asked for once more, by when the broker knows what has happened meanwhile.
+    assert len(asked) == 3
+    assert asked[2] - asked[1] > 3.0
 
 
 def test_after_a_broker_was_killed_and_started_again_all_go_on_by_themselves_also_what_was_made_meanwhile(

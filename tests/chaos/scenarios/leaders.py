@@ -17,6 +17,8 @@ from tests.kafka.broker import COORDINATED_PARTITIONS, Broker
 
 _MEMBERS = ("one", "two")
 _IN_SYNC_WITHIN_S = 120.0
+# One that stood still says at first what was in sync before.
+_LEARNS_WITHIN_S = 3.0
 
 
 def inject(cluster: Cluster, fleet: Fleet, _: Feed, falls: Sequence[Fall]) -> None:
@@ -36,6 +38,7 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, falls: Sequence[Fall]) -> No
         time.sleep(max(0.0, fall.lasts_s - (time.monotonic() - began_s)))
         broker.revive()
         fleet.note_all_move_on(time.monotonic())
+        time.sleep(_LEARNS_WITHIN_S)
     for member in fleet.members:
         fleet.crash(member)
 
