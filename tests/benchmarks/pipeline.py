@@ -152,14 +152,17 @@ def growth_mib(found: list[Record], passes: int) -> float:
     return grown / 2**20
 
 
-def _print_shares(found: list[Record], known: list[Record]) -> None:
-    """What is left of the throughput of reconstruction alone, beside what."""
-    alone = rate(found, known, ("reconstruction",))
-    entities = len({record.key for record in found})
-    print(f"  {entities:,} entities, {len(known) // entities:,} records of each known: reconstruction alone {alone:,.0f}/s; of that")
+def _print_shares(found: list[Record], known: list[Record], rounds: int) -> None:
+    """What is left of the throughput of reconstruction alone, beside what: medians over rounds taken in turn."""
     beside = ((), ("conditional",), ("surprise",), *((name,) for name in MEMORIES), ("conditional", "surprise", *MEMORIES))
-    for more in beside:
-        print(f"    {' and '.join(('the five', *more))} {rate(found, known, (*ALL, *more)) / alone:.2f}")
+    shares = []
+    for _ in range(rounds):
+        alone = rate(found, known, ("reconstruction",))
+        shares.append([rate(found, known, (*ALL, *more)) / alone for more in beside])
+    entities = len({record.key for record in found})
+    print(f"  {entities:,} entities, {len(known) // entities:,} records of each known, of reconstruction alone:")
+    for more, share in zip(beside, np.median(shares, axis=0), strict=True):
+        print(f"    {' and '.join(('the five', *more))} {share:.2f}")
 
 
 def measure(rounds: int = 3) -> list[Measure]:
@@ -182,7 +185,7 @@ def measure(rounds: int = 3) -> list[Measure]:
     for name in (*TRAINED, *MEMORIES):
         print(f"  {name} alone {rate(few[40_000:], few[:40_000], (name,)):,.0f}/s, {state_bytes((name,))} bytes an entity")
     for found, known in ((few, 40_000), (records(100, 160_000), 120_000)):
-        _print_shares(found[known:], found[:known])
+        _print_shares(found[known:], found[:known], rounds)
     return [
         Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),
         Measure("memory_rate_over_naive_all_channels", float(np.median(every)), 40, "ratio", "higher"),
