@@ -94,7 +94,6 @@ class KafkaSource:
         self._servers, self._topics, self._group, self._start = servers, tuple(topics), group, start
         self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
-        self._is_static = kafka.static_membership
         self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max, answer_timeout_s)
         self._observer_arguments = self._arguments | {"group_id": None, "group_instance_id": None, "isolation_level": "read_uncommitted"}
         self._consumer: KafkaConsumer | None = None
@@ -215,21 +214,22 @@ class KafkaSource:
         # no heartbeats, no way back, while fetching goes on (3.0.12).
         if consumer._coordinator.rejoining:
             consumer._coordinator.request_rejoin()
-        if self._is_static and _is_fenced(consumer):
+        if _is_fenced(consumer):
             self._give_up()
             raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
         return fetched
 
     def _promptly_committed(self, consumer: KafkaConsumer, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         """The group's offsets, asked for again, a few times, where they were told late: who tells them may lead the group no more."""
-        for _ in range(_LATE_LOOKS_MAX):
+        for look in range(_LATE_LOOKS_MAX):
+            if look:
+                time.sleep(_LATE_LOOK_S)
             asked_s = self._monotonic_s()
             found = self._committed_by(consumer, partitions, asked_s + self._answer_timeout_s)
             late_s = self._monotonic_s() - asked_s
             if late_s <= _PROMPT_S:
                 break
             log.info("committed_offsets_told_late", servers=self._servers, group=self._group, seconds=round(late_s, 3))
-            time.sleep(_LATE_LOOK_S)
         return found
 
     def _committed_by(self, consumer: KafkaConsumer, partitions: Sequence[Partition], deadline_s: float) -> dict[Partition, Offset]:
@@ -379,7 +379,8 @@ def _is_fenced(consumer: KafkaConsumer) -> bool:
     """A static member whose name another process has taken: the client stops its heartbeats, goes on reading and says nothing (3.0.12)."""
     coordinator = consumer._coordinator
     with coordinator._lock:
-        return bool(coordinator.stable() and not coordinator.rejoining and not coordinator._heartbeat_enabled)
+        is_joined = coordinator.stable() and not coordinator.rejoining
+        return bool(is_joined and not coordinator.is_dynamic_member() and not coordinator._heartbeat_enabled)
 
 
 def _native(partition: Partition) -> TopicPartition:
