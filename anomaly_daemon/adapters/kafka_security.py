@@ -2,7 +2,8 @@
 
 kafka-python 3.0.12 waits for a TLS handshake without a bound, drops an answer after which the broker closes, such as that
 to a wrong password, and tries a refused login or certificate again until `bootstrap_timeout_ms` is over, then tells none
-of it; `open_net` mends all three for every client.
+of it; of several servers it takes one at random and may spend the whole of that on it. `open_net` mends all of it for every
+client.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import Kafka
 
 _SASL, _TLS = ("SASL_PLAINTEXT", "SASL_SSL"), ("SSL", "SASL_SSL")
+# Of the time that is left to find the cluster, what one of several servers may take: the next one may answer.
+_SERVER_SHARE = 1 / 3
 _PASSWORD_REMEDY = "a file named ANOMALY_DAEMON_KAFKA__{} in the secrets directory holds it"
 _LASTING_ALERT = re.compile(r"ALERT.*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE|PROTOCOL_VERSION|ACCESS_DENIED)")
 _X509_EXPIRED, _X509_HOSTS = (9, 10), (62, 64)  # X509_V_ERR_…: not yet valid, expired; host name, address mismatch
@@ -93,8 +96,12 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
             raise errors.KafkaConnectionError(f"TLS handshake failed: {error}") from error
         return transport
 
-    async def _connect(self, node: Any, conn: KafkaConnection, *arguments: Any, **options: Any) -> None:
-        await super()._connect(node, conn, *arguments, **options)
+    async def _connect(self, node: Any, conn: KafkaConnection, *, timeout_at: float, **options: Any) -> None:
+        servers = self.cluster.bootstrap_brokers()
+        if len(servers) > 1 and node in servers:
+            now_s = time.monotonic()
+            timeout_at = now_s + (timeout_at - now_s) * _SERVER_SHARE
+        await super()._connect(node, conn, timeout_at=timeout_at, **options)
         if not conn.init_future.failed():
             return
         error = self.last_error = conn.init_future.exception

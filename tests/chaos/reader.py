@@ -13,7 +13,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 READ_TIMEOUT_S = 120.0
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 60.0
 LOOK_S = 0.1
 _SOON = {"request_timeout_ms": 3_000, "bootstrap_timeout_ms": 3_000}
 T = TypeVar("T")

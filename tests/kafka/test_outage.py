@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer
@@ -127,6 +129,28 @@ def test_after_a_broker_was_killed_and_started_again_all_go_on_by_themselves_als
     other = Reader(made_meanwhile)
     until(lambda: len(other.records) == 6, other)
     log.close()
+
+
+def test_of_several_servers_one_that_stands_still_takes_a_part_of_the_time_only(
+    own_broker: Broker, one: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent_port = silent.getsockname()[1]
+        is_silent_one = itertools.chain([True], itertools.repeat(False))
+
+        def taken(servers: Sequence[Any]) -> object:
+            wanted = next(is_silent_one)
+            return next(one for one in servers if (one.port == silent_port) is wanted)
+
+        # The client takes one at random: here the silent one, then the other.
+        monkeypatch.setattr("kafka.net.manager.random.choice", taken)
+        log = KafkaLog(f"127.0.0.1:{silent_port},{own_broker.bootstrap}", answer_timeout_s=6.0)
+        started_s = time.monotonic()
+        reader = Reader(log.source([one.alerts_topic], None))
+        assert 2.0 <= time.monotonic() - started_s < 5.0
+
+        until(lambda: bool(reader.records), reader)
+        log.close()
 
 
 def test_a_commit_without_any_broker_fails_within_the_deadline() -> None:
