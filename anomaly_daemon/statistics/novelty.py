@@ -27,7 +27,8 @@ _RESOLUTION = 1e-5  # of the range: what lies nearer to something remembered is 
 _GAP_WEIGHT = 0.5
 _OTHERS_WEIGHT = 0.2
 _RANGE_RATES = np.array([1 - 0.5 ** (1 / half_life) for half_life in (300, 3000)])[:, None, None]
-_RANGE_PRODUCT_MIN = 1e-200
+_RANGE_MIN = 1e-100
+_RANGES_MAX = 100.0  # by which one value widens its range at most: a wild one makes deaf for hours, not for good
 _LEVEL_RATE = 2 / 31
 _ACTIVITY_RATE = 2 / 11
 
@@ -113,8 +114,8 @@ class _Scale:
         if is_first.any():
             for start in (level, last):
                 start[is_first] = value[is_first]
-        scaled = standardised(kept[: len(KEPT)], value)
-        level += _LEVEL_RATE * (value - level)
+        scaled, counted = standardised(kept[: len(KEPT)], value)
+        level += _LEVEL_RATE * (counted - level)
         activity += _ACTIVITY_RATE * (np.abs(scaled - last_scaled) - activity)
         signals = np.stack((value, level, np.abs(value - last), activity), axis=1)
         last[:], last_scaled[:] = value, scaled
@@ -166,13 +167,15 @@ class _Memories:
     def _ranges(self, at: Where, signals: Floats, is_first: NDArray[np.bool_]) -> Floats:
         """The geometric mean of the decaying ranges before these signals, [n, signals]."""
         reach = self._reach[:, :, at].copy()
-        signed = np.array((signals, -signals))[:, None]
         if is_first.any():
-            reach = np.where(is_first, signed, reach)
+            reach = np.where(is_first, np.array((signals, -signals))[:, None], reach)
         short, long = reach[0] + reach[1]
+        ranges: Floats = np.maximum(np.sqrt(short * long), _RANGE_MIN)
+        far = np.where(ranges > _RANGE_MIN, _RANGES_MAX * ranges, np.inf)
+        bounded = np.clip(signals, -reach[1, 1] - far, reach[0, 1] + far)
+        signed = np.array((bounded, -bounded))[:, None]
         reach -= _RANGE_RATES * (reach - signed)
         self._reach[:, :, at] = np.maximum(reach, signed)
-        ranges: Floats = np.sqrt(np.maximum(short * long, _RANGE_PRODUCT_MIN))
         return ranges
 
     def _learn(self, numbers: NDArray[np.int64], place: NDArray[np.int64], distance: Floats, signals: Floats) -> None:

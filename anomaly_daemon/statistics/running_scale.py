@@ -25,8 +25,8 @@ _TRUSTED_COUNT = 30
 _LEARNED_DEVIATIONS_MAX = 10.0
 
 
-def standardised(kept: Floats, value: Floats) -> Floats:
-    """The area sine of each value's deviations from its mean, [n], within ±4.7; then learn.
+def standardised(kept: Floats, value: Floats) -> tuple[Floats, Floats]:
+    """The area sine of each value's deviations from its mean, [n], within ±4.7, and the value as far as it counts, [n]; then learn.
 
     kept: [len(KEPT), n], changed in place. value: [n], finite, within ±VALUE_MAX; a quotient may overflow.
     """
@@ -38,15 +38,18 @@ def standardised(kept: Floats, value: Floats) -> Floats:
     deviation = np.maximum(np.sqrt(variance), _FLOOR_OF_RANGE * (highest - lowest))
     difference = value - mean
     scaled: Floats = np.arcsinh(np.clip(difference / np.maximum(deviation, _DEVIATION_MIN), -_DEVIATIONS_MAX, _DEVIATIONS_MAX))
-    limit = np.where(count > _TRUSTED_COUNT, _LEARNED_DEVIATIONS_MAX * deviation, np.inf)
+    is_trusted = count > _TRUSTED_COUNT
+    reach = np.where(is_trusted & (deviation > 0), _DEVIATIONS_MAX * deviation, np.inf)
+    counted: Floats = np.clip(value, mean - reach, mean + reach)
+    limit = np.where(is_trusted, _LEARNED_DEVIATIONS_MAX * deviation, np.inf)
     difference = np.clip(difference, -limit, limit)
     rate = np.maximum(_RATE, 1 / (count + 2))
     mean += rate * difference
     variance[:] = (1 - rate) * (variance + rate * difference * difference)
-    np.minimum(lowest, value, out=lowest)
-    np.maximum(highest, value, out=highest)
+    np.minimum(lowest, counted, out=lowest)
+    np.maximum(highest, counted, out=highest)
     count += 1
-    return scaled
+    return scaled, counted
 
 
 class RunningScale:
@@ -71,7 +74,7 @@ class RunningScale:
                 here = slice(start, start + width * features)
                 at = np.flatnonzero(~np.isnan(flat[here]))
                 own = kept[:, at]
-                found[start + at] = standardised(own, flat[here][at])
+                found[start + at], _ = standardised(own, flat[here][at])
                 kept[:, at] = own
                 start += width * features
         rows[self._kept].copy_(torch.from_numpy(kept.reshape(len(KEPT), -1, features).transpose(1, 0, 2).copy()))

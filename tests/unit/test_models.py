@@ -85,15 +85,16 @@ def test_the_first_pattern_that_fits_chooses_the_model_and_none_the_fleets() -> 
 
 
 @pytest.mark.parametrize("channels", [*(f"evidence.channels=[{name}]" for name in get_args(ChannelName)), small.EVERY_CHANNEL])
-def test_shares_of_the_features_of_an_alert_sum_to_one_and_the_faulty_one_leads_whatever_channels_are_at_work(channels: str) -> None:
+def test_shares_of_features_and_of_channels_in_an_alert_sum_to_one_and_the_faulty_one_leads_whatever_channels_are_at_work(channels: str) -> None:
     records = small.stream(1, 4, 480)
     begin = of("pump-2", records)[85]  # from there its pressure is shifted
 
     _, alerts = judged(artifact(), records, channels)
 
     for alert in alerts:
-        shares = [feature["contribution"] for feature in alert.body["features"]]
-        assert min(shares) >= 0
-        assert sum(shares) == pytest.approx(1.0)
+        for parts in ("features", "channels"):
+            shares = [one["contribution"] for one in alert.body[parts]]
+            assert min(shares) >= 0
+            assert sum(shares) == pytest.approx(1.0)
     told = next(alert for alert in alerts if alert.entity == "pump-2" and alert.transition.value != "closed" and alert.offset >= begin)
     assert max(told.body["features"], key=lambda feature: feature["contribution"])["feature"] == "pressure"

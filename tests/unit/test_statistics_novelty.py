@@ -36,10 +36,12 @@ class PlainMemory:
             self.held, self.ends = [value], [[value, value], [value, value]]
             return 0.0, 0.0
         held = [-math.inf, *self.held, math.inf]
-        size = math.sqrt(max(math.prod(high - low for low, high in self.ends), 1e-200))
+        size = max(math.sqrt(math.prod(high - low for low, high in self.ends)), 1e-100)
+        far = 100 * size if size > 1e-100 else math.inf
+        counted = min(max(value, self.ends[1][0] - far), self.ends[1][1] + far)
         for end, rate in zip(self.ends, (1 - 0.5 ** (1 / 300), 1 - 0.5 ** (1 / 3000)), strict=True):
-            end[0] = value if value < end[0] else end[0] + rate * (value - end[0])
-            end[1] = value if value > end[1] else end[1] - rate * (end[1] - value)
+            end[0] = counted if counted < end[0] else end[0] + rate * (counted - end[0])
+            end[1] = counted if counted > end[1] else end[1] - rate * (end[1] - counted)
         above = bisect.bisect_left(held, value)
         nearest = above - 1 if value - held[above - 1] <= held[above] - value else above
         distance = abs(value - held[nearest])
@@ -62,9 +64,10 @@ def plain_scores(values: Sequence[float]) -> list[float]:
     variance = activity = last_scaled = 0.0
     scores = []
     for count, value in enumerate(values):
-        deviation = max(math.sqrt(variance), 0.05 * (high - low), 1e-300)
-        scaled = float(np.arcsinh(min(max((value - mean) / deviation, -50), 50)))
-        level += 2 / 31 * (value - level)
+        deviation = max(math.sqrt(variance), 0.05 * (high - low))
+        scaled = float(np.arcsinh(min(max((value - mean) / max(deviation, 1e-300), -50), 50)))
+        counted = min(max(value, mean - 50 * deviation), mean + 50 * deviation) if count > 30 and deviation > 0 else value
+        level += 2 / 31 * (counted - level)
         activity += 2 / 11 * (abs(scaled - last_scaled) - activity)
         near = [memory.step(signal) for memory, signal in zip(memories, (value, level, abs(value - last), activity), strict=True)]
         decades = [math.log10(min(max(distance, 1e-5), 1) / 1e-5) for distance, _ in near]
@@ -74,7 +77,7 @@ def plain_scores(values: Sequence[float]) -> list[float]:
         if count > 30:
             step = min(max(step, -10 * deviation), 10 * deviation)
         mean, variance = mean + rate * step, (1 - rate) * (variance + rate * step * step)
-        low, high, last, last_scaled = min(low, value), max(high, value), value, scaled
+        low, high, last, last_scaled = min(low, counted), max(high, counted), value, scaled
     return scores
 
 
@@ -150,6 +153,21 @@ def test_what_is_far_from_everything_is_new_once() -> None:
 
     assert scores[400, 0] > 6.0
     assert scores[420, 0] < 3.0
+
+
+@pytest.mark.parametrize("wild", [65535.0, -3e38, 1e300])
+def test_one_wild_value_does_not_make_deaf(wild: float) -> None:
+    values = np.sin(np.arange(2500.0))
+    values[400] = wild
+    values[[1500, 2400]] = 9.0, -9.0
+
+    scores, state = told(np.zeros(2500, np.int64), values[:, None])
+
+    assert scores[400, 0] > 6.0
+    assert scores[1500, 0] > 4.0
+    assert scores[2400, 0] > 5.0
+    kept = state["n.scale"].flatten().tolist()
+    assert kept[4] - kept[3] < 200
 
 
 @pytest.mark.parametrize(
