@@ -76,8 +76,12 @@ class FileSource:
             raise InputError(self._failures.pop(0).why)
         return Batch(records=records)
 
-    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """The start: row 0 of every file."""
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:  # noqa: ARG002 - the seam's argument
+        """None: a file has no groups."""
+        return {}
+
+    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """Row 0 of every file."""
         return dict.fromkeys(partitions, 0)
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:

@@ -128,15 +128,16 @@ class KafkaSource:
         return Batch(records=records, lease=lease, is_last=self._left(consumer, fetched) < self._batch_records_max)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """The group's offsets; waits until no transaction of them is pending, for a bounded time. Without a group always the start."""
+        """The group's offsets; waits until no transaction of them is pending, for a bounded time."""
         consumer = self._connected()
-        found = self._promptly_committed(consumer, partitions) if self._group is not None else {}
-        missing = [_native(partition) for partition in partitions if partition not in found]
-        if missing:
-            look_up = consumer.beginning_offsets if self._start == "earliest" else consumer.end_offsets
-            starts = self._answered("looking up where to start", look_up, missing, timeout_ms=self._answer_timeout_ms)
-            found |= {Partition(*partition): int(offset) for partition, offset in starts.items()}
-        return found
+        return self._promptly_committed(consumer, partitions) if self._group is not None else {}
+
+    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """The earliest offsets that are retained, or where readers are now at the end."""
+        consumer, names = self._connected(), [_native(partition) for partition in partitions]
+        look_up = consumer.beginning_offsets if self._start == "earliest" else consumer.end_offsets
+        starts = self._answered("looking up where to start", look_up, names, timeout_ms=self._answer_timeout_ms)
+        return {Partition(*partition): int(offset) for partition, offset in starts.items()}
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """What each partition retains for readers; `end` is short of transactions that are still open after a short wait."""

@@ -55,7 +55,7 @@ class _Alone:
 
 
 class SqliteSource:
-    """Reads `topics` of the log. group None: all partitions, no membership, and `committed` gives the start.
+    """Reads `topics` of the log. group None: all partitions, no membership, and nothing is committed.
 
     member: this process's name in the group; the next process of the same name takes its place at once.
     start:  `earliest` or `latest`, for a group that never committed.
@@ -114,7 +114,7 @@ class SqliteSource:
                 return Batch(records=records, lease=lease, is_last=left < self._batch_records_max)
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """The next offset the group has to process; where it never committed, the start as a number."""
+        """The next offset the group has to process, of those partitions that it ever committed. Raises LogCorrupt."""
         query = "SELECT partition_id, next_offset, proof FROM committed WHERE group_name = ?"
         with self._file.reading() as connection:
             rows = connection.execute(query, (self._group,)).fetchall()
@@ -122,9 +122,12 @@ class SqliteSource:
             if proof is not None and proof != offset_proof(str(self._group), partition_id, offset):
                 raise damaged(self._file.path, f"what group {self._group} committed is not as it was written")
         committed = {partition_id: offset for partition_id, offset, _ in rows}
-        bounds = self.bounds([partition for partition in partitions if self._ids[partition] not in committed])
-        starts = {partition: bound.earliest if self._start == "earliest" else bound.end for partition, bound in bounds.items()}
-        return {partition: starts[partition] if partition in starts else committed[self._ids[partition]] for partition in partitions}
+        return {partition: committed[self._ids[partition]] for partition in partitions if self._ids[partition] in committed}
+
+    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """The earliest that is retained, or the end as of now."""
+        bounds = self.bounds(partitions)
+        return {partition: bound.earliest if self._start == "earliest" else bound.end for partition, bound in bounds.items()}
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """What each partition retains now."""

@@ -20,7 +20,11 @@ class Source(Protocol):
         ...
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """The next offset that the group has to process; where it never committed, the start by settings, resolved to a number."""
+        """The next offset that the group has to process, of those partitions that it ever committed; of none without a group."""
+        ...
+
+    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """Where whoever committed nothing begins, by settings; the next time it may be elsewhere."""
         ...
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:

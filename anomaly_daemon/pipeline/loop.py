@@ -90,6 +90,8 @@ class Loop:
         self._reached: dict[Partition, Offset] = {}
         self._begun: dict[Partition, Offset] = {}
         self._to_recover: set[Partition] = set()
+        # Where the group begins and has not said so yet.
+        self._starts: dict[Partition, Offset] = {}
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
         self._trusted_s = 0.0
@@ -133,9 +135,6 @@ class Loop:
     def _step(self) -> None:
         if self._is_reload_due():
             self._is_reload_asked = True
-        # Not while the outcome of a commit is unknown: the cut would be noted where it is not.
-        if self._is_reload_asked and not self._to_recover:
-            self._apply_reload()
         batch = self._poll()
         self._note(batch.changes)
         if self._to_recover:
@@ -143,6 +142,10 @@ class Loop:
             self._recover(sorted(recovered))
             # What this poll brought of them is not what comes next: recovery has moved their position.
             batch = replace(batch, records=[record for record in batch.records if record.partition not in recovered])
+        if not batch.changes:  # whose lease is that of before them
+            self._commit_starts(batch.lease)
+            if self._is_reload_asked:
+                self._apply_reload(batch.lease)
         if not batch.records:
             self._reached = self._source.positions()
         else:
@@ -208,6 +211,12 @@ class Loop:
                 remedy="slower from here on; lower engine.resident_max or input.batch_records_max, or free memory on the device",
             )
 
+    def _commit_starts(self, lease: object | None) -> None:
+        """Before the first record: what begins at the end would else begin at a later one after a failure, and leave out what came meanwhile."""
+        if self._starts and lease is not None:
+            self._commit(BatchOutput(next_offsets=self._starts, lease=lease))
+        self._starts = {}
+
     def _commit(self, output: BatchOutput) -> None:
         """One transaction; nothing where the batch lies before the committed offsets."""
         if output.messages or output.next_offsets:
@@ -234,13 +243,16 @@ class Loop:
         self._processor.drop(partition)
         if self._rule_book is not None:
             self._rule_book.forget(partition)
-        for facts in (self._committed, self._position, self._ends, self._begun):
+        for facts in (self._committed, self._position, self._ends, self._begun, self._starts):
             facts.pop(partition, None)
         self._to_recover.discard(partition)
 
     def _recover(self, partitions: Sequence[Partition]) -> None:
         """The one recovery path: newest valid checkpoint at S ≤ committed C, seek to S, process S..C without effects, then live."""
         committed, bounds = self._source.committed(partitions), self._source.bounds(partitions)
+        never = [partition for partition in partitions if partition not in committed]
+        starts = self._source.starts(never) if never else {}
+        committed, self._starts = committed | starts, self._starts | starts
         for partition in partitions:
             self._saving.stop_copying(partition)
             offset = committed[partition]
@@ -299,10 +311,13 @@ class Loop:
             return {}
         return {partition: position for partition, position in self._position.items() if position >= self._committed[partition]}
 
-    def _apply_reload(self) -> None:
+    def _apply_reload(self, lease: object | None) -> None:
         """A reload is a cut in the log: everything before it is committed; it is noted, then the rules change."""
-        self._is_reload_asked = False
         reload = self._reload() if self._reload is not None else None
+        if reload is not None and lease is not None:
+            # Whoever stood still and lost its partitions learns it here, and notes no cut where others have judged on.
+            self._commit(BatchOutput(next_offsets=self._committed, lease=lease))
+        self._is_reload_asked = False
         if reload is None:
             return
         try:
@@ -321,7 +336,7 @@ class Loop:
 
     def _is_at_end(self) -> bool:
         """Whether every partition at hand is processed to where it ended when it came."""
-        if not self._settings.until_end or not self._ends or self._to_recover:
+        if not self._settings.until_end or not self._ends or self._to_recover or self._starts:
             return False
         return all(max(self._position[partition], self._reached.get(partition, 0)) >= end for partition, end in self._ends.items())
 

@@ -95,6 +95,14 @@ class SqliteLog:
             opened.close()
 
 
+def begin(source: Source, partitions: Sequence[Partition]) -> None:
+    """Seek to what is committed of each, or to where the source starts."""
+    committed = source.committed(partitions)
+    starts = source.starts([partition for partition in partitions if partition not in committed])
+    for partition, offset in (committed | starts).items():
+        source.seek(partition, offset)
+
+
 class Reader:
     """A member that does what the loop does with changes: seeks to the committed offset of whatever it is assigned."""
 
@@ -115,8 +123,7 @@ class Reader:
                 self.records = [record for record in self.records if record.partition not in change.partitions]
             if change.kind is ChangeKind.ASSIGNED:
                 self.owned.update(change.partitions)
-                for partition, offset in self.source.committed(change.partitions).items():
-                    self.source.seek(partition, offset)
+                begin(self.source, change.partitions)
             else:
                 self.owned.difference_update(change.partitions)
         self.changes += batch.changes

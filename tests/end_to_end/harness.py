@@ -158,13 +158,18 @@ def make_site(
 ) -> Site:
     """A site whose input topic holds these records, their partition chosen by key."""
     site = write_site(folder, log, topic=topic, group=group, partitions=partitions, assignments=assignments)
+    fill(site, records)
+    return site
+
+
+def fill(site: Site, records: Iterable[Record]) -> None:
+    """Append to the input topic, which is made where there is none; keys choose the partitions."""
     topics = wiring.open_topics(site.settings)
     try:
         wiring.ensure_topics(site.settings, topics)
-        topics.append(Message(topic, record.key, record.value) for record in records)
+        topics.append(Message(site.settings.input.topics[0], record.key, record.value) for record in records)
     finally:
         topics.close()
-    return site
 
 
 def write_site(folder: Path, log: str, *, topic: str, group: str, partitions: int, assignments: Sequence[str] = ()) -> Site:

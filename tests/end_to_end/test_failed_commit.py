@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +18,10 @@ from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
 from anomaly_daemon.domain.ports import Sink
-from anomaly_daemon.domain.records import BatchOutput
+from anomaly_daemon.domain.records import BatchOutput, Record
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics
-from tests.end_to_end.harness import Site, make_site
+from tests.end_to_end.harness import Site, fill, make_site
 from tests.small import artifact, stream
 
 RECORDS = stream(1, 4, 400, with_bad=True)
@@ -62,7 +62,7 @@ def serve(site: Site, faults: list[str], clock: ImpatientClock | None = None) ->
     """The loop to the end of the log; returns the metrics' facts."""
     settings = site.settings
     processor, fingerprint, _ = wiring.build_processor(settings, artifact())
-    source = wiring.open_source(settings, group=settings.input.group)
+    source = wiring.open_source(settings, group=settings.input.group, start=settings.input.start)
     sink = FailingSink(wiring.open_sink(settings), iter(faults))
     checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
     metrics = Metrics()
@@ -82,9 +82,9 @@ def exported(site: Site) -> pa.Table:
 
 
 @contextmanager
-def a_site() -> Iterator[Site]:
+def a_site(records: Sequence[Record] = RECORDS, *assignments: str) -> Iterator[Site]:
     with TemporaryDirectory() as folder:
-        yield make_site(Path(folder), f"sqlite:///{folder}/topics.db", RECORDS)
+        yield make_site(Path(folder), f"sqlite:///{folder}/topics.db", records, assignments=assignments)
 
 
 @settings(max_examples=8, deadline=None)
@@ -101,6 +101,20 @@ def test_failed_commits_change_nothing_but_time(faults: list[str]) -> None:
         assert exported(harmed).num_rows == len(RECORDS)
         assert exported(harmed).to_pandas().equals(exported(unharmed).to_pandas())
         assert told["records_consumed"] == told["records_scored"] + told["dead_letter_records"] + told["records_dropped"]
+
+
+def test_a_group_that_begins_at_the_end_leaves_nothing_out_from_its_first_life_on() -> None:
+    with a_site(RECORDS[:100], "input.start=latest") as harmed, a_site(RECORDS[:100], "input.start=latest") as unharmed:
+        for site, before, after in ((harmed, ["lost"], ["lost", "away", "done but unknown", "lost"]), (unharmed, [], [])):
+            assert serve(site, before)["records_consumed"] == 0
+            (site.folder / "scores.parquet").unlink()
+            fill(site, RECORDS[100:])
+            serve(site, after)
+
+        assert harmed.alerts() == unharmed.alerts()
+        assert harmed.state() == unharmed.state()
+        assert exported(harmed)["offset"].to_pylist() == exported(unharmed)["offset"].to_pylist()
+        assert exported(harmed).num_rows == len(RECORDS) - 100
 
 
 def test_pauses_between_commits_that_fail_grow_though_each_recovery_between_them_succeeds() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ import pytest
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
 from anomaly_daemon.adapters.clock import SystemClock
+from anomaly_daemon.domain.errors import Fenced
 from anomaly_daemon.domain.records import BatchOutput, Partition
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings, Reload
-from anomaly_daemon.pipeline.rule_book import RuleBook
+from anomaly_daemon.pipeline.rule_book import Entry, RuleBook
 from anomaly_daemon.settings import Settings, live_part, with_live_part
 from anomaly_daemon.telemetry.metrics import Metrics
 from tests.end_to_end.harness import Site, make_site
@@ -29,7 +30,7 @@ class KilledError(Exception):
 
 
 class ActingSink:
-    """The real sink; at some commits something happens to the loop."""
+    """The real sink; after some commits something happens to the loop, or elsewhere before a reload."""
 
     def __init__(self, sink: wiring.Sink, acts: Mapping[int, object]) -> None:
         self._sink, self._acts, self.loop = sink, acts, None
@@ -39,7 +40,9 @@ class ActingSink:
         self._sink.commit(output)
         self._commits += 1
         act = self._acts.get(self._commits)
-        if act == "reload":
+        if callable(act):
+            act()
+        if act == "reload" or callable(act):
             assert self.loop is not None
             self.loop.ask_reload()
         if act == "kill":
@@ -100,6 +103,24 @@ def test_recovery_from_before_the_cut_gives_the_incidents_each_setting_was_in_fo
     assert len(unharmed.alerts()) > 3
     assert harmed.alerts() == unharmed.alerts()
     assert harmed.state() == unharmed.state()
+
+
+def test_one_that_stood_still_while_another_judged_on_notes_no_cut(tmp_path: Path) -> None:
+    (site,) = sites(tmp_path, "succeeded")
+    after = Site(site.folder, (*site.assignments, "threshold.z=50"))
+    store, partition = FsspecCheckpointStore(site.settings.checkpoints.url, site.settings.input.group, 2), Partition("readings", 0)
+    noted: list[list[Entry]] = []
+
+    def succeeded() -> None:
+        live(site, {5: "reload"}, after.settings)
+        noted.append(store.load_rules(partition))
+
+    with suppress(Fenced):
+        live(site, {EARLY: succeeded}, after.settings)
+
+    # It takes the partition back at the end, under its own rules from there on.
+    assert [entry for entry in store.load_rules(partition) if entry[0] < len(RECORDS)] == noted[0]
+    assert len(noted[0]) == 2
 
 
 def test_alerts_per_day_asked_for_by_a_reload_survive_a_kill(tmp_path: Path, checkpoint_every_s: float) -> None:

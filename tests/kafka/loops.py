@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
 from anomaly_daemon.domain.ports import Sink, Source
 from anomaly_daemon.domain.records import BatchOutput, ChangeKind, Message, Partition, PartitionChange, Record
+from tests.contract.logs import begin
 
 ALERT_EVERY = 100
 
@@ -36,8 +37,7 @@ class Member:
                     self.owned.difference_update(change.partitions)
                     self.to_recover.difference_update(change.partitions)
             if self.to_recover:
-                for partition, offset in self.source.committed(sorted(self.to_recover)).items():
-                    self.source.seek(partition, offset)
+                begin(self.source, sorted(self.to_recover))
                 self.to_recover.clear()
             elif batch.records:
                 self._commit(batch.records, batch.lease)

@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient
 
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.records import Message
-from tests.end_to_end.harness import Site, kill, make_site
+from tests.end_to_end.harness import Site, fill, kill, make_site
 from tests.end_to_end.test_crash import RECORDS, killed_and_unharmed_agree
 from tests.kafka.broker import Broker, ForeignBroker
 
@@ -38,6 +38,25 @@ def test_the_same_records_give_the_same_incidents_and_state_on_both_logs(
 
     on_kafka.run_to_end()
     embedded.run_to_end()
+
+    assert len(embedded.alerts()) > 5
+    assert on_kafka.alerts() == embedded.alerts()
+    assert on_kafka.state() == embedded.state()
+
+
+def test_a_group_that_begins_at_the_end_goes_on_from_there_in_its_next_life(
+    tmp_path: Path, broker: Broker | ForeignBroker, fresh: Callable[[str], str]
+) -> None:
+    topic, group = fresh("readings"), fresh("detector")
+    on_kafka, embedded = (
+        make_site(tmp_path / name, log, RECORDS[:500], topic=topic, group=group, assignments=("input.start=latest",))
+        for name, log in (("kafka", f"kafka://{broker.bootstrap}"), ("embedded", f"sqlite:///{tmp_path}/topics.db"))
+    )
+    for site in (on_kafka, embedded):
+        site.run_to_end()
+        assert not site.alerts()
+        fill(site, RECORDS[500:2500])
+        site.run_to_end()
 
     assert len(embedded.alerts()) > 5
     assert on_kafka.alerts() == embedded.alerts()

@@ -15,7 +15,7 @@ from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 from anomaly_daemon.domain.errors import CommitFailed
 from anomaly_daemon.domain.records import Message
-from tests.contract.logs import ManualClock, Reader, read_all
+from tests.contract.logs import ManualClock, Reader, begin, read_all
 
 PARTITIONS = 3
 SESSION_TIMEOUT_S = 30.0
@@ -126,8 +126,7 @@ class EmbeddedLog(RuleBasedStateMachine):
 
     def rewind(self, reader: Reader) -> None:
         reader.records = []
-        for partition, offset in reader.source.committed(sorted(reader.owned)).items():
-            reader.source.seek(partition, offset)
+        begin(reader.source, sorted(reader.owned))
 
 
 EmbeddedLog.TestCase.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

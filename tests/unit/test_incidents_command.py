@@ -86,7 +86,10 @@ class AlertsTopic:
         """The connection broke: every partition comes anew."""
         self._is_assigned, self._positions = False, {}
 
-    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:  # noqa: ARG002 - the seam's argument
+        return {}
+
+    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         return dict.fromkeys(partitions, 0)
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
