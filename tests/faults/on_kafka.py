@@ -39,7 +39,7 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
     bootstrap = shared_broker().bootstrap
     for codec in CODECS:
         with tempfile.TemporaryDirectory() as name:
-            yield mangled_through(bootstrap, codec, Path(name), 20_000 if is_full else 1_000, seed)
+            yield mangled_through(bootstrap, codec, Path(name), 200_000 if is_full else 1_000, seed)
     with tempfile.TemporaryDirectory() as name:
         yield narrow_dead_letters(bootstrap, Path(name))
     with tempfile.TemporaryDirectory() as name:
