@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kafka.errors import KafkaError
+
 from tests.chaos.cluster import PARTITIONS, Cluster
 from tests.chaos.feed import Feed
 from tests.chaos.fleet import Fleet, HarnessError
@@ -19,6 +21,8 @@ from tests.end_to_end.harness import Site
 
 UNHARMED_WITHIN_S = 300.0
 HEADINGS = ("scenario", "seed", "faults", "records", "alerts", "verdict", "recovery p50 / max s", "may s", "took s")
+# What no fault explains is a verdict too: the command that breaks the same things again is told.
+_UNEXPLAINED = (AssertionError, KafkaError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,16 @@ def conduct(cluster: Cluster, scenarios: Sequence[Scenario[Any]], seed: int, *, 
                     return rows
         try:
             fleet.finish()
-        except HarnessError as error:
-            verdict.differences.append(str(error))
-            return rows
-        _judge(cluster, scenarios, harmed, topic, verdict)
+            _judge(cluster, scenarios, harmed, topic, verdict)
+        except _UNEXPLAINED as error:
+            verdict.differences.append(_told(error))
     finally:
         fleet.close()
     return rows
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
 
 
 def _harm(cluster: Cluster, scenario: Scenario[Any], fleet: Fleet, feed: Feed, seed: int, verdict: Verdict, *, is_slice: bool) -> Row:
@@ -82,8 +89,8 @@ def _harm(cluster: Cluster, scenario: Scenario[Any], fleet: Fleet, feed: Feed, s
     plan = scenario.plan(random.Random(f"{scenario.name} {seed}"), scenario.faults_in_slice if is_slice else scenario.faults)
     try:
         scenario.inject(cluster, fleet, feed, plan)
-    except HarnessError as error:
-        verdict.differences.append(f"{scenario.name}: {error}")
+    except _UNEXPLAINED as error:
+        verdict.differences.append(f"{scenario.name}: {_told(error)}")
     return Row(scenario, seed, len(plan), fleet.recoveries_s[known:], time.monotonic() - began_s, verdict)
 
 
@@ -106,8 +113,8 @@ def conduct_alone(cluster: Cluster, alone: Alone, seed: int) -> Row:
     feed = Feed(cluster.bootstrap, topic, fleet.group, PARTITIONS, seed)
     try:
         verdict = alone.conduct(cluster, fleet, feed, seed)
-    except HarnessError as error:
-        verdict = Verdict(differences=[str(error)])
+    except _UNEXPLAINED as error:
+        verdict = Verdict(differences=[_told(error)])
     finally:
         fleet.close()
     return Row(alone, seed, alone.faults, fleet.recoveries_s, time.monotonic() - began_s, verdict)

@@ -55,7 +55,8 @@ class Feed:
         self, bootstrap: str, topic: str, group: str, partitions: int, seed: int, *, rate: int = RECORDS_PER_S, ahead_max: int = 1500
     ) -> None:
         self._bootstrap, self._topic, self._group, self.partitions = bootstrap, topic, group, partitions
-        self._rate, self._ahead_max = rate, ahead_max
+        self.rate, self.ahead_max = rate, ahead_max
+        """Records a second, and how far ahead; may be changed while the block goes on."""
         self._readings = readings(seed)
         self._is_done = threading.Event()
         self._failure: BaseException | None = None
@@ -91,10 +92,10 @@ class Feed:
         due = 0.0
         while not self._is_done.wait(_PERIOD_S):
             elapsed_s, started_s = time.monotonic() - started_s, time.monotonic()
-            due = min(due + elapsed_s * self._rate, self._rate)
+            due = min(due + elapsed_s * self.rate, self.rate)
             try:
                 behind = self.written - sum(groups.committed(self._group, self._topic).values())
-                count = min(int(due), self._ahead_max - behind)
+                count = min(int(due), self.ahead_max - behind)
                 if count > 0:
                     self._send(producer, count)
                     due -= count

@@ -120,7 +120,7 @@ class Fleet:
         at_s = self.wait_for(lambda: self.timeline.first_commit(since_s), COMMITS_WITHIN_S, "no commit")
         self.recoveries_s.append(at_s - since_s)
 
-    def note_all_move_on(self, since_s: float) -> None:
+    def note_all_move_on(self, since_s: float, within_s: float = COMMITS_WITHIN_S) -> None:
         """Wait until the group has committed more of every partition than now, and keep how long that took."""
         before = self.committed()
         ends = end_offsets(self._bootstrap, self.topic)
@@ -129,7 +129,7 @@ class Fleet:
             committed = self.committed()
             return time.monotonic() if all(committed.get(number, 0) > before.get(number, 0) for number in ends) else None
 
-        self.recoveries_s.append(self.wait_for(look, COMMITS_WITHIN_S, f"some partition stands still at {before}") - since_s)
+        self.recoveries_s.append(self.wait_for(look, within_s, f"some partition stands still at {before}") - since_s)
 
     def wait_for_act(self, act: Act, before: int) -> None:
         """Until it was done once more than `before`."""

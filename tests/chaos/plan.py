@@ -26,6 +26,8 @@ class Life:
 # The signal after which a daemon comes to these points.
 TOLD = {Point.IN_DRAIN: SIGTERM, Point.IN_RELOAD: SIGHUP}
 _RANDOM_SHARE = 0.3
+# The first commit comes after a second or two.
+_RANDOM_WITHIN_S = 6.0
 _PASSINGS_MAX = 6
 
 
@@ -35,7 +37,7 @@ def lives(dice: random.Random, count: int) -> list[Life]:
     points: list[Point] = []
     for _ in range(count):
         if dice.random() < _RANDOM_SHARE:
-            found.append(Life(kill_after_s=dice.uniform(0.0, 2.0)))
+            found.append(Life(kill_after_s=dice.uniform(0.0, _RANDOM_WITHIN_S)))
             continue
         points = points or dice.sample(list(Point), len(Point))
         point = points.pop()

@@ -72,7 +72,7 @@ def fill(site: Site, records: list[Record]) -> None:
 
 def mangled_through(bootstrap: str, codec: str, folder: Path, times: int, seed: int) -> Verdict:
     """Mangled records among good ones, also as large as the broker takes: the same alerts and dead letters as on the embedded log."""
-    dice = random.Random(seed)
+    dice = random.Random(f"{seed} {codec}")
     records = [
         *mixed(stream(seed, 4, max(400, times // 10)), times, dice),
         *(_incompressible(dice, size) for size in (1_000_001, 1_048_000, 1_048_400)),

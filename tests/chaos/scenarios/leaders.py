@@ -17,6 +17,8 @@ from tests.kafka.broker import COORDINATED_PARTITIONS, Broker
 
 _MEMBERS = ("one", "two")
 _IN_SYNC_WITHIN_S = 120.0
+# Once it is back; without it, see below.
+_GOES_ON_WITHIN_S = 30.0
 # One that stood still says at first what was in sync before.
 _LEARNS_WITHIN_S = 3.0
 
@@ -37,7 +39,7 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, falls: Sequence[Fall]) -> No
         fleet.note_all_move_on(began_s)
         time.sleep(max(0.0, fall.lasts_s - (time.monotonic() - began_s)))
         broker.revive()
-        fleet.note_all_move_on(time.monotonic())
+        fleet.note_all_move_on(time.monotonic(), _GOES_ON_WITHIN_S)
         time.sleep(_LEARNS_WITHIN_S)
     for member in fleet.members:
         fleet.crash(member)

@@ -15,7 +15,13 @@ _LATENCY_S, _BYTES_PER_S = 0.2, 1e6
 _MEMBER, _OTHER = "one", "two"
 
 
-def inject(cluster: Cluster, fleet: Fleet, _: Feed, lives: Sequence[Life]) -> None:
+# What comes while nobody reads takes longer than latency alone.
+_RECORDS_PER_S, _AHEAD_MAX = 2_000, 10_000
+
+
+def inject(cluster: Cluster, fleet: Fleet, feed: Feed, lives: Sequence[Life]) -> None:
+    usual = feed.rate, feed.ahead_max
+    feed.rate, feed.ahead_max = _RECORDS_PER_S, _AHEAD_MAX
     cluster.proxy.latency_s, cluster.proxy.bytes_per_s = _LATENCY_S, _BYTES_PER_S
     try:
         fleet.start(_OTHER)
@@ -25,6 +31,7 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, lives: Sequence[Life]) -> No
         fleet.crash(_OTHER)
     finally:
         cluster.proxy.latency_s, cluster.proxy.bytes_per_s = 0.0, None
+        feed.rate, feed.ahead_max = usual
 
 
 SLOWNESS = Scenario("slowness", faults=20, faults_in_slice=1, plan=plan, inject=inject, recovery_max_s=20.0, wants_own_broker=True)

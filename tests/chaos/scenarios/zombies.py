@@ -24,8 +24,9 @@ def succeeded_by_others(_: Cluster, fleet: Fleet, __: Feed, freezes: Sequence[Ac
     fleet.start(_OTHER)
     for freeze in freezes:
         process = _frozen(fleet, freeze)
-        fleet.note_all_move_on(time.monotonic())
-        _wake(process)
+        frozen_s = time.monotonic()
+        fleet.note_all_move_on(frozen_s)
+        _wake(fleet, process, frozen_s)
         fleet.note_all_move_on(time.monotonic())
         fleet.crash(_MEMBER)
     fleet.crash(_OTHER)
@@ -38,7 +39,7 @@ def succeeded_by_namesake(_: Cluster, fleet: Fleet, __: Feed, freezes: Sequence[
         frozen_s = time.monotonic()
         fleet.start(_MEMBER)
         fleet.note_all_move_on(frozen_s)
-        _wake(process)
+        _wake(fleet, process, frozen_s)
         process.join(DIES_WITHIN_S)
         if process.exitcode != _FENCED:
             raise HarnessError(f"a daemon whose name was taken went on (exit code {process.exitcode}):\n{fleet.site.log_tail()}")
@@ -52,8 +53,10 @@ def _frozen(fleet: Fleet, freeze: Act) -> Process:
     return process
 
 
-def _wake(process: Process) -> None:
+def _wake(fleet: Fleet, process: Process, frozen_s: float) -> None:
+    """Not before its session has timed out."""
     assert process.pid is not None
+    time.sleep(max(0.0, frozen_s + fleet.site.settings.kafka.session_timeout + 1.0 - time.monotonic()))
     os.kill(process.pid, SIGCONT)
 
 
