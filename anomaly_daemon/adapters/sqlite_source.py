@@ -99,7 +99,8 @@ class SqliteSource:
     def poll(self, timeout_s: float) -> Batch:
         """Wait up to `timeout_s` for records or partition changes; appends by other processes are noticed within milliseconds.
 
-        A batch with changes brings no records. Raises LogUnavailable, LogCorrupt, and Fenced when another process took this member's name.
+        A batch with changes brings no records. Raises LogUnavailable, also where retention overtook a member, once; LogCorrupt, and Fenced when
+        another process took this member's name.
         """
         deadline_s = self._clock.monotonic_s() + timeout_s
         while True:
@@ -195,8 +196,12 @@ class SqliteSource:
         for partition_id, position in self._positions.items():
             earliest, end = retained[partition_id]
             if position < earliest:
-                _log.warning("records_expired_unread", partition=str(self._partitions[partition_id]), first_offset=position, earliest_offset=earliest)
-                self._positions[partition_id] = position = earliest
+                self._positions[partition_id] = earliest
+                told = f"{self._partitions[partition_id]} no longer holds offset {position}, which was next, and begins at {earliest}"
+                if self._group is not None:
+                    raise LogUnavailable(f"log {self._file.path}: {told}: starting over from there")
+                _log.warning("records_expired_unread", reason=told)
+                position = earliest
             if position < end:
                 backlogs.append((partition_id, end - position))
         first = self._turn % max(1, len(backlogs))

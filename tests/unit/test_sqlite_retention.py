@@ -8,6 +8,7 @@ from anomaly_daemon.adapters.sqlite_append import RECORD_OVERHEAD_BYTES
 from anomaly_daemon.adapters.sqlite_sink import SqliteSink
 from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
+from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.records import BatchOutput, Bounds, Message, Partition
 from tests.contract.logs import ManualClock, Reader
 
@@ -116,12 +117,14 @@ def test_a_sink_applies_the_retention_too(path: Path, clock: ManualClock) -> Non
     assert member.source.bounds([ONE]) == {ONE: Bounds(20, 20)}
 
 
-def test_a_reader_below_the_earliest_offset_goes_on_there(path: Path, clock: ManualClock) -> None:
+def test_a_member_below_the_earliest_offset_is_told_so_once_and_goes_on_there(path: Path, clock: ManualClock) -> None:
     log = topics(path, clock, age_s=60)
     log.append(messages(20))
     member = reader(path, clock)
     clock.advance(100)
     log.append(messages(3))
 
+    with pytest.raises(LogUnavailable, match="no longer holds offset 0, which was next, and begins at 20"):
+        member.source.poll(0.0)
     assert [record.offset for record in member.step().records] == [20, 21, 22]
     assert member.source.positions()[ONE] == 23
