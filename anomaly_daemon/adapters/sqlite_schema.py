@@ -19,7 +19,7 @@ from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt, LogUnav
 from anomaly_daemon.domain.ports import Clock
 
 APPLICATION_ID = 0x414E4F4D  # "ANOM", in the file's header: `file topics.db` shows it
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PAGE_BYTES = 16_384
 CACHE_KIB = 32_768
 WAL_BYTES_MAX = 64 * 2**20
@@ -36,7 +36,8 @@ _SCHEMA = (
     """CREATE TABLE records (
         partition_id INTEGER NOT NULL, offset INTEGER NOT NULL, timestamp_ms INTEGER NOT NULL, key BLOB, value BLOB, headers BLOB,
         proof INTEGER, PRIMARY KEY (partition_id, offset)) STRICT, WITHOUT ROWID""",
-    "CREATE TABLE groups (name TEXT PRIMARY KEY, generation INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+    # `committed` counts the group's rows of that table, which a lost page would take without a word.
+    "CREATE TABLE groups (name TEXT PRIMARY KEY, generation INTEGER NOT NULL, committed INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID",
     """CREATE TABLE committed (
         group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, next_offset INTEGER NOT NULL, proof INTEGER,
         PRIMARY KEY (group_name, partition_id)) STRICT, WITHOUT ROWID""",
@@ -47,8 +48,15 @@ _SCHEMA = (
         group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, target TEXT, owner TEXT, since INTEGER NOT NULL,
         PRIMARY KEY (group_name, partition_id)) STRICT, WITHOUT ROWID""",
 )
+_SMALL_TABLES = frozenset({"topics", "partitions", "groups", "committed", "members", "ownership"})
 # From one version of the schema to the next. A row of before has no proof and is believed.
-_UPGRADES = {1: ("ALTER TABLE records ADD COLUMN proof INTEGER", "ALTER TABLE committed ADD COLUMN proof INTEGER")}
+_UPGRADES = {
+    1: ("ALTER TABLE records ADD COLUMN proof INTEGER", "ALTER TABLE committed ADD COLUMN proof INTEGER"),
+    2: (
+        "ALTER TABLE groups ADD COLUMN committed INTEGER NOT NULL DEFAULT 0",
+        "UPDATE groups SET committed = (SELECT count(*) FROM committed WHERE group_name = name)",
+    ),
+}
 
 CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 LOCKED_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
@@ -172,6 +180,7 @@ class LogFile:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
+        self._check_small_tables()
         if connection.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
             return
         with self.writing():
@@ -191,6 +200,14 @@ class LogFile:
             raise SettingsError(f"log {self.path}: a SQLite file of another program; point `log` at a file of its own")
         if version > SCHEMA_VERSION:
             raise SettingsError(f"log {self.path}: written by a newer release (schema {version}, not {SCHEMA_VERSION}); upgrade anomaly-daemon")
+
+    def _check_small_tables(self) -> None:
+        """A page of one table or index in the place of another's is no error to SQLite, and its rows are what nobody wrote."""
+        there = {name for (name,) in self._connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        for table in there & _SMALL_TABLES:
+            (told,) = self._connection.execute(f"PRAGMA integrity_check('{table}')").fetchone()
+            if told != "ok":
+                raise damaged(self.path, told)
 
     def _switch_to_wal(self, clock: Clock, busy_timeout_s: float) -> None:
         """Two processes that make the file at once: SQLite refuses the switch at once instead of waiting, so this waits."""

@@ -17,6 +17,9 @@ from anomaly_daemon.domain.records import BatchOutput, Offset, Partition
 
 _PARTITION = "SELECT p.id FROM partitions p JOIN topics t ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?"
 _UNINDEXED = "SELECT p.id FROM partitions p NOT INDEXED JOIN topics t NOT INDEXED ON t.id = p.topic_id WHERE t.name = ? AND p.number = ?"
+_MOVE = "UPDATE committed SET next_offset = :next, proof = :proof WHERE group_name = :group AND partition_id = :id AND next_offset <= :next"
+_BEGIN = "INSERT INTO committed VALUES (:group, :id, :next, :proof) ON CONFLICT DO NOTHING"
+_COUNT = "UPDATE groups SET committed = committed + 1 WHERE name = :group"
 
 
 class SqliteSink:
@@ -59,13 +62,12 @@ class SqliteSink:
 
     def _move_forward(self, connection: sqlite3.Connection, next_offsets: Mapping[int, Offset]) -> None:
         for partition_id, offset in next_offsets.items():
-            moved = connection.execute(
-                """INSERT INTO committed VALUES (?, ?, ?, ?)
-                ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, proof = excluded.proof WHERE excluded.next_offset >= next_offset""",
-                (self._group, partition_id, offset, offset_proof(self._group, partition_id, offset)),
-            )
-            if not moved.rowcount:
+            row = {"group": self._group, "id": partition_id, "next": offset, "proof": offset_proof(self._group, partition_id, offset)}
+            if connection.execute(_MOVE, row).rowcount:
+                continue
+            if not connection.execute(_BEGIN, row).rowcount:
                 raise CommitFailed(f"group {self._group}: offset {offset} lies before what was already committed; nothing was committed")
+            connection.execute(_COUNT, row)
 
     def _partition_id(self, connection: sqlite3.Connection, partition: Partition) -> int:
         known = self._partition_ids.get(partition)

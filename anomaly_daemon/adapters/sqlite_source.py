@@ -116,13 +116,14 @@ class SqliteSource:
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
         """The next offset the group has to process, of those partitions that it ever committed. Raises LogCorrupt."""
-        query = "SELECT partition_id, next_offset, proof FROM committed WHERE group_name = ?"
+        # One statement: others commit meanwhile.
+        query = "SELECT g.committed, partition_id, next_offset, proof FROM groups g LEFT JOIN committed ON group_name = name WHERE name = ?"
         with self._file.reading() as connection:
             rows = connection.execute(query, (self._group,)).fetchall()
-        for partition_id, offset, proof in rows:
-            if proof is not None and proof != offset_proof(str(self._group), partition_id, offset):
-                raise damaged(self._file.path, f"what group {self._group} committed is not as it was written")
-        committed = {partition_id: offset for partition_id, offset, _ in rows}
+        told, committed = rows[0][0] if rows else 0, {row[1]: row[2] for row in rows if row[1] is not None}
+        is_whole = all(proof is None or proof == offset_proof(str(self._group), partition_id, offset) for _, partition_id, offset, proof in rows)
+        if len(committed) != told or not is_whole:
+            raise damaged(self._file.path, f"what group {self._group} committed is not as it was written")
         return {partition: committed[self._ids[partition]] for partition in partitions if self._ids[partition] in committed}
 
     def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:

@@ -41,6 +41,7 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
         full_disk,
         backup_restored,
         lambda folder: damaged_pages(folder, 500 if is_full else 40, random.Random(seed)),
+        lambda folder: damaged_under_way(folder, 500 if is_full else 40, random.Random(seed)),
         lambda folder: torn_tail(folder, 200 if is_full else 20, random.Random(seed)),
     ]
     for scenario in scenarios:
@@ -198,6 +199,17 @@ def damaged_pages(folder: Path, times: int, dice: random.Random) -> Verdict:
     return _harmed_often("pages of the log damaged while it was not used", site, unharmed, times, lambda content: _damaged(dice, content))
 
 
+def damaged_under_way(folder: Path, times: int, dice: random.Random) -> Verdict:
+    """The same between two lives: what was committed, said and saved is there to be damaged too."""
+    site, unharmed = (a_site(folder, name, RECORDS[:count], _LARGE_BATCHES) for name, count in (("damaged", 200), ("unharmed", 300)))
+    serve(unharmed)
+    serve(site, checkpoint_every_s=0.0)
+    _append(site, RECORDS[200:300])
+    kept = shutil.copytree(site.folder / "checkpoints", folder / "kept")
+    broken = "pages of the log damaged between two lives"
+    return _harmed_often(broken, site, unharmed, times, lambda content: _damaged(dice, content), checkpoints=kept)
+
+
 def torn_tail(folder: Path, times: int, dice: random.Random) -> Verdict:
     """The end of the write-ahead log torn off or garbled after kill -9: what it held is gone as a whole, and judged again."""
     site, unharmed = (a_site(folder, name, RECORDS[:300], _LARGE_BATCHES) for name in ("torn", "unharmed"))
@@ -213,9 +225,16 @@ def torn_tail(folder: Path, times: int, dice: random.Random) -> Verdict:
 
 
 def _harmed_often(
-    broken: str, site: Site, unharmed: Site, times: int, harm: Callable[[bytes], bytes], files: dict[str, bytes] | None = None
+    broken: str,
+    site: Site,
+    unharmed: Site,
+    times: int,
+    harm: Callable[[bytes], bytes],
+    *,
+    files: dict[str, bytes] | None = None,
+    checkpoints: Path | None = None,
 ) -> Verdict:
-    """Harm the last of the files, serve to the end, look; put all back. The daemon has judged nothing, or everything, when the harm is done."""
+    """Harm the last of the files, serve to the end, look; put all back, checkpoints too where there are some."""
     files = files or {"topics.db": (site.folder / "topics.db").read_bytes()}
     wanted = (unharmed.alerts(), unharmed.dead_letters(), unharmed.read("readings"))
     outcomes: Counter[str] = Counter()
@@ -224,6 +243,8 @@ def _harmed_often(
         for path in site.folder.glob("topics.db*"):
             path.unlink()
         shutil.rmtree(site.folder / "checkpoints", ignore_errors=True)
+        if checkpoints is not None:
+            shutil.copytree(checkpoints, site.folder / "checkpoints")
         *others, (name, content) = files.items()
         for other, whole in others:
             (site.folder / other).write_bytes(whole)

@@ -73,12 +73,15 @@ def test_a_record_that_is_another_or_gone_is_told_with_the_remedy(path: Path, st
         read(path)
 
 
-def test_an_offset_that_was_never_committed_is_told(path: Path) -> None:
-    alter(path, "UPDATE committed SET next_offset = 21")
+@pytest.mark.parametrize("statement", ["UPDATE committed SET next_offset = 21", "DELETE FROM committed", "DELETE FROM groups"])
+def test_an_offset_that_was_never_committed_or_is_gone_is_told(path: Path, statement: str) -> None:
+    alter(path, statement)
     source = SqliteSource(path, ["readings"], "group", "one", "earliest", 20, 30.0, ManualClock())
 
-    with closing(source), pytest.raises(LogCorrupt, match="what group group committed is not as it was written"):
-        source.committed([P])
+    with closing(source):
+        source.poll(0)
+        with pytest.raises(LogCorrupt, match="what group group committed is not as it was written"):
+            source.committed([P])
 
 
 def test_records_that_go_on_where_others_are_already_are_refused(path: Path) -> None:
@@ -92,10 +95,14 @@ def test_a_log_of_before_there_were_proofs_is_read_and_written_on(path: Path) ->
     before = read(path)
     for table in ("records", "committed"):
         alter(path, f"ALTER TABLE {table} DROP COLUMN proof")
+    alter(path, "ALTER TABLE groups DROP COLUMN committed")
     alter(path, "PRAGMA user_version = 1")
 
     with closing(SqliteTopics(path, ManualClock())) as topics:
         topics.append([Message("readings", b"pump", b"new")])
+    with closing(SqliteSource(path, ["readings"], "group", "one", "earliest", 20, 30.0, ManualClock())) as source:
+        source.poll(0)
+        assert source.committed([P]) == {P: 20}
 
     assert read(path)[:40] == before
     alter(path, "UPDATE records SET value = x'00' WHERE offset = 40")
