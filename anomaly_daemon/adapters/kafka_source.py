@@ -20,6 +20,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, IllegalStateError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
+from anomaly_daemon.adapters.kafka_group import GroupWatch, is_fenced
 from anomaly_daemon.adapters.kafka_stall import StallWatch
 from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpacking
 from anomaly_daemon.adapters.topic_names import missing_topics
@@ -106,7 +107,7 @@ class KafkaSource:
         self._open_from: dict[TopicPartition, Offset] = {}
         self._watch = StallWatch(stall_timeout_s)
         self._next_look_s = 0.0
-        self._has_asked_again = False
+        self._group_watch = GroupWatch()
         self._read_since_look = 0
         with suppress(LogUnavailable):
             self._connected()
@@ -185,7 +186,7 @@ class KafkaSource:
             except TopicError:
                 self._end(consumer)
                 raise
-            self._consumer, self._has_asked_again = consumer, False
+            self._consumer, self._group_watch = consumer, GroupWatch()
             self._next_look_s = self._monotonic_s() + self._answer_timeout_s / 2
             log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
         return self._consumer
@@ -215,7 +216,7 @@ class KafkaSource:
         # no heartbeats, no way back, while fetching goes on (3.0.12).
         if consumer._coordinator.rejoining:
             consumer._coordinator.request_rejoin()
-        if _is_fenced(consumer):
+        if is_fenced(consumer):
             self._give_up()
             raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
         return fetched
@@ -317,7 +318,8 @@ class KafkaSource:
 
     def _move(self, consumer: KafkaConsumer, name: TopicPartition, offset: Offset) -> None:
         """Seek and let it be fetched; nothing where the client no longer owns it."""
-        if name in consumer.assignment():
+        # The client's I/O thread may take it away at any moment.
+        with suppress(ValueError, KeyError):
             consumer.seek(name, offset)
             consumer.resume(name)
 
@@ -346,10 +348,8 @@ class KafkaSource:
             return
         is_reading, self._read_since_look = self._read_since_look > 0, 0
         self._next_look_s = now_s + self._answer_timeout_s / 2
-        if self._group is not None and not self._has_asked_again and not consumer.assignment():
-            # A static member that comes back is given what its predecessor had: nothing, where the topic was not there then.
-            self._has_asked_again = True
-            consumer._coordinator.request_rejoin()
+        if self._group is not None:
+            self._look_for_unowned(consumer)
         try:
             ends = self._ends(consumer, is_reading)
         except KafkaError as error:
@@ -371,17 +371,15 @@ class KafkaSource:
         timeout_ms = min(_BUSY_ANSWER_TIMEOUT_MS, self._answer_timeout_ms) if is_reading else self._answer_timeout_ms
         return {Partition(*name): int(end) for name, end in consumer.end_offsets(names, timeout_ms=timeout_ms).items()}
 
+    def _look_for_unowned(self, consumer: KafkaConsumer) -> None:
+        with suppress(KafkaError):  # whether the broker answers is asked for next
+            if unowned := self._group_watch.look(consumer, self._topics, _BUSY_ANSWER_TIMEOUT_MS):
+                named = [str(Partition(*name)) for name in unowned]
+                log.warning("partitions_unowned", group=self._group, partitions=named, reason="a rebalance was not finished: joining anew")
+
 
 def _bytes_of(fetched: dict[TopicPartition, list[Any]]) -> int:
     return sum(row.serialized_key_size + row.serialized_value_size for rows in fetched.values() for row in rows)
-
-
-def _is_fenced(consumer: KafkaConsumer) -> bool:
-    """A static member whose name another process has taken: the client stops its heartbeats, goes on reading and says nothing (3.0.12)."""
-    coordinator = consumer._coordinator
-    with coordinator._lock:
-        is_joined = coordinator.stable() and not coordinator.rejoining
-        return bool(is_joined and not coordinator.is_dynamic_member() and not coordinator._heartbeat_enabled)
 
 
 def _native(partition: Partition) -> TopicPartition:

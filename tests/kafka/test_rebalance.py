@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
+from kafka.coordinator.consumer import ConsumerCoordinator
 
 from anomaly_daemon.domain.errors import Fenced, LogUnavailable
 from anomaly_daemon.domain.ports import Source
@@ -64,6 +66,30 @@ def test_partitions_move_from_one_member_to_two_without_a_record_processed_twice
     assert revoked >= two.owned
     # Cooperative: what one member keeps is never taken from it.
     assert revoked.isdisjoint(one.owned)
+
+
+def test_what_a_member_that_dies_between_the_two_rounds_of_a_rebalance_leaves_to_nobody_is_taken_up(
+    log: KafkaLog, fresh: Fresh, readings: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, impatient = fresh("detectors"), KafkaLog(log.bootstrap, answer_timeout_s=2.0)
+    one = joined(impatient.source([readings], group, member="one"), PARTITIONS)
+    complete = ConsumerCoordinator._on_join_complete_async
+    rounds = itertools.count()
+
+    async def leaves_out_the_second(coordinator: ConsumerCoordinator, *arguments: object) -> None:
+        if next(rounds) < 2:  # of either member
+            vars(coordinator)["request_rejoin"] = lambda: None
+        await complete(coordinator, *arguments)
+        vars(coordinator).pop("request_rejoin", None)
+
+    monkeypatch.setattr(ConsumerCoordinator, "_on_join_complete_async", leaves_out_the_second)
+    two = Reader(impatient.source([readings], group, member="two"))
+    until(lambda: len(one.owned) == 2, one, two)
+    assert not two.owned
+
+    until(lambda: len(two.owned) == 2, one, two)
+    assert len(one.owned) == 2
+    impatient.close()
 
 
 def test_a_member_that_restarts_within_the_session_keeps_its_partitions_and_the_other_notices_nothing(

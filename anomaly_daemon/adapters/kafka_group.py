@@ -1,0 +1,71 @@
+"""What a member sees to in its group that the client (3.0.12) does not: who took its name, and what nobody owns.
+
+A static member that comes back is given what its predecessor had at the last rebalance. Where that was the first of the two
+by which partitions move, the predecessor would have asked for the second, and nobody else does: what it had to give up
+stays with nobody, and what it had of a topic that was not there yet is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition, errors
+from kafka.protocol.admin import DescribeGroupsRequest
+from kafka.protocol.consumer import ConsumerProtocolAssignment
+
+_SETTLED = "Stable"
+
+
+def is_fenced(consumer: KafkaConsumer) -> bool:
+    """A static member whose name another process has taken: the client stops its heartbeats, goes on reading and says nothing (3.0.12)."""
+    coordinator = consumer._coordinator
+    with coordinator._lock:
+        is_joined = coordinator.stable() and not coordinator.rejoining
+        return bool(is_joined and not coordinator.is_dynamic_member() and not coordinator._heartbeat_enabled)
+
+
+class GroupWatch:
+    """Looks once in each generation that lasts whether every partition has an owner; asks for a rebalance until it has."""
+
+    def __init__(self) -> None:
+        self._generation = -1
+        self._is_whole = False
+
+    def look(self, consumer: KafkaConsumer, topics: Sequence[str], timeout_ms: int) -> list[TopicPartition]:
+        """The partitions that nobody owns, for which a rebalance was asked; at the first look of a generation none. Raises KafkaError."""
+        generation = consumer.group_metadata().generation_id
+        if generation != self._generation or generation < 0:
+            self._generation, self._is_whole = generation, False
+            return []
+        if self._is_whole:
+            return []
+        owned = _owned(consumer, timeout_ms)
+        if owned is None:
+            return []
+        every = {TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()}
+        self._is_whole = owned >= every
+        if not self._is_whole:
+            consumer._coordinator.request_rejoin()
+        return sorted(every - owned)
+
+
+def _owned(consumer: KafkaConsumer, timeout_ms: int) -> set[TopicPartition] | None:
+    """What the members of the group have, as the broker knows it; None while they join. Raises KafkaError."""
+    coordinator = consumer._coordinator
+    if coordinator.coordinator() is None:
+        return None
+    told = coordinator._net.run(_described, coordinator, timeout_ms)
+    if told.error_code:
+        raise errors.for_code(told.error_code)()
+    if told.group_state != _SETTLED:
+        return None
+    assignments = [ConsumerProtocolAssignment.decode(member.member_assignment) for member in told.members if member.member_assignment]
+    return {partition for assignment in assignments for partition in assignment.partitions()}
+
+
+async def _described(coordinator: Any, timeout_ms: int) -> Any:
+    request = DescribeGroupsRequest(groups=[coordinator.group_id], include_authorized_operations=False)
+    answer = await coordinator._manager.wait_for(coordinator._manager.send(request, node_id=coordinator.coordinator()), timeout_ms)
+    (told,) = answer.groups
+    return told
