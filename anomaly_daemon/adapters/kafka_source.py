@@ -19,7 +19,7 @@ import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, IllegalStateError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
-from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, consumer_arguments, open_client, translate
+from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, Reaction, address, consumer_arguments, open_client, reaction_to, translate
 from anomaly_daemon.adapters.kafka_group import GroupWatch, is_fenced
 from anomaly_daemon.adapters.kafka_stall import StallWatch
 from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpacking
@@ -39,6 +39,7 @@ _BUSY_ANSWER_TIMEOUT_MS = 1_000
 _TOP_UP_MS = 5
 _TOPPED_UP_BYTES_MAX = 1 << 20
 _OPEN_LOOKS_MAX, _OPEN_LOOK_S = 20, 0.1
+_OBSERVERS_MAX = 3
 # A broker that stood still may tell, in its first moment, what was committed when it still led the group.
 _PROMPT_S, _LATE_LOOKS_MAX, _LATE_LOOK_S = 2.0, 3, 1.0
 
@@ -142,17 +143,15 @@ class KafkaSource:
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """What each partition retains for readers; `end` is short of transactions that are still open after a short wait."""
-        observer = self._observing()
         names = [_native(partition) for partition in partitions]
-        earliest = self._answered("looking up the earliest offsets", observer.beginning_offsets, names, timeout_ms=self._answer_timeout_ms)
-        ends = self._stable(self._answered("looking up the end offsets", observer.end_offsets, names, timeout_ms=self._answer_timeout_ms))
+        earliest = self._observed("looking up the earliest offsets", KafkaConsumer.beginning_offsets, names)
+        ends = self._stable(self._observed("looking up the end offsets", KafkaConsumer.end_offsets, names))
         return {partition: Bounds(int(earliest[name]), int(ends[name])) for partition, name in zip(partitions, names, strict=True)}
 
     def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
         """By the records' timestamps, as the broker looks them up."""
-        observer, ends = self._observing(), self.bounds(partitions)
-        asked = {_native(partition): time_ms for partition in partitions}
-        found = self._answered("looking up offsets by time", observer.offsets_for_times, asked, timeout_ms=self._answer_timeout_ms)
+        ends, asked = self.bounds(partitions), {_native(partition): time_ms for partition in partitions}
+        found = self._observed("looking up offsets by time", KafkaConsumer.offsets_for_times, asked)
         return {partition: int(at.offset) if (at := found.get(_native(partition))) else ends[partition].end for partition in partitions}
 
     def positions(self) -> dict[Partition, Offset]:
@@ -270,10 +269,19 @@ class KafkaSource:
         self._open_from = {name: offset for name, offset in seen_open.items() if name not in ends} | still_open
         return stable
 
-    def _observing(self) -> KafkaConsumer:
-        if self._observer is None:
-            self._observer = self._opened(self._observer_arguments)
-        return self._observer
+    def _observed(self, doing: str, ask: Callable[..., T], asked: object) -> T:
+        """What a consumer without a group answers. Where it does not soon, a new one is asked: it may wait for a broker that leads no more."""
+        for _ in range(_OBSERVERS_MAX):
+            if self._observer is None:
+                self._observer = self._opened(self._observer_arguments)
+            try:
+                return ask(self._observer, asked, timeout_ms=self._answer_timeout_ms // _OBSERVERS_MAX)
+            except KafkaError as error:
+                self._end(self._observer)
+                self._observer, failure = None, error
+                if reaction_to(error) is not Reaction.RECOVER:
+                    break
+        raise translate(failure, self._servers, doing) from failure
 
     def _opened(self, arguments: dict[str, Any]) -> KafkaConsumer:
         try:
