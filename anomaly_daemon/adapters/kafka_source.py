@@ -1,8 +1,8 @@
 """Reads Kafka topics: as a member of a consumer group, or all of them without a group; the first step of a record's way.
 
 The loop alone decides where reading starts: a partition that comes is paused until `seek`, and a position that the log no
-longer holds is an error, never a silent jump. After any error the consumer is given up and made anew at the next poll:
-what it owned is LOST, what the new one gets is ASSIGNED, and the loop recovers.
+longer holds is an error, never a silent jump. After any error of the member's consumer it is given up and made anew at the
+next poll: what it owned is LOST, what the new one gets is ASSIGNED, and the loop recovers.
 """
 
 from __future__ import annotations
