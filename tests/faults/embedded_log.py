@@ -166,7 +166,7 @@ def full_disk(folder: Path) -> Verdict:
     told = f"log_unavailable {events['log_unavailable']} times, checkpoint_failed {events['checkpoint_failed']}"
     left = [path.name for path in (site.folder / "checkpoints").rglob("*.part")]
     failures = [f"halves of checkpoints were left: {left}"] if left else []
-    return compared("a full disk for log and checkpoints, then room again", 1, site, unharmed, told, *failures)
+    return compared("files that may not grow, then may again", 1, site, unharmed, told, *failures)
 
 
 def backup_restored(folder: Path) -> Verdict:

@@ -1,4 +1,4 @@
-"""Folders, files and a disk that the daemon may no longer write to: told with the remedy, nothing acknowledged that is not there."""
+"""Folders, files and disks that the daemon can no longer write to: told with the remedy, nothing acknowledged that is not there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.faults.verdict import Verdict
 
 _DEADLINE_S = 120.0
 _DISK_BYTES = 64 << 20
+_LEFT_BYTES = 1 << 20
 _RECORDS = RECORDS[:900]
 
 
@@ -27,13 +28,20 @@ class NotHereError(Exception):
 
 def run(is_full: bool, seed: int) -> Iterator[Verdict]:
     """Each in a folder of its own."""
-    scenarios: list[Callable[[Path], Verdict]] = [checkpoint_folder, log_at_start, log_under_way, disk_under_way]
+    scenarios: list[Callable[[Path], Verdict]] = [
+        checkpoint_folder,
+        log_at_start,
+        log_under_way,
+        disk_under_way,
+        full_disk_of_the_log,
+        full_disk_of_checkpoints,
+    ]
     for scenario in scenarios:
         with tempfile.TemporaryDirectory() as name:
             try:
                 yield scenario(Path(name))
             except NotHereError as reason:
-                yield Verdict(f"{scenario.__name__}, left out: {reason}", 0)
+                yield Verdict(f"{scenario.__name__}: {reason}", 0)
 
 
 def checkpoint_folder(folder: Path) -> Verdict:
@@ -45,15 +53,21 @@ def checkpoint_folder(folder: Path) -> Verdict:
         failures = _ended(_daemon(site, "--until-end"), site)
         if any(checkpoints.iterdir()):
             failures.append("the folder was not read-only: something was written there")
+    return _without_checkpoints("a read-only folder of checkpoints", site, unharmed, *failures)
+
+
+def _without_checkpoints(broken: str, site: Site, unharmed: Site, *failures: str) -> Verdict:
+    """Whether a life that could save none told it, and the next one saves what it should."""
+    found = list(failures)
     told = Counter(site.events())["checkpoint_failed"]
     if not told or "a restart takes longer" not in site.log():
-        failures.append(f"not told that checkpoints fail, and what of it: {site.log_tail()}")
+        found.append(f"not told that checkpoints fail, and what of it: {site.log_tail()}")
     if not is_done(site):
-        failures.append("not everything was committed")
-    failures += _ended(_daemon(site, "--until-end"), site)
+        found.append("not everything was committed")
+    found += _ended(_daemon(site, "--until-end"), site)
     if site.state() != unharmed.state():
-        failures.append("the state that was written once it could be is another")
-    return compared("a read-only folder of checkpoints", 1, site, unharmed, f"checkpoint_failed {told} times", *failures)
+        found.append("the state that was written once it could be is another")
+    return compared(broken, 1, site, unharmed, f"checkpoint_failed {told} times", *found)
 
 
 def log_at_start(folder: Path) -> Verdict:
@@ -108,6 +122,31 @@ def disk_under_way(folder: Path) -> Verdict:
             failures.append(f"{committed} records were committed, {committed_offsets(log)} are after the mount")
         failures += _ended(_daemon(site, "--until-end"), site)
         return compared("a disk that the kernel makes read-only under way", 1, site, unharmed, f"at {committed} records, waited for", *failures)
+
+
+def full_disk_of_the_log(folder: Path) -> Verdict:
+    """No room is left on the disk: waited for and said with the remedy; once there is some, all goes on."""
+    unharmed = _unharmed(folder)
+    with _disk(folder / "disk.image", folder / "site"):
+        (folder / "site" / "daemon.log").symlink_to(folder / "daemon.log")
+        site = a_site(folder, "site", _RECORDS)
+        with _filled(site.folder, left_bytes=_LEFT_BYTES):
+            process = _daemon(site)
+            wait_until(process, lambda: "make room on its disk" in site.log(), site)
+            failures = ["all was committed on a full disk"] if is_done(site) else []
+        wait_until(process, lambda: is_done(site), site)
+        end(process)
+        return compared("a full disk under the log, then room again", 1, site, unharmed, "waited for", *failures)
+
+
+def full_disk_of_checkpoints(folder: Path) -> Verdict:
+    """No room for checkpoints alone: told, and everything is judged and committed; once there is some, one is written."""
+    site, unharmed = a_site(folder, "site", _RECORDS), _unharmed(folder)
+    checkpoints = site.folder / "checkpoints"
+    with _disk(folder / "disk.image", checkpoints):
+        with _filled(checkpoints, left_bytes=0):
+            failures = _ended(_daemon(site, "--until-end"), site)
+        return _without_checkpoints("a full disk under the checkpoints, then room again", site, unharmed, *failures)
 
 
 def _unharmed(folder: Path) -> Site:
@@ -167,6 +206,22 @@ def _disk(image: Path, place: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", str(place)], check=False, capture_output=True, timeout=_DEADLINE_S)
+
+
+@contextmanager
+def _filled(place: Path, left_bytes: int) -> Iterator[None]:
+    """That disk takes no more than about so much."""
+    with (place / "filler").open("wb", buffering=0) as file:
+        for size in (1 << 20, 512):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+        file.truncate(file.tell() - left_bytes)
+        os.fsync(file.fileno())
+    try:
+        yield
+    finally:
+        (place / "filler").unlink()
 
 
 def _as_root(*command: str) -> None:

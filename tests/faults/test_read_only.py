@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.faults import read_only
+from tests.faults.verdict import Verdict
 
 
 def test_checkpoints_that_cannot_be_written_are_told_and_stop_nothing(tmp_path: Path) -> None:
@@ -22,7 +24,19 @@ def test_a_log_whose_right_to_write_is_taken_under_way_loses_nothing(tmp_path: P
 
 
 def test_a_disk_that_becomes_read_only_under_way_is_waited_for_and_keeps_what_was_committed(tmp_path: Path) -> None:
+    on_a_disk(read_only.disk_under_way, tmp_path)
+
+
+def test_a_full_disk_under_the_log_is_waited_for_and_nothing_is_lost(tmp_path: Path) -> None:
+    on_a_disk(read_only.full_disk_of_the_log, tmp_path)
+
+
+def test_a_full_disk_under_the_checkpoints_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    on_a_disk(read_only.full_disk_of_checkpoints, tmp_path)
+
+
+def on_a_disk(scenario: Callable[[Path], Verdict], folder: Path) -> None:
     try:
-        read_only.disk_under_way(tmp_path).check()
+        scenario(folder).check()
     except read_only.NotHereError as reason:
         pytest.skip(str(reason))

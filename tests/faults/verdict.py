@@ -15,7 +15,7 @@ class Verdict:
     told: str = ""
 
     def line(self) -> str:
-        held = "held" if not self.failures else f"FAILED ({len(self.failures)})"
+        held = f"FAILED ({len(self.failures)})" if self.failures else "held" if self.times else "left out"
         return f"{self.broken:<64} {self.times:>9}  {held:<12} {self.told}"
 
     def check(self) -> None:
