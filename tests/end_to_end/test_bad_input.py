@@ -12,7 +12,7 @@ import pytest
 
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.records import Message
-from tests.end_to_end.harness import Site, kill, make_site
+from tests.end_to_end.harness import Site, fill, kill, make_site
 from tests.small import stream
 
 GOOD = stream(1, 4, 300)
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_told_and_an_older_one_or_the_log_is_used(tmp_pa
 def test_records_that_retention_took_before_they_were_read_are_told_and_the_rest_is_judged(tmp_path: Path) -> None:
     site = make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", GOOD[:100], partitions=1)
     site.run_to_end()
-    append(site, [Message("readings", record.key, record.value) for record in GOOD[100:]])
+    fill(site, GOOD[100:])
     take_before(tmp_path, 150)
 
     site.run_to_end()
@@ -107,7 +107,7 @@ def test_records_that_retention_took_under_way_are_told_and_counted_too(tmp_path
     connection.close()
     assert process.pid is not None
     os.kill(process.pid, signal.SIGSTOP)
-    append(site, [Message("readings", record.key, record.value) for record in GOOD[100:]])
+    fill(site, GOOD[100:])
     take_before(tmp_path, 150)
     os.kill(process.pid, signal.SIGCONT)
     while "records_lost_to_retention" not in site.log():

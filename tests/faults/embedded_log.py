@@ -18,7 +18,7 @@ from pathlib import Path
 from anomaly_daemon import wiring
 from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt
 from anomaly_daemon.domain.records import Message, Record
-from tests.end_to_end.harness import Site, kill, make_site
+from tests.end_to_end.harness import Site, fill, kill, make_site
 from tests.faults.logs import heard
 from tests.faults.mutation import harmed
 from tests.faults.serving import serve
@@ -176,12 +176,12 @@ def backup_restored(folder: Path) -> Verdict:
     backup = folder / "backup.db"
     site.run_to_end()
     shutil.copy(site.folder / "topics.db", backup)
-    _append(site, lost)
+    fill(site, lost)
     site.run_to_end()
     for path in site.folder.glob("topics.db*"):
         path.unlink()
     shutil.copy(backup, site.folder / "topics.db")
-    _append(site, kept)
+    fill(site, kept)
     seldom = Site(site.folder, (*site.assignments, "checkpoints.every=1h"))
     process = seldom.daemon()
     wait_until(process, lambda: committed_offsets(site.folder / "topics.db") > 950, site)
@@ -204,7 +204,7 @@ def damaged_under_way(folder: Path, times: int, dice: random.Random) -> Verdict:
     site, unharmed = (a_site(folder, name, RECORDS[:count], _LARGE_BATCHES) for name, count in (("damaged", 200), ("unharmed", 300)))
     serve(unharmed)
     serve(site, checkpoint_every_s=0.0)
-    _append(site, RECORDS[200:300])
+    fill(site, RECORDS[200:300])
     kept = shutil.copytree(site.folder / "checkpoints", folder / "kept")
     broken = "pages of the log damaged between two lives"
     return _harmed_often(broken, site, unharmed, times, lambda content: _damaged(dice, content), checkpoints=kept)
@@ -343,9 +343,3 @@ def committed_offsets(log: Path) -> int:
     """The sum of all offsets that any group committed."""
     with closing(sqlite3.connect(log, timeout=30)) as connection:
         return int(connection.execute("SELECT coalesce(sum(next_offset), 0) FROM committed").fetchone()[0])
-
-
-def _append(site: Site, records: list[Record]) -> None:
-    topics = wiring.open_topics(site.settings)
-    topics.append(Message("readings", record.key, record.value) for record in records)
-    topics.close()
