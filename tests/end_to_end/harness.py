@@ -79,9 +79,10 @@ class Site:
 
     def append(self, values: Iterable[bytes]) -> None:
         """More records for the input topic."""
-        topics = wiring.open_topics(self.settings)
+        settings = self.settings
+        topics = wiring.open_topics(settings)
         try:
-            topics.append(Message(self.settings.input.topics[0], None, value) for value in values)
+            topics.append(Message(settings.input.topics[0], None, value) for value in values)
         finally:
             topics.close()
 
@@ -164,10 +165,11 @@ def make_site(
 
 def fill(site: Site, records: Iterable[Record]) -> None:
     """Append to the input topic, which is made where there is none; keys choose the partitions."""
-    topics = wiring.open_topics(site.settings)
+    settings = site.settings
+    topics = wiring.open_topics(settings)
     try:
-        wiring.ensure_topics(site.settings, topics)
-        topics.append(Message(site.settings.input.topics[0], record.key, record.value) for record in records)
+        wiring.ensure_topics(settings, topics)
+        topics.append(Message(settings.input.topics[0], record.key, record.value) for record in records)
     finally:
         topics.close()
 
