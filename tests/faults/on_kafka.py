@@ -28,6 +28,8 @@ CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 BOMB_BYTES = {"gzip": 900 << 20, "zstd": 1000 << 20, "lz4": 200 << 20, "snappy": 15 << 20}
 _TIMES_MS = 1 << 41  # beyond the year 2039 the broker takes no record
 _BATCH = "input.batch_records_max=512"
+# Of key, value and headers: more the broker takes of nobody.
+_RECORD_BYTES_MAX = 1_048_400
 _NARROW_BYTES, _FITTING = 16_384, "output.dead_letter_bytes_max=16000"
 _DEADLINE_S = 120.0
 _PIECE_BYTES = 256 << 10
@@ -66,15 +68,16 @@ def embedded_twin(site: Site, folder: Path) -> Site:
 
 def fill(site: Site, records: list[Record]) -> None:
     """Append, keeping key, headers and time, but for times to come: those the broker itself refuses."""
-    with closing(wiring.open_topics(site.settings)) as topics:
-        topics.append(Message(site.settings.input.topics[0], one.key, one.value, one.headers, one.timestamp_ms % _TIMES_MS) for one in records)
+    settings = site.settings
+    with closing(wiring.open_topics(settings)) as topics:
+        topics.append(Message(settings.input.topics[0], one.key, one.value, one.headers, one.timestamp_ms % _TIMES_MS) for one in records)
 
 
 def mangled_through(bootstrap: str, codec: str, folder: Path, times: int, seed: int) -> Verdict:
     """Mangled records among good ones, also as large as the broker takes: the same alerts and dead letters as on the embedded log."""
     dice = random.Random(f"{seed} {codec}")
     records = [
-        *mixed(stream(seed, 4, max(400, times // 10)), times, dice),
+        *(record for record in mixed(stream(seed, 4, max(400, times // 10)), times, dice) if _size(record) <= _RECORD_BYTES_MAX),
         *(_incompressible(dice, size) for size in (1_000_001, 1_048_000, 1_048_400)),
     ]
     site = kafka_site(bootstrap, folder, codec)
@@ -171,6 +174,10 @@ def _explode(bootstrap: str, codec: str, topic: str, size: int, pieces: int) -> 
         sent = [producer.send(topic, piece, b"bomb") for _ in range(pieces)]
         producer.flush()
         assert len({one.get(120).partition for one in sent}) == 1
+
+
+def _size(record: Record) -> int:
+    return len(record.key or b"") + len(record.value or b"") + sum(len(name.encode()) + len(value) for name, value in record.headers)
 
 
 def _incompressible(dice: random.Random, size: int) -> Record:
