@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +78,20 @@ class Site:
         (self.folder / "replay.log").write_text("")
         return start(_PROGRAM, self.command("replay", *arguments), self.folder / "replay.log")
 
+    def send(self, messages: Iterable[Message]) -> None:
+        """Append, each to its topic."""
+        with closing(wiring.open_topics(self.settings)) as topics:
+            topics.append(messages)
+
+    def fill(self, records: Iterable[Record]) -> None:
+        """More records for the input topic, their partition chosen by key."""
+        topic = self.settings.input.topics[0]
+        self.send(Message(topic, record.key, record.value) for record in records)
+
     def append(self, values: Iterable[bytes]) -> None:
-        """More records for the input topic."""
-        settings = self.settings
-        topics = wiring.open_topics(settings)
-        try:
-            topics.append(Message(settings.input.topics[0], None, value) for value in values)
-        finally:
-            topics.close()
+        """The same without keys."""
+        topic = self.settings.input.topics[0]
+        self.send(Message(topic, None, value) for value in values)
 
     def log(self) -> str:
         """What the daemons said so far."""
@@ -159,19 +166,10 @@ def make_site(
 ) -> Site:
     """A site whose input topic holds these records, their partition chosen by key."""
     site = write_site(folder, log, topic=topic, group=group, partitions=partitions, assignments=assignments)
-    fill(site, records)
+    with closing(wiring.open_topics(site.settings)) as topics:
+        wiring.ensure_topics(site.settings, topics)
+    site.fill(records)
     return site
-
-
-def fill(site: Site, records: Iterable[Record]) -> None:
-    """Append to the input topic, which is made where there is none; keys choose the partitions."""
-    settings = site.settings
-    topics = wiring.open_topics(settings)
-    try:
-        wiring.ensure_topics(settings, topics)
-        topics.append(Message(settings.input.topics[0], record.key, record.value) for record in records)
-    finally:
-        topics.close()
 
 
 def write_site(folder: Path, log: str, *, topic: str, group: str, partitions: int, assignments: Sequence[str] = ()) -> Site:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_daemon import wiring
 from anomaly_daemon.domain.records import Message
-from tests.end_to_end.harness import Site, fill, kill, make_site
+from tests.end_to_end.harness import Site, kill, make_site
 from tests.small import stream
 
 GOOD = stream(1, 4, 300)
@@ -30,12 +29,6 @@ BAD = {
 }
 
 
-def append(site: Site, messages: list[Message]) -> None:
-    topics = wiring.open_topics(site.settings)
-    topics.append(messages)
-    topics.close()
-
-
 def facts(site: Site) -> dict[str, float]:
     """The closing log line of the last life."""
     lines = [json.loads(line) for line in site.log().splitlines() if '"event": "stopped"' in line]
@@ -51,9 +44,9 @@ def by_entity(site: Site) -> list[tuple[object, ...]]:
 def test_every_kind_of_bad_record_is_dead_lettered_whole_and_the_others_are_judged_as_if_it_were_not_there(tmp_path: Path) -> None:
     with_bad = make_site(tmp_path / "bad", f"sqlite:///{tmp_path}/bad.db", GOOD[:150], partitions=1)
     clean = make_site(tmp_path / "clean", f"sqlite:///{tmp_path}/clean.db", GOOD, partitions=1)
-    append(with_bad, [Message("readings", b"pump-1", value) for value in BAD.values()])
-    append(with_bad, [Message("readings", None, GOOD[0].value), Message("readings", b"\xff", GOOD[0].value)])
-    append(with_bad, [Message("readings", record.key, record.value) for record in GOOD[150:]])
+    with_bad.send(Message("readings", b"pump-1", value) for value in BAD.values())
+    with_bad.send([Message("readings", None, GOOD[0].value), Message("readings", b"\xff", GOOD[0].value)])
+    with_bad.fill(GOOD[150:])
 
     with_bad.run_to_end()
     clean.run_to_end()
@@ -74,7 +67,7 @@ def test_a_damaged_checkpoint_is_told_and_an_older_one_or_the_log_is_used(tmp_pa
     harmed.run_to_end()
     for path in (harmed.folder / "checkpoints").rglob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:-7] + b"garbage")
-    append(harmed, [Message("readings", record.key, record.value) for record in GOOD[200:]])
+    harmed.fill(GOOD[200:])
 
     harmed.run_to_end()
     unharmed.run_to_end()
@@ -88,7 +81,7 @@ def test_a_damaged_checkpoint_is_told_and_an_older_one_or_the_log_is_used(tmp_pa
 def test_records_that_retention_took_before_they_were_read_are_told_and_the_rest_is_judged(tmp_path: Path) -> None:
     site = make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", GOOD[:100], partitions=1)
     site.run_to_end()
-    fill(site, GOOD[100:])
+    site.fill(GOOD[100:])
     take_before(tmp_path, 150)
 
     site.run_to_end()
@@ -107,7 +100,7 @@ def test_records_that_retention_took_under_way_are_told_and_counted_too(tmp_path
     connection.close()
     assert process.pid is not None
     os.kill(process.pid, signal.SIGSTOP)
-    fill(site, GOOD[100:])
+    site.fill(GOOD[100:])
     take_before(tmp_path, 150)
     os.kill(process.pid, signal.SIGCONT)
     while "records_lost_to_retention" not in site.log():

@@ -10,7 +10,6 @@ import pytest
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
 from anomaly_daemon.adapters.clock import SystemClock
-from anomaly_daemon.domain.records import Message
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics
 from tests.end_to_end.harness import Site, make_site
@@ -35,8 +34,7 @@ class WaitingClock(SystemClock):
             self.loop.stop()
             return
         record = self._coming.pop(0)
-        with closing(wiring.open_topics(self._site.settings)) as topics:
-            topics.append([Message(self._site.settings.input.topics[0], record.key, record.value)])
+        self._site.fill([record])
 
 
 def test_only_who_follows_the_log_waits_between_batches(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from anomaly_daemon.domain.ports import Sink
 from anomaly_daemon.domain.records import BatchOutput, Record
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics
-from tests.end_to_end.harness import Site, fill, make_site
+from tests.end_to_end.harness import Site, make_site
 from tests.small import artifact, stream
 
 RECORDS = stream(1, 4, 400, with_bad=True)
@@ -108,7 +108,7 @@ def test_a_group_that_begins_at_the_end_leaves_nothing_out_from_its_first_life_o
         for site, before, after in ((harmed, ["lost"], ["lost", "away", "done but unknown", "lost"]), (unharmed, [], [])):
             assert serve(site, before)["records_consumed"] == 0
             (site.folder / "scores.parquet").unlink()
-            fill(site, RECORDS[100:])
+            site.fill(RECORDS[100:])
             serve(site, after)
 
         assert harmed.alerts() == unharmed.alerts()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from anomaly_daemon import wiring
 from anomaly_daemon.cli import main
-from anomaly_daemon.domain.records import Message, Record
+from anomaly_daemon.domain.records import Record
 from tests.end_to_end.harness import Site, kill, make_site
 from tests.faults.bad_input import without_offsets
 from tests.faults.embedded_log import committed_offsets, wait_until
@@ -44,7 +44,7 @@ def missing_topic(folder: Path) -> Verdict:
         connection.execute("DELETE FROM partitions WHERE topic_id = (SELECT id FROM topics WHERE name = ?)", (topic,))
         connection.execute("DELETE FROM topics WHERE name = ?", (topic,))
     site.append([b"{broken"])
-    _append(site, good[300:])
+    site.fill(good[300:])
     process.join(120)
     if process.exitcode != 2:
         failures.append(f"it ended with {process.exitcode}")
@@ -99,7 +99,7 @@ def mended_settings(folder: Path) -> Verdict:
     twin = _site(folder, "twin", _QUOTED)
     serve(twin)
     first = _told(twin)
-    _append(twin, _QUOTED)
+    twin.fill(_QUOTED)
     serve(twin)
     failures = _differences(_told(mended), _without(_told(twin), first))
     if (rejected, alerts) != (len(_QUOTED), 0):
@@ -119,13 +119,8 @@ def _site(folder: Path, name: str, records: Sequence[Record], *assignments: str,
     site = Site(site.folder, (*site.assignments, f"input.topics=[{topic}]", f"topics.partitions={_PARTITIONS}", *assignments))
     with closing(wiring.open_topics(site.settings)) as topics:
         topics.create(topic, _PARTITIONS)
-    _append(site, records)
+    site.fill(records)
     return site
-
-
-def _append(site: Site, records: Sequence[Record]) -> None:
-    with closing(wiring.open_topics(site.settings)) as topics:
-        topics.append(Message(site.settings.input.topics[0], one.key, one.value) for one in records)
 
 
 def _bring_back(site: Site, file: Path, mend: Callable[[str], str]) -> None:

@@ -15,10 +15,9 @@ from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from anomaly_daemon import wiring
 from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt
 from anomaly_daemon.domain.records import Message, Record
-from tests.end_to_end.harness import Site, fill, kill, make_site
+from tests.end_to_end.harness import Site, kill, make_site
 from tests.faults.logs import heard
 from tests.faults.mutation import harmed
 from tests.faults.serving import serve
@@ -41,7 +40,7 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
         full_disk,
         backup_restored,
         lambda folder: damaged_pages(folder, 500 if is_full else 40, random.Random(seed)),
-        lambda folder: damaged_under_way(folder, 500 if is_full else 40, random.Random(seed)),
+        lambda folder: damaged_between_lives(folder, 500 if is_full else 40, random.Random(seed)),
         lambda folder: torn_tail(folder, 200 if is_full else 20, random.Random(seed)),
     ]
     for scenario in scenarios:
@@ -176,12 +175,12 @@ def backup_restored(folder: Path) -> Verdict:
     backup = folder / "backup.db"
     site.run_to_end()
     shutil.copy(site.folder / "topics.db", backup)
-    fill(site, lost)
+    site.fill(lost)
     site.run_to_end()
     for path in site.folder.glob("topics.db*"):
         path.unlink()
     shutil.copy(backup, site.folder / "topics.db")
-    fill(site, kept)
+    site.fill(kept)
     seldom = Site(site.folder, (*site.assignments, "checkpoints.every=1h"))
     process = seldom.daemon()
     wait_until(process, lambda: committed_offsets(site.folder / "topics.db") > 950, site)
@@ -199,12 +198,12 @@ def damaged_pages(folder: Path, times: int, dice: random.Random) -> Verdict:
     return _harmed_often("pages of the log damaged while it was not used", site, unharmed, times, lambda content: _damaged(dice, content))
 
 
-def damaged_under_way(folder: Path, times: int, dice: random.Random) -> Verdict:
+def damaged_between_lives(folder: Path, times: int, dice: random.Random) -> Verdict:
     """The same between two lives: what was committed, said and saved is there to be damaged too."""
     site, unharmed = (a_site(folder, name, RECORDS[:count], _LARGE_BATCHES) for name, count in (("damaged", 200), ("unharmed", 300)))
     serve(unharmed)
     serve(site, checkpoint_every_s=0.0)
-    fill(site, RECORDS[200:300])
+    site.fill(RECORDS[200:300])
     kept = shutil.copytree(site.folder / "checkpoints", folder / "kept")
     broken = "pages of the log damaged between two lives"
     return _harmed_often(broken, site, unharmed, times, lambda content: _damaged(dice, content), checkpoints=kept)
@@ -286,11 +285,7 @@ def _outcome_of_fewer(site: Site, found: tuple[object, object, list[Record]]) ->
     """Whole transactions at the log's end were lost, input too: then the result is that of the input that is left."""
     with tempfile.TemporaryDirectory() as name:
         again = a_site(Path(name), "again", [], _LARGE_BATCHES)
-        topics = wiring.open_topics(again.settings)
-        topics.append(
-            Message("readings", record.key, record.value, record.headers, record.timestamp_ms, record.partition.number) for record in found[2]
-        )
-        topics.close()
+        again.send(Message("readings", one.key, one.value, one.headers, one.timestamp_ms, one.partition.number) for one in found[2])
         serve(again)
         assert (again.alerts(), again.dead_letters()) == found[:2], "not the result of the records that are left"
     return "judged what is left"

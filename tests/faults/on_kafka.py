@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 from kafka import KafkaAdminClient, KafkaProducer
 
-from anomaly_daemon import wiring
 from anomaly_daemon.adapters.kafka_unpacking import RECORD_BYTES_MAX
 from anomaly_daemon.domain.records import Message, Record
 from tests.end_to_end.harness import Site, kill, make_site
@@ -68,9 +67,8 @@ def embedded_twin(site: Site, folder: Path) -> Site:
 
 def fill(site: Site, records: list[Record]) -> None:
     """Append, keeping key, headers and time, but for times to come: those the broker itself refuses."""
-    settings = site.settings
-    with closing(wiring.open_topics(settings)) as topics:
-        topics.append(Message(settings.input.topics[0], one.key, one.value, one.headers, one.timestamp_ms % _TIMES_MS) for one in records)
+    topic = site.settings.input.topics[0]
+    site.send(Message(topic, one.key, one.value, one.headers, one.timestamp_ms % _TIMES_MS) for one in records)
 
 
 def mangled_through(bootstrap: str, codec: str, folder: Path, times: int, seed: int) -> Verdict:

@@ -13,7 +13,7 @@ def test_damaged_pages_are_told_or_without_effect_and_never_another_result(tmp_p
 
 
 def test_pages_damaged_between_two_lives_are_told_or_without_effect_too(tmp_path: Path) -> None:
-    embedded_log.damaged_under_way(tmp_path, 24, random.Random(0)).check()
+    embedded_log.damaged_between_lives(tmp_path, 24, random.Random(0)).check()
 
 
 def test_a_torn_end_of_the_log_leaves_whole_transactions_and_their_result(tmp_path: Path) -> None:

@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient
 
-from anomaly_daemon import wiring
-from anomaly_daemon.domain.records import Message
-from tests.end_to_end.harness import Site, fill, kill, make_site
+from tests.end_to_end.harness import Site, kill, make_site
 from tests.end_to_end.test_crash import RECORDS, killed_and_unharmed_agree
 from tests.kafka.broker import Broker, ForeignBroker
 
@@ -55,7 +53,7 @@ def test_a_group_that_begins_at_the_end_goes_on_from_there_in_its_next_life(
     for site in (on_kafka, embedded):
         site.run_to_end()
         assert not site.alerts()
-        fill(site, RECORDS[500:2500])
+        site.fill(RECORDS[500:2500])
         site.run_to_end()
 
     assert len(embedded.alerts()) > 5
@@ -122,9 +120,7 @@ def test_an_output_topic_that_is_deleted_ends_the_daemon_by_its_name_and_nothing
         assert process.exitcode is None, site.log_tail()
     with KafkaAdminClient(bootstrap_servers=broker.bootstrap) as admin:
         admin.delete_topics([f"{group}.{output}"])
-    topics = wiring.open_topics(site.settings)
-    topics.append(Message(topic, record.key, record.value) for record in RECORDS[700:1400])
-    topics.close()
+    site.fill(RECORDS[700:1400])
     process.join(60)
 
     assert process.exitcode == 2, site.log_tail()

@@ -12,11 +12,9 @@ from tests.chaos.plan import random_kills as plan
 from tests.chaos.scenarios.scenario import Scenario
 
 _LATENCY_S, _BYTES_PER_S = 0.2, 1e6
-_MEMBER, _OTHER = "one", "two"
-
-
 # What comes while nobody reads takes longer than latency alone.
 _RECORDS_PER_S, _AHEAD_MAX = 2_000, 10_000
+_MEMBER, _OTHER = "one", "two"
 
 
 def inject(cluster: Cluster, fleet: Fleet, feed: Feed, lives: Sequence[Life]) -> None:
