@@ -9,7 +9,7 @@ import pytest
 
 from tests.contract.kafka_log import KafkaLog, broker_or_skip
 from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, require_tools, start_broker
-from tests.kafka.secured import SecuredBroker, start_secured
+from tests.kafka.secured import SecuredBroker, start_secured, telling
 
 _serial = itertools.count()
 
@@ -67,11 +67,13 @@ def own_broker() -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="session")
-def secured() -> Iterator[SecuredBroker]:
-    """A broker that asks who is there; always our own."""
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]:
+    """A broker that asks who is there; always our own. In the end nothing that any test of this process wrote, nor the broker, holds its secrets."""
     broker = broker_or_skip(start_secured)
     yield broker
+    found = telling(tmp_path_factory.getbasetemp()) + telling(broker.folder)
     broker.stop()
+    assert found == []
 
 
 @pytest.fixture

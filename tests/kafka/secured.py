@@ -26,6 +26,8 @@ from tests.kafka.broker import Broker, ToolsMissingError, fetch_jars, free_ports
 from tests.kafka.certificates import Authority
 
 USER, PASSWORD = "detector", "correct horse, battery"
+KEY_PASSWORD = "Tr0ub4dor & 3"
+_SECRET_FILES = "ANOMALY_DAEMON_KAFKA__"
 # Listener → (protocol, certificate). Whoever comes by the plain one is anonymous and may do everything: it is the administrator's.
 _LISTENERS = {
     "SCRAM": ("SASL_SSL", "broker"),
@@ -39,6 +41,7 @@ class SecuredBroker(Broker):
     """The broker, its addresses by listener, and the files that a client needs."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.authority, self.stranger = Authority(folder, "authority"), Authority(folder, "stranger")
         stores = {
             "broker": self.authority.sign("broker").key_store,
@@ -85,6 +88,20 @@ class SecuredBroker(Broker):
             outcome = admin.create_acls(granted)
             assert not outcome["failed"], outcome
         admin.close()
+
+
+def keep(folder: Path) -> None:
+    """The secrets as files that only their owner may read, as an orchestrator mounts them."""
+    for name, secret in (("SASL_PASSWORD", PASSWORD), ("SSL_KEY_PASSWORD", KEY_PASSWORD)):
+        path = folder / f"{_SECRET_FILES}{name}"
+        path.write_text(secret)
+        path.chmod(0o600)
+
+
+def telling(folder: Path) -> list[Path]:
+    """The files that hold a secret, but for those that are there to hold it."""
+    written = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and not path.name.startswith(_SECRET_FILES))
+    return [path for path in written if any(secret.encode() in path.read_bytes() for secret in (PASSWORD, KEY_PASSWORD))]
 
 
 def _properties(ports: dict[str, int], stores: dict[str, Path], trusted: Path) -> str:

@@ -21,7 +21,7 @@ from tests.benchmarks.skab import SHARED
 from tests.score_cases import write_scores
 
 REFEREE = SHARED / "score" / "score.py"
-PUBLIC_SETS = ("SKAB", "SMD", "NAB")
+PUBLIC_SETS = ("SKAB", "SMD", "NAB", "ASD", "MSL", "SMAP", "GECCO")
 # Its name, ours, and its unit over ours.
 PAIRS = (
     ("VUS-PR", "vus_pr", 1),

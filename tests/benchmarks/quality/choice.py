@@ -29,7 +29,6 @@ from anomaly_daemon.evaluation.scores import ScoreFile, read_scores
 from anomaly_daemon.settings.evidence import ChannelName
 
 Floats = NDArray[np.float64]
-_SHOWN = 12
 _Z, _LEVEL = np.arange(1.5, 8.01, 0.25), np.arange(0.4, 0.901, 0.01)
 _ERROR_MIN, _QUANTILE_99 = 1e-6, 2.326
 
@@ -113,7 +112,7 @@ def main() -> None:
         rows.append((found[::2].mean(), found[1::2].mean() if len(found) > 1 else float("nan"), found.mean(), channels))
     rows.sort(key=lambda row: -row[0])
     print(f"chosen on  checked on  all    of {len(streams)} streams")
-    for chosen, checked, both, channels in rows[:_SHOWN]:
+    for chosen, checked, both, channels in rows:
         print(f"     {chosen:.3f}       {checked:.3f}  {both:.3f}  {' + '.join(channels)}")
     print("threshold  chosen on       checked on: event F1 at false alarms a day")
     for first in range(min(2, len(streams) - 1)):
