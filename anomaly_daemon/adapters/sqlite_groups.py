@@ -22,7 +22,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from anomaly_daemon.adapters.sqlite_schema import LogFile
+from anomaly_daemon.adapters.sqlite_schema import LogFile, damaged
 from anomaly_daemon.domain.errors import CommitFailed, Fenced
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import ChangeKind, Partition, PartitionChange
@@ -94,7 +94,7 @@ class Membership:
             if _token_of(connection, self._group, self._member) == self._token:
                 _remove(connection, self._group, [self._member])
                 _rebalance(connection, self._group)
-                _raise_generation(connection, self._group)
+                self._raise_generation(connection)
         self._token = None
 
     def _group_moved(self) -> bool:
@@ -120,10 +120,10 @@ class Membership:
             _rebalance(connection, group)
         connection.execute("UPDATE members SET heartbeats = heartbeats + 1 WHERE group_name = ? AND name = ?", (group, member))
         released = _release(connection, group, member)
-        generation = _generation(connection, group)
+        generation = self._current_generation(connection)
         taken = _take_over(connection, group, member, generation + 1)
         if is_joining or silent or released or taken:
-            generation = _raise_generation(connection, group)
+            generation = self._raise_generation(connection)
         held = (held - released) | taken
         assert token is not None
         kinds = ((ChangeKind.LOST, lost), (ChangeKind.REVOKED, released), (ChangeKind.ASSIGNED, taken))
@@ -135,9 +135,20 @@ class Membership:
         connection.execute("INSERT INTO groups (name, generation) VALUES (?, 0) ON CONFLICT DO NOTHING", (self._group,))
         _remove(connection, self._group, [self._member])
         if token is None:
-            token = _raise_generation(connection, self._group)
+            token = self._raise_generation(connection)
         connection.execute("INSERT INTO members VALUES (?, ?, ?, 0, ?)", (self._group, self._member, token, json.dumps(self._topics)))
         return token
+
+    def _current_generation(self, connection: sqlite3.Connection) -> int:
+        """Raises LogCorrupt where the group is gone: nobody removes one."""
+        row = connection.execute("SELECT generation FROM groups WHERE name = ?", (self._group,)).fetchone()
+        if row is None:
+            raise damaged(self._log.path, f"group {self._group} is missing")
+        return int(row[0])
+
+    def _raise_generation(self, connection: sqlite3.Connection) -> int:
+        connection.execute("UPDATE groups SET generation = generation + 1 WHERE name = ?", (self._group,))
+        return self._current_generation(connection)
 
     def _silent(self, connection: sqlite3.Connection, now_s: float) -> list[str]:
         """Names of the other members whose heartbeat has not moved for the session timeout."""
@@ -245,14 +256,6 @@ def _remove(connection: sqlite3.Connection, group: str, names: Sequence[str]) ->
 def _token_of(connection: sqlite3.Connection, group: str, member: str) -> int | None:
     row = connection.execute("SELECT token FROM members WHERE group_name = ? AND name = ?", (group, member)).fetchone()
     return None if row is None else int(row[0])
-
-
-def _generation(connection: sqlite3.Connection, group: str) -> int:
-    return int(connection.execute("SELECT generation FROM groups WHERE name = ?", (group,)).fetchone()[0])
-
-
-def _raise_generation(connection: sqlite3.Connection, group: str) -> int:
-    return int(connection.execute("UPDATE groups SET generation = generation + 1 WHERE name = ? RETURNING generation", (group,)).fetchone()[0])
 
 
 def _fenced(group: str, member: str) -> Fenced:

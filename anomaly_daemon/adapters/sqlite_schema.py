@@ -101,6 +101,8 @@ def explained(path: Path, error: sqlite3.Error, *, is_opening: bool = False) -> 
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF
     if code in CORRUPT_CODES:
         return damaged(path, str(error))
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_SHORT_READ:
+        return damaged(path, "it ends too early")
     if code in LOCKED_CODES:
         return LogUnavailable(f"log {path}: another process holds it locked ({error}); end the one that does not let go (`fuser {path}` names it)")
     if code in UNAVAILABLE_REMEDIES:

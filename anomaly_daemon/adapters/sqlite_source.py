@@ -134,7 +134,7 @@ class SqliteSource:
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """What each partition retains now."""
         retained = self._retained()
-        return {partition: Bounds(*retained[self._ids[partition]]) for partition in partitions}
+        return {partition: Bounds(*retained[partition]) for partition in partitions}
 
     def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
         """By the records' timestamps, which need not rise with the offsets: the first that is not before, as Kafka has it."""
@@ -195,10 +195,11 @@ class SqliteSource:
         retained = self._retained()
         backlogs = []
         for partition_id, position in self._positions.items():
-            earliest, end = retained[partition_id]
+            partition = self._partitions[partition_id]
+            earliest, end = retained[partition]
             if position < earliest:
                 self._positions[partition_id] = earliest
-                told = f"{self._partitions[partition_id]} no longer holds offset {position}, which was next, and begins at {earliest}"
+                told = f"{partition} no longer holds offset {position}, which was next, and begins at {earliest}"
                 if self._group is not None:
                     raise LogUnavailable(f"log {self._file.path}: {told}: starting over from there")
                 _log.warning("records_expired_unread", reason=told)
@@ -246,7 +247,7 @@ class SqliteSource:
 
     def _first_missing(self, partition_id: int, rows: Sequence[tuple[Any, ...]]) -> int | None:
         """The first offset, from the position on, that should be among the rows; None where only retention was at work meanwhile."""
-        earliest, end = self._retained()[partition_id]
+        earliest, end = self._retained()[self._partitions[partition_id]]
         there = {row[0] for row in rows}
         last = rows[-1][0] if rows else end
         return next((offset for offset in range(max(self._positions[partition_id], earliest), last) if offset not in there), None)
@@ -259,9 +260,14 @@ class SqliteSource:
                 return True
         return False
 
-    def _retained(self) -> Mapping[int, tuple[Offset, Offset]]:
+    def _retained(self) -> Mapping[Partition, tuple[Offset, Offset]]:
+        """Raises LogCorrupt where one that was there is not."""
         with self._file.reading() as connection:
-            return {row[0]: row[1:] for row in connection.execute("SELECT id, earliest, next FROM partitions").fetchall()}
+            found = {row[0]: row[1:] for row in connection.execute("SELECT id, earliest, next FROM partitions").fetchall()}
+        missing = next((partition for partition, partition_id in self._ids.items() if partition_id not in found), None)
+        if missing is not None:
+            raise damaged(self._file.path, f"{missing} is missing")
+        return {partition: found[partition_id] for partition, partition_id in self._ids.items()}
 
 
 def fair_shares(backlogs: Sequence[int], total: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import resource
@@ -11,7 +12,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
         backup_restored,
         lambda folder: damaged_pages(folder, 500 if is_full else 40, random.Random(seed)),
         lambda folder: damaged_between_lives(folder, 500 if is_full else 40, random.Random(seed)),
+        lambda folder: damaged_under_way(folder, 300 if is_full else 40, random.Random(seed)),
         lambda folder: torn_tail(folder, 200 if is_full else 20, random.Random(seed)),
     ]
     for scenario in scenarios:
@@ -209,6 +211,34 @@ def damaged_between_lives(folder: Path, times: int, dice: random.Random) -> Verd
     return _harmed_often(broken, site, unharmed, times, lambda content: _damaged(dice, content), checkpoints=kept)
 
 
+def damaged_under_way(folder: Path, times: int, dice: random.Random) -> Verdict:
+    """The same, or its write-ahead log, under a daemon that reads and commits meanwhile; then another life."""
+    site, unharmed = (a_site(folder, name, RECORDS[:300], "input.batch_records_max=8") for name in ("damaged", "unharmed"))
+    serve(unharmed)
+
+    def two_lives() -> None:
+        commits = itertools.count()
+        harmed_at = dice.randrange(24)
+
+        def harm() -> None:
+            if next(commits) == harmed_at:
+                path = dice.choice([path for path in site.folder.glob("topics.db*") if path.suffix != ".db-shm" and path.stat().st_size > _PAGE])
+                _overwrite(path, _damaged(dice, path.read_bytes()))
+
+        with suppress(LogCorrupt):
+            serve(site, after_commit=harm)
+        serve(site)
+
+    return _harmed_often("pages of the log damaged under a daemon", site, unharmed, times, lambda content: content, serving=two_lives)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    """In place, for whoever has it open."""
+    with path.open("r+b") as file:
+        file.write(content)
+        file.truncate()
+
+
 def torn_tail(folder: Path, times: int, dice: random.Random) -> Verdict:
     """The end of the write-ahead log torn off or garbled after kill -9: what it held is gone as a whole, and judged again."""
     site, unharmed = (a_site(folder, name, RECORDS[:300], _LARGE_BATCHES) for name in ("torn", "unharmed"))
@@ -232,8 +262,10 @@ def _harmed_often(
     *,
     files: dict[str, bytes] | None = None,
     checkpoints: Path | None = None,
+    serving: Callable[[], None] | None = None,
 ) -> Verdict:
     """Harm the last of the files, serve to the end, look; put all back, checkpoints too where there are some."""
+    serving = serving or (lambda: serve(site))
     files = files or {"topics.db": (site.folder / "topics.db").read_bytes()}
     wanted = (unharmed.alerts(), unharmed.dead_letters(), unharmed.read("readings"))
     outcomes: Counter[str] = Counter()
@@ -249,17 +281,17 @@ def _harmed_often(
             (site.folder / other).write_bytes(whole)
         (site.folder / name).write_bytes(harm(content))
         try:
-            outcomes[_outcome(site, wanted)] += 1
+            outcomes[_outcome(site, serving, wanted)] += 1
         except Exception as error:
             failures.append(f"harm {number}: {type(error).__name__}: {error}")
     return Verdict(broken, times, tuple(failures), ", ".join(f"{count} {word}" for word, count in sorted(outcomes.items())))
 
 
-def _outcome(site: Site, wanted: tuple[object, object, list[Record]]) -> str:
+def _outcome(site: Site, serving: Callable[[], None], wanted: tuple[object, object, list[Record]]) -> str:
     """Refused by name, or the result of the records that the log still holds."""
     with heard():
         try:
-            serve(site)
+            serving()
             found = (site.alerts(), site.dead_letters(), site.read("readings"))
         except LogCorrupt as error:
             return _refused(site, error, "refused as damaged")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from anomaly_daemon import wiring
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.domain.errors import LogUnavailable
+from anomaly_daemon.domain.ports import Sink
+from anomaly_daemon.domain.records import BatchOutput
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics
 from tests.end_to_end.harness import Site
@@ -31,7 +34,21 @@ class BoundedClock(SystemClock):
         super().sleep(min(seconds, 0.01))
 
 
-def serve(site: Site, checkpoint_every_s: float = 1e9) -> None:
+class _Between:
+    """A sink between whose commits something happens."""
+
+    def __init__(self, sink: Sink, after_commit: Callable[[], None]) -> None:
+        self._sink, self._after_commit = sink, after_commit
+
+    def commit(self, output: BatchOutput) -> None:
+        self._sink.commit(output)
+        self._after_commit()
+
+    def close(self) -> None:
+        self._sink.close()
+
+
+def serve(site: Site, checkpoint_every_s: float = 1e9, after_commit: Callable[[], None] = lambda: None) -> None:
     """Judge to the end of the log and commit. Raises whatever ends the daemon."""
     settings, clock, metrics = site.settings, BoundedClock(), Metrics()
     with ExitStack() as opened:
@@ -44,4 +61,4 @@ def serve(site: Site, checkpoint_every_s: float = 1e9) -> None:
         checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2), metrics)
         opened.callback(checkpoints.close)
         loop_settings = LoopSettings(fingerprint, 0.01, checkpoint_every_s, 10, None, True, until_end=True)
-        Loop(source, sink, processor, checkpoints, clock, metrics, loop_settings).run()
+        Loop(source, _Between(sink, after_commit), processor, checkpoints, clock, metrics, loop_settings).run()

@@ -16,6 +16,10 @@ def test_pages_damaged_between_two_lives_are_told_or_without_effect_too(tmp_path
     embedded_log.damaged_between_lives(tmp_path, 24, random.Random(0)).check()
 
 
+def test_pages_damaged_under_a_daemon_are_told_or_without_effect_too(tmp_path: Path) -> None:
+    embedded_log.damaged_under_way(tmp_path, 24, random.Random(0)).check()
+
+
 def test_a_torn_end_of_the_log_leaves_whole_transactions_and_their_result(tmp_path: Path) -> None:
     embedded_log.torn_tail(tmp_path, 4, random.Random(0)).check()
 
