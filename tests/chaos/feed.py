@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
@@ -55,8 +56,7 @@ class Feed:
         self, bootstrap: str, topic: str, group: str, partitions: int, seed: int, *, rate: int = RECORDS_PER_S, ahead_max: int = 1500
     ) -> None:
         self._bootstrap, self._topic, self._group, self.partitions = bootstrap, topic, group, partitions
-        self.rate, self.ahead_max = rate, ahead_max
-        """Records a second, and how far ahead; may be changed while the block goes on."""
+        self._rate, self._ahead_max = rate, ahead_max
         self._readings = readings(seed)
         self._is_done = threading.Event()
         self._failure: BaseException | None = None
@@ -72,6 +72,16 @@ class Feed:
         self._thread.join()
         if self._failure is not None:
             raise self._failure
+
+    @contextmanager
+    def at(self, rate: int, ahead_max: int) -> Iterator[None]:
+        """Another load meanwhile: records a second, and how far ahead of the commits."""
+        usual = self._rate, self._ahead_max
+        self._rate, self._ahead_max = rate, ahead_max
+        try:
+            yield
+        finally:
+            self._rate, self._ahead_max = usual
 
     def write(self, count: int) -> None:
         """So many at once, from the caller's thread; not while the block goes on."""
@@ -92,10 +102,10 @@ class Feed:
         due = 0.0
         while not self._is_done.wait(_PERIOD_S):
             elapsed_s, started_s = time.monotonic() - started_s, time.monotonic()
-            due = min(due + elapsed_s * self.rate, self.rate)
+            due = min(due + elapsed_s * self._rate, self._rate)
             try:
                 behind = self.written - sum(groups.committed(self._group, self._topic).values())
-                count = min(int(due), self.ahead_max - behind)
+                count = min(int(due), self._ahead_max - behind)
                 if count > 0:
                     self._send(producer, count)
                     due -= count

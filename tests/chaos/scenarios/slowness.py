@@ -18,18 +18,16 @@ _MEMBER, _OTHER = "one", "two"
 
 
 def inject(cluster: Cluster, fleet: Fleet, feed: Feed, lives: Sequence[Life]) -> None:
-    usual = feed.rate, feed.ahead_max
-    feed.rate, feed.ahead_max = _RECORDS_PER_S, _AHEAD_MAX
     cluster.proxy.latency_s, cluster.proxy.bytes_per_s = _LATENCY_S, _BYTES_PER_S
     try:
-        fleet.start(_OTHER)
-        for life in lives:
-            fleet.start(_MEMBER).join(life.kill_after_s)
-            fleet.note_recovery(fleet.crash(_MEMBER))
-        fleet.crash(_OTHER)
+        with feed.at(_RECORDS_PER_S, _AHEAD_MAX):
+            fleet.start(_OTHER)
+            for life in lives:
+                fleet.start(_MEMBER).join(life.kill_after_s)
+                fleet.note_recovery(fleet.crash(_MEMBER))
+            fleet.crash(_OTHER)
     finally:
         cluster.proxy.latency_s, cluster.proxy.bytes_per_s = 0.0, None
-        feed.rate, feed.ahead_max = usual
 
 
 SLOWNESS = Scenario("slowness", faults=20, faults_in_slice=1, plan=plan, inject=inject, recovery_max_s=20.0, wants_own_broker=True)
