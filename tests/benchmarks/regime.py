@@ -2,7 +2,7 @@
 
 The small detector of the tests judges simulated sensors that change for good, or are faulty for a while, a record a minute; its verdicts go through
 the product's own incidents under several rules, and its log scores through river's drift detectors, alone and beside an open incident.
-A fault lasts less than `regime.after`, half a day here; a change from the middle of the stream to its end.
+A fault lasts less than `regime.after`, as it is by default; a change from the middle of the stream to its end.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from anomaly_daemon.domain.records import Batch, Partition, Record
 from anomaly_daemon.incidents.incident import OpenIncident
 from anomaly_daemon.incidents.machine import IncidentMachine, Judged
 from anomaly_daemon.incidents.regime import HISTORY, RegimeRule
+from anomaly_daemon.settings import Regime
 from tests import small
 
 STEPS, ONSET, ENTITIES, WARMUP = 4000, 2000, 10, 64
 SUSPECT_LEARNING = (0.1, 0.0)
-AFTER_S, STEP_S = 12 * 3600, 60
-AFTER = AFTER_S // STEP_S
+AFTER_S, STEP_S = Regime().after or 0.0, 60
+AFTER = round(AFTER_S / STEP_S)
 ASSIGNMENTS = (
     "threshold.z=4",
     "threshold.suspect_z=4",
@@ -75,16 +76,21 @@ def _spikes(random: np.random.Generator, values: Floats, entity: int) -> Floats:
     return values
 
 
+def _while(random: np.random.Generator) -> int:
+    """From a sixth to five sixths of `regime.after`, in steps."""
+    return int(random.integers(AFTER // 6, AFTER * 5 // 6))
+
+
 def _drift(random: np.random.Generator, values: Floats, entity: int) -> Floats:
-    """Away for up to ten hours, and back."""
-    length = int(random.integers(120, 600))
+    """Away for a while, and back."""
+    length = _while(random)
     values[ONSET : ONSET + length, entity % 3] += random.uniform(1, 4) * np.sin(np.linspace(0, np.pi, length))
     return values
 
 
 def _hours(random: np.random.Generator, values: Floats, entity: int) -> Floats:
-    """Another level for two to ten hours."""
-    values[ONSET : ONSET + int(random.integers(120, 600)), entity % 3] += random.uniform(1, 5)
+    """Another level for a while."""
+    values[ONSET : ONSET + _while(random), entity % 3] += random.uniform(1, 5)
     return values
 
 
@@ -165,7 +171,7 @@ class Lasting(RegimeRule):
 
 def by_incident(seen: Seen, share: float, shares: str) -> int | None:
     """The step at which the first change is announced."""
-    rule = Lasting("hold", AFTER_S * 1_000_000, "12h", share, is_reversible=False, shares=shares)
+    rule = Lasting("hold", round(AFTER_S * 1_000_000), f"{AFTER} min", share, is_reversible=False, shares=shares)
     return next((turn.at.offset for turn in _turns(seen, rule) if turn.kind == "regime_change"), None)
 
 

@@ -76,18 +76,23 @@ class SecuredBroker(Broker):
         admin.close()
 
     def allow_only(self, rights: Iterable[tuple[str, str, str]], principal: str = f"User:{USER}") -> None:
-        """Exactly these rights: kind of resource (topic, group, transactional-id, cluster), its name, operation."""
+        """Exactly these rights: kind of resource (topic, group, transactional-id, cluster), its name, or how it begins and `*`, operation."""
         admin = self.admin()
         everything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
         admin.delete_acls([ACLFilter(principal, None, ACLOperation.ANY, ACLPermissionType.ANY, everything)])
         granted = [
-            ACL(principal, "*", ACLOperation[operation], ACLPermissionType.ALLOW, ResourcePattern(ResourceType[kind.upper().replace("-", "_")], name))
+            ACL(principal, "*", ACLOperation[operation], ACLPermissionType.ALLOW, _pattern(ResourceType[kind.upper().replace("-", "_")], name))
             for kind, name, operation in rights
         ]
         if granted:
             outcome = admin.create_acls(granted)
             assert not outcome["failed"], outcome
         admin.close()
+
+
+def _pattern(kind: ResourceType, name: str) -> ResourcePattern:
+    how = ACLResourcePatternType.PREFIXED if name.endswith("*") else ACLResourcePatternType.LITERAL
+    return ResourcePattern(kind, name.removesuffix("*"), how)
 
 
 def keep(folder: Path) -> None:

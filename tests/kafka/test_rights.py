@@ -98,6 +98,22 @@ def test_one_right_fewer_is_named_before_run_fails_for_it(right: tuple[str, str,
     assert "grant this user" in own.log_tail()
 
 
+def test_transactional_ids_that_begin_with_the_group_are_enough_for_any_instance(sites: tuple[Site, Site], secured: SecuredBroker) -> None:
+    admin, own = sites
+    another = Site(own.folder, (*own.assignments, "input.member=another"))
+    secured.allow_only(LEAST)
+    with pytest.raises(SettingsError, match=f"lacks WRITE on transactional-id {GROUP}-another; "):
+        rights(another.settings)
+    secured.allow_only([*LEAST[:-1], ("transactional-id", f"{GROUP}-*", "WRITE")])
+    before = len(admin.alerts())
+    admin.fill(RECORDS)
+
+    assert "WRITE on transactional-id least-another" in rights(another.settings)[0]
+    another.run_to_end()
+
+    assert len(admin.alerts()) > before
+
+
 def test_a_topic_to_be_made_needs_the_right_to_make_it(sites: tuple[Site, Site], secured: SecuredBroker) -> None:
     own = sites[1]
     making = Site(own.folder, (*own.assignments, "topics.create_topics=true", "output.alerts_topic=unmade"))
