@@ -135,7 +135,7 @@ def snapshot(built: Processor, partition: Partition, offset: Offset, fingerprint
 def is_sound(name: str, column: np.ndarray) -> bool:
     """Whether a column of the state holds finite numbers, and beside them only what stands for nothing: NaN, or infinity at an empty place."""
     values = column.astype(np.float64)
-    if name in ("ring", "reconstruction"):
+    if name in ("ring", "reconstruction", "feature_last_values"):
         return not bool(np.isinf(values).any())
     if name in ("novelty.memory", "adaptive.memory"):
         return not bool(np.isnan(values).any())

@@ -14,6 +14,7 @@ from anomaly_daemon.domain.columns import LAST_SEEN_US
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.settings import Feature
 from anomaly_daemon.state.segments import lay_out
+from tests.small import is_sound
 
 ENTITIES = 4
 FEATURES = (
@@ -102,7 +103,9 @@ def test_an_entity_s_features_do_not_depend_on_its_neighbours(stream: Stream) ->
 
 
 @given(streams())
-def test_features_are_finite_or_missing(stream: Stream) -> None:
-    values = np.frombuffer(run(stream, [])[0], np.float32)
+def test_features_are_finite_or_missing_and_what_is_kept_is_sound(stream: Stream) -> None:
+    values, _, kept = run(stream, [])
 
-    assert not np.isinf(values).any()
+    assert not np.isinf(np.frombuffer(values, np.float32)).any()
+    for column in FeatureTransforms(FEATURES).columns():
+        assert is_sound(column.name, np.frombuffer(kept[column.name], column.dtype)), column.name

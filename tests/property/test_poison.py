@@ -134,8 +134,20 @@ def test_a_stream_shorter_than_the_warm_up_is_judged_without_a_number_that_is_no
         assert len(scores.anomaly_score) == length
 
 
-@pytest.mark.parametrize("features", [1, 500])
-def test_streams_of_one_feature_and_of_five_hundred_are_judged(features: int) -> None:
+@pytest.mark.parametrize(("features", "broken"), [(1, 1e300), (1, 0.0), (500, 1e300), (500, -1e300), (500, 0.0), (500, None)])
+def test_streams_of_one_feature_and_of_five_hundred_are_judged_after_a_broken_stretch_too(features: int, broken: float | None) -> None:
+    wanted, trained = wide(features)
+    values = np.random.default_rng(1).normal(size=(60, features)).tolist()
+    values[20:26] = [[1.0, *[broken] * (features - 1)] if broken is None else [broken] * features] * 6
+    rows = [record(step, START_S + 60 * step, {f"f{number}": value for number, value in enumerate(row)}) for step, row in enumerate(values)]
+
+    scores = judged(wanted, trained, rows)
+
+    assert np.isfinite(np.r_[scores.anomaly_score[2:20], scores.anomaly_score[26:]]).all()
+
+
+@cache
+def wide(features: int) -> tuple[settings_of.Settings, Artifact]:
     names = [f"f{number}" for number in range(features)]
     channels = [*NETWORK_CHANNELS, "linear", "level", "surprise", *(["novelty", "adaptive"] if features == 1 else [])]
     wanted = settings_of.load(
@@ -151,18 +163,22 @@ def test_streams_of_one_feature_and_of_five_hundred_are_judged(features: int) ->
         ),
         {},
     )
-    values = np.random.default_rng(0).normal(size=(240, features)).astype(np.float32)
-    trained = fit([EntitySequence("pump-1", values[:200], np.full(200, 60.0))], wanted, names)
-    rows = [
-        record(step, START_S + 60 * step, dict(zip(names, (float(value) for value in row), strict=True))) for step, row in enumerate(values[200:])
-    ]
+    values = np.random.default_rng(0).normal(size=(200, features)).astype(np.float32)
+    return wanted, fit([EntitySequence("pump-1", values, np.full(200, 60.0))], wanted, names)
 
-    scores = judged(wanted, trained, rows)
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(["corner", "market", *(f"shop-{number}" for number in range(40))]) | st.text(max_size=9), min_size=3, max_size=60))
+def test_categories_never_seen_are_judged_however_many(shops: list[str]) -> None:
+    rows = [record(step, START_S + 60 * step, {"amount": 20.0, "shop": shop}) for step, shop in enumerate(shops)]
+
+    scores = judged(*shopping(), rows)
 
     assert np.isfinite(scores.anomaly_score[2:]).all()
 
 
-def test_categories_never_seen_are_judged_however_many() -> None:
+@cache
+def shopping() -> tuple[settings_of.Settings, Artifact]:
     wanted = settings_of.load(
         (),
         (
@@ -178,9 +194,4 @@ def test_categories_never_seen_are_judged_however_many() -> None:
     )
     generator = np.random.default_rng(1)
     corpus = np.stack([generator.normal(3, 0.3, 300), np.abs(generator.normal(1, 0.2, 300)), (generator.random(300) < 0.02)], 1).astype(np.float32)
-    trained = fit([EntitySequence("pump-1", corpus, np.full(300, 60.0))], wanted, ["amount", "shop_rarity", "shop_new"])
-    rows = [record(step, START_S + 60 * step, {"amount": 20.0, "shop": "corner" if step % 3 else f"shop-{step}"}) for step in range(200)]
-
-    scores = judged(wanted, trained, rows)
-
-    assert np.isfinite(scores.anomaly_score[2:]).all()
+    return wanted, fit([EntitySequence("pump-1", corpus, np.full(300, 60.0))], wanted, ["amount", "shop_rarity", "shop_new"])
