@@ -14,27 +14,18 @@ from anomaly_daemon.settings.comparison import (
 )
 from anomaly_daemon.settings.evidence import NETWORK_CHANNELS, Adaptive, Chart, Evidence, Novelty
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime, Window
+from anomaly_daemon.settings.kafka import Kafka
 from anomaly_daemon.settings.log_url import brokers, checked_log, masked
+from anomaly_daemon.settings.model import Engine, Model, Training
 from anomaly_daemon.settings.quality import Quality
-from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Section, Time
+from anomaly_daemon.settings.record_schema import NUMBER_KINDS, Feature, FeatureKind, RecordSchema, Time
 from anomaly_daemon.settings.reference import reference
 from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE, exposed_secrets
-from anomaly_daemon.settings.sections import (
-    ENVIRONMENT_PREFIX,
-    Checkpoints,
-    Engine,
-    Input,
-    Kafka,
-    Logging,
-    Model,
-    Output,
-    Settings,
-    Shutdown,
-    Threshold,
-    TopicCreation,
-    Training,
-)
+from anomaly_daemon.settings.section import Section
+from anomaly_daemon.settings.service import Checkpoints, Logging, Shutdown
 from anomaly_daemon.settings.sources import load
+from anomaly_daemon.settings.threshold import Threshold
+from anomaly_daemon.settings.topics import Input, Output, TopicCreation
 from anomaly_daemon.settings.values import (
     EPOCH,
     KAFKA_NAME,
@@ -45,6 +36,7 @@ from anomaly_daemon.settings.values import (
     parse_duration_s,
     parse_instant_us,
 )
+from anomaly_daemon.settings.whole import ENVIRONMENT_PREFIX, Settings
 
 __all__ = [
     "DECIDING",

@@ -10,7 +10,7 @@ from typing import Any, Final
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime
 from anomaly_daemon.settings.record_schema import Feature
-from anomaly_daemon.settings.sections import Settings
+from anomaly_daemon.settings.whole import Settings
 
 # What decides on alerts; the rest is where and how the daemon runs. Of these RULES come after the scores, which stay as they were under others.
 # What is live and comes before them, `regime`, decides what an entity learns once a change lasts.

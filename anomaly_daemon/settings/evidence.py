@@ -6,7 +6,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from anomaly_daemon.settings.record_schema import Section
+from anomaly_daemon.settings.section import Section
 from anomaly_daemon.settings.values import Duration, spelled
 
 ChannelName = Literal["prediction", "reconstruction", "residual", "conditional", "linear", "level", "surprise", "novelty", "adaptive"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from anomaly_daemon.settings.record_schema import Section
+from anomaly_daemon.settings.section import Section
 from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from anomaly_daemon.settings.record_schema import Section
+from anomaly_daemon.settings.section import Section
 from anomaly_daemon.settings.values import Duration, LimitOrNone, spelled
 
 

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from anomaly_daemon.settings.section import Section
 from anomaly_daemon.settings.values import Duration, Instant, parse_instant_us, spelled
 
 FeatureKind = Literal["number", "asinh", "log", "difference", "rate", "relative", "elapsed", "count", "cyclic", "unusual_time", "category"]
 NUMBER_KINDS: tuple[FeatureKind, ...] = ("number", "asinh", "log", "difference", "rate", "relative")
 _TIME_KINDS: tuple[FeatureKind, ...] = ("elapsed", "count", "cyclic", "unusual_time")
 _PERIODIC_KINDS: tuple[FeatureKind, ...] = ("cyclic", "unusual_time")
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    def overridden(self, keys: Mapping[str, Any]) -> Self:
-        """The section with other values for some keys; of a group given in part the rest stays. Raises ValidationError."""
-        values: dict[str, Any] = self.model_dump(mode="json")
-        for key, value in keys.items():
-            is_part = isinstance(value, Mapping) and isinstance(values.get(key), dict)
-            values[key] = {**values[key], **value} if is_part else value
-        return type(self)(**values)
 
 
 class Feature(Section):

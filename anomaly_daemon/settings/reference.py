@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from anomaly_daemon.settings.incident_rules import Window
-from anomaly_daemon.settings.sections import Settings
+from anomaly_daemon.settings.whole import Settings
 
 _HEAD = """\
 # Settings

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import BaseModel
 
 from anomaly_daemon.domain.errors import SettingsError
-from anomaly_daemon.settings.sections import ENVIRONMENT_PREFIX, Settings
+from anomaly_daemon.settings.whole import ENVIRONMENT_PREFIX, Settings
 
 SECRETS_DIR_VARIABLE: Final = "ANOMALY_DAEMON_SECRETS_DIR"
 _EXAMPLE = f"{ENVIRONMENT_PREFIX}KAFKA__SASL_PASSWORD"

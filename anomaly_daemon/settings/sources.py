@@ -18,7 +18,7 @@ from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings.log_url import masked
 from anomaly_daemon.settings.nearest import unknown_key, unknown_word
 from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE, read_secrets
-from anomaly_daemon.settings.sections import ENVIRONMENT_PREFIX, Settings
+from anomaly_daemon.settings.whole import ENVIRONMENT_PREFIX, Settings
 
 _GIVEN_MAX: Final = 100
 _WORDING: Final = {
