@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -71,7 +71,6 @@ def open_source(
     url: str | None = None,
     topics: Sequence[str] | None = None,
     group: str | None = None,
-    start: Literal["earliest", "latest"] = "earliest",
 ) -> Source:
     """A source of the log of the settings, or of `url`; without a group every partition is read and nothing committed.
 
@@ -88,10 +87,10 @@ def open_source(
 
         path = _sqlite_path(url)
         session_timeout_s = settings.kafka.session_timeout
-        return SqliteSource(path, wanted, group, member_name(settings), start, settings.input.batch_records_max, session_timeout_s, _clock())
+        return SqliteSource(path, wanted, group, member_name(settings), settings.input.batch_records_max, session_timeout_s, _clock())
     from anomaly_daemon.adapters.kafka_source import KafkaSource
 
-    return KafkaSource(brokers(url), settings.kafka, wanted, group, member_name(settings), start, settings.input.batch_records_max)
+    return KafkaSource(brokers(url), settings.kafka, wanted, group, member_name(settings), settings.input.batch_records_max)
 
 
 def times_of(settings: Settings, url: str | None) -> TimesOf:

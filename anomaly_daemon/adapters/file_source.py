@@ -80,10 +80,6 @@ class FileSource:
         """None: a file has no groups."""
         return {}
 
-    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """Row 0 of every file."""
-        return dict.fromkeys(partitions, 0)
-
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """0 and the number of rows; each file is counted once. Raises InputError naming file and row where one is damaged."""
         for partition in partitions:

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
@@ -79,7 +79,6 @@ class KafkaSource:
         topics: Sequence[str],
         group: str | None,
         member: str,
-        start: Literal["earliest", "latest"],
         batch_records_max: int,
         *,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
@@ -93,7 +92,7 @@ class KafkaSource:
         if group is not None and (not _MEMBER.fullmatch(member) or member in (".", "..")):
             raise SettingsError(f"input.member: {member!r}: use letters, digits, '.', '_' and '-', at most 249 of them")
         bound_unpacking()
-        self._servers, self._topics, self._group, self._start = servers, tuple(topics), group, start
+        self._servers, self._topics, self._group = servers, tuple(topics), group
         self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
         self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max, answer_timeout_s)
@@ -133,13 +132,6 @@ class KafkaSource:
         """The group's offsets; waits until no transaction of them is pending, for a bounded time."""
         consumer = self._connected()
         return self._promptly_committed(consumer, partitions) if self._group is not None else {}
-
-    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """The earliest offsets that are retained, or where readers are now at the end."""
-        consumer, names = self._connected(), [_native(partition) for partition in partitions]
-        look_up = consumer.beginning_offsets if self._start == "earliest" else consumer.end_offsets
-        starts = self._answered("looking up where to start", look_up, names, timeout_ms=self._answer_timeout_ms)
-        return {Partition(*partition): int(offset) for partition, offset in starts.items()}
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """What each partition retains for readers; `end` is short of transactions that are still open after a short wait."""

@@ -83,10 +83,6 @@ class RangeSource:
         """Up to where is reported."""
         return {partition: self.reported[partition] for partition in partitions}
 
-    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """Where reporting begins."""
-        return {partition: self.spans[partition].start for partition in partitions}
-
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """Where reading begins, and the range's end."""
         spans = {partition: self.spans[partition] for partition in partitions}

@@ -58,7 +58,6 @@ class SqliteSource:
     """Reads `topics` of the log. group None: all partitions, no membership, and nothing is committed.
 
     member: this process's name in the group; the next process of the same name takes its place at once.
-    start:  `earliest` or `latest`, for a group that never committed.
     Raises TopicError naming every topic that is missing.
     """
 
@@ -68,7 +67,6 @@ class SqliteSource:
         topics: Sequence[str],
         group: str | None,
         member: str,
-        start: str,
         batch_records_max: int,
         session_timeout_s: float,
         clock: Clock,
@@ -77,7 +75,6 @@ class SqliteSource:
         if not is_made(path):
             raise missing_topics(f"log {path}", topics, ())
         self._group = group
-        self._start = start
         self._batch_records_max = batch_records_max
         self._clock = clock
         self._file = LogFile(path, clock, busy_timeout_s)
@@ -125,11 +122,6 @@ class SqliteSource:
         if len(committed) != told or not is_whole:
             raise damaged(self._file.path, f"what group {self._group} committed is not as it was written")
         return {partition: committed[self._ids[partition]] for partition in partitions if self._ids[partition] in committed}
-
-    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """The earliest that is retained, or the end as of now."""
-        bounds = self.bounds(partitions)
-        return {partition: bound.earliest if self._start == "earliest" else bound.end for partition, bound in bounds.items()}
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """What each partition retains now."""

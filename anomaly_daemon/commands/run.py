@@ -95,6 +95,7 @@ def _loop_settings(settings: Settings, fingerprint: str, is_checkpointed: bool, 
         is_checkpointed=is_checkpointed,
         until_end=until_end,
         batch_interval_s=settings.input.batch_interval,
+        start=settings.input.start,
     )
 
 
@@ -157,7 +158,7 @@ def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack)
             topics = wiring.open_topics(settings)
             wiring.ensure_topics(settings, topics)
             partitions = sum(topics.partitions(settings.input.topics).values())
-            source = wiring.open_source(settings, group=settings.input.group, start=settings.input.start)
+            source = wiring.open_source(settings, group=settings.input.group)
             opened.callback(source.close)
             sink = wiring.open_sink(settings)
             opened.callback(sink.close)

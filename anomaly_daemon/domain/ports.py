@@ -23,10 +23,6 @@ class Source(Protocol):
         """The next offset that the group has to process, of those partitions that it ever committed; of none without a group."""
         ...
 
-    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        """Where whoever committed nothing begins, by settings; the next time it may be elsewhere."""
-        ...
-
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         """What each partition retains now."""
         ...

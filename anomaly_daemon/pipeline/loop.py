@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import structlog
 
@@ -38,6 +39,7 @@ class LoopSettings:
     rewind_records_max: without a checkpoint, records before the committed offset to go through; None: all retained.
     is_checkpointed: False for thresholds whose state cannot be saved; recovery then goes through the log.
     batch_interval_s: from one poll to the next at least, where the one before brought records and hardly any are left.
+    start: where a group that never committed begins, of what is retained.
     """
 
     fingerprint: str
@@ -48,6 +50,7 @@ class LoopSettings:
     is_checkpointed: bool
     until_end: bool = False
     batch_interval_s: float = 0.0
+    start: Literal["earliest", "latest"] = "earliest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +253,8 @@ class Loop:
     def _recover(self, partitions: Sequence[Partition]) -> None:
         """The one recovery path: newest valid checkpoint at S ≤ committed C, seek to S, process S..C without effects, then live."""
         committed, bounds = self._source.committed(partitions), self._source.bounds(partitions)
-        never = [partition for partition in partitions if partition not in committed]
-        starts = self._source.starts(never) if never else {}
+        never = {partition: bounds[partition] for partition in partitions if partition not in committed}
+        starts = {partition: retained.earliest if self._settings.start == "earliest" else retained.end for partition, retained in never.items()}
         committed, self._starts = committed | starts, self._starts | starts
         for partition in partitions:
             self._saving.stop_copying(partition)

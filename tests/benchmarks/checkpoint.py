@@ -32,7 +32,7 @@ class _Timed(SqliteSource):
     """Notes when each poll began and ended."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, ["readings"], "benchmark", "one", "earliest", pipeline.BATCH, 30.0, SystemClock())
+        super().__init__(path, ["readings"], "benchmark", "one", pipeline.BATCH, 30.0, SystemClock())
         self.times: list[tuple[float, float, int]] = []
 
     def poll(self, timeout_s: float) -> Batch:

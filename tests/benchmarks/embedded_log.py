@@ -38,7 +38,7 @@ def _round() -> dict[str, float]:
         append_s = time.perf_counter() - started_s
         topics.close()
 
-        source = SqliteSource(path, ["readings"], "benchmark", "one", "earliest", 4096, 30.0, clock)
+        source = SqliteSource(path, ["readings"], "benchmark", "one", 4096, 30.0, clock)
         for partition in source.poll(1.0).changes[0].partitions:
             source.seek(partition, 0)
         polled = 0

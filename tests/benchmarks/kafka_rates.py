@@ -67,7 +67,7 @@ def raw_consume_per_s(bootstrap: str, topic: str | None = None, count: int = REC
 
 def source_per_s(bootstrap: str, topic: str, count: int = RECORDS) -> float:
     """The daemon's source: the same, as records of the domain."""
-    source = KafkaSource(bootstrap, Kafka(), [topic], None, "rates", "earliest", BATCH_RECORDS)
+    source = KafkaSource(bootstrap, Kafka(), [topic], None, "rates", BATCH_RECORDS)
     _seek_to_start(source)
     consumed, started_s = 0, time.perf_counter()
     while consumed < count:
@@ -82,7 +82,7 @@ def transactions_per_s(bootstrap: str, topic: str, count: int = RECORDS) -> tupl
     topics, alerts, group = KafkaTopics(bootstrap, Kafka()), f"{topic}-alerts", f"group-{uuid.uuid4().hex[:12]}"
     topics.create(alerts, 1)
     topics.close()
-    source = KafkaSource(bootstrap, Kafka(), [topic], group, "rates", "earliest", BATCH_RECORDS)
+    source = KafkaSource(bootstrap, Kafka(), [topic], group, "rates", BATCH_RECORDS)
     sink = KafkaSink(bootstrap, Kafka(), f"{group}-rates")
     _seek_to_start(source)
     consumed, commits_s, started_s = 0, [], time.perf_counter()

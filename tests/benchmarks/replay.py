@@ -96,7 +96,7 @@ def _embedded(records: list[Record], folder: Path) -> Callable[[], Source]:
     topics.create("readings", 1)
     topics.append(Message("readings", one.key, one.value) for one in records)
     topics.close()
-    return lambda: SqliteSource(path, ["readings"], None, "one", "earliest", pipeline.BATCH, 30.0, clock)
+    return lambda: SqliteSource(path, ["readings"], None, "one", pipeline.BATCH, 30.0, clock)
 
 
 def _in_memory(records: list[Record]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -45,10 +45,9 @@ class KafkaLog:
         topics: Sequence[str],
         group: str | None,
         member: str = "one",
-        start: Literal["earliest", "latest"] = "earliest",
         batch_records_max: int = 4096,
     ) -> KafkaSource:
-        source = KafkaSource(self.bootstrap, self.kafka, topics, group, member, start, batch_records_max, answer_timeout_s=self._answer_timeout_s)
+        source = KafkaSource(self.bootstrap, self.kafka, topics, group, member, batch_records_max, answer_timeout_s=self._answer_timeout_s)
         self._members[source] = member
         self._opened.append(source)
         return source

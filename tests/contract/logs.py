@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.sqlite_sink import SqliteSink
@@ -34,7 +34,6 @@ class LogUnderTest(Protocol):
         topics: Sequence[str],
         group: str | None,
         member: str = "one",
-        start: Literal["earliest", "latest"] = "earliest",
         batch_records_max: int = 4096,
     ) -> Source: ...
 
@@ -70,10 +69,9 @@ class SqliteLog:
         topics: Sequence[str],
         group: str | None,
         member: str = "one",
-        start: Literal["earliest", "latest"] = "earliest",
         batch_records_max: int = 4096,
     ) -> Source:
-        source = SqliteSource(self.path, topics, group, member, start, batch_records_max, session_timeout_s=30.0, clock=self._clock)
+        source = SqliteSource(self.path, topics, group, member, batch_records_max, session_timeout_s=30.0, clock=self._clock)
         self._opened.append(source)
         return source
 
@@ -96,10 +94,9 @@ class SqliteLog:
 
 
 def begin(source: Source, partitions: Sequence[Partition]) -> None:
-    """Seek to what is committed of each, or to where the source starts."""
-    committed = source.committed(partitions)
-    starts = source.starts([partition for partition in partitions if partition not in committed])
-    for partition, offset in (committed | starts).items():
+    """Seek to what is committed of each, or to what is retained of it."""
+    earliest = {partition: bounds.earliest for partition, bounds in source.bounds(partitions).items()}
+    for partition, offset in (earliest | source.committed(partitions)).items():
         source.seek(partition, offset)
 
 

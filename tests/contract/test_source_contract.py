@@ -156,29 +156,13 @@ def test_records_appended_after_the_assignment_arrive(log: LogUnderTest, fresh: 
     assert reader.values() == [b"0", b"1", b"2"]
 
 
-def test_a_group_that_never_committed_starts_where_the_settings_say(log: LogUnderTest, fresh: Fresh) -> None:
-    topic, partition = fresh("readings"), 0
-    log.create(topic, 1)
-    log.append(numbered(topic, 5))
-    where = Partition(topic, partition)
-
-    earliest = joined(log.source([topic], fresh("detectors"), start="earliest"), partitions=1)
-    latest = joined(log.source([topic], fresh("detectors"), start="latest"), partitions=1)
-
-    assert earliest.source.committed([where]) == latest.source.committed([where]) == {}
-    assert earliest.source.starts([where]) == {where: 0}
-    assert latest.source.starts([where]) == {where: 5}
-
-
-def test_a_source_without_a_group_has_committed_nothing_and_starts_likewise(log: LogUnderTest, fresh: Fresh) -> None:
+def test_who_never_committed_is_told_nothing(log: LogUnderTest, fresh: Fresh) -> None:
     topic = fresh("readings")
     log.create(topic, 1)
     log.append(numbered(topic, 5))
-    where = Partition(topic, 0)
 
-    earliest = joined(log.source([topic], None, start="earliest"), partitions=1).source
-    assert (earliest.committed([where]), earliest.starts([where])) == ({}, {where: 0})
-    assert joined(log.source([topic], None, start="latest"), partitions=1).source.starts([where]) == {where: 5}
+    for group in (fresh("detectors"), None):
+        assert joined(log.source([topic], group), partitions=1).source.committed([Partition(topic, 0)]) == {}
 
 
 def test_bounds_tell_what_is_retained(log: LogUnderTest, fresh: Fresh) -> None:

@@ -62,12 +62,12 @@ def serve(site: Site, faults: list[str], clock: ImpatientClock | None = None) ->
     """The loop to the end of the log; returns the metrics' facts."""
     settings = site.settings
     processor, fingerprint, _ = wiring.build_processor(settings, artifact())
-    source = wiring.open_source(settings, group=settings.input.group, start=settings.input.start)
+    source = wiring.open_source(settings, group=settings.input.group)
     sink = FailingSink(wiring.open_sink(settings), iter(faults))
     checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
     metrics = Metrics()
     export = ParquetExport(site.folder / "scores.parquet", processor.channels)
-    loop_settings = LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True)
+    loop_settings = LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True, start=settings.input.start)
     loop = Loop(source, sink, processor, checkpoints, clock or ImpatientClock(), metrics, loop_settings, export)
     loop.run()
     checkpoints.close()

@@ -73,7 +73,7 @@ def test_a_partition_that_falls_silent_on_a_broker_is_noticed_named_and_read_on_
     def append(*numbers: int) -> None:
         log.append(Message(topic, None, b"1", partition_number=number) for number in numbers)
 
-    source = KafkaSource(log.bootstrap, log.kafka, [topic], group, "one", "earliest", 500, answer_timeout_s=4.0, stall_timeout_s=3.0)
+    source = KafkaSource(log.bootstrap, log.kafka, [topic], group, "one", 500, answer_timeout_s=4.0, stall_timeout_s=3.0)
     with closing(source), closing(KafkaSink(log.bootstrap, log.kafka, f"{group}-one")) as sink:
         member = Member(source, sink, alerts)
         append(*[0, 1] * 300)

@@ -113,14 +113,14 @@ class EmbeddedLog(RuleBasedStateMachine):
                 self.rewind(last)
             self.clock.advance(SESSION_TIMEOUT_S / 2)
         self.commit("last")
-        answers = read_all(SqliteSource(self.folder / "topics.db", ["answers"], None, "reader", "earliest", 4096, SESSION_TIMEOUT_S, self.clock))
+        answers = read_all(SqliteSource(self.folder / "topics.db", ["answers"], None, "reader", 4096, SESSION_TIMEOUT_S, self.clock))
         expected = [f"{partition}/{number}".encode() for partition in range(PARTITIONS) for number in range(self.appended[partition])]
         assert sorted(record.value or b"" for record in answers) == sorted(expected)
         shutil.rmtree(self.folder)
 
     def reader(self, member: str) -> Reader:
         if member not in self.readers:
-            source = SqliteSource(self.folder / "topics.db", ["readings"], "detectors", member, "earliest", 8, SESSION_TIMEOUT_S, self.clock)
+            source = SqliteSource(self.folder / "topics.db", ["readings"], "detectors", member, 8, SESSION_TIMEOUT_S, self.clock)
             self.readers[member] = Reader(source)
         return self.readers[member]
 

@@ -280,7 +280,6 @@ def test_each_file_is_a_partition_and_each_row_number_an_offset(tmp_path: Path) 
     change = source.poll(0).changes[0]
     assert (change.kind, change.partitions) == (ChangeKind.ASSIGNED, (Partition("history", 0), Partition("history", 1)))
     assert source.committed(change.partitions) == {}
-    assert source.starts(change.partitions) == dict.fromkeys(change.partitions, 0)
     assert source.bounds(change.partitions) == {Partition("history", 0): Bounds(0, 2), Partition("history", 1): Bounds(0, 1)}
     assert list(source.poll(0).records) == []
     for partition in change.partitions:

@@ -89,9 +89,6 @@ class AlertsTopic:
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:  # noqa: ARG002 - the seam's argument
         return {}
 
-    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        return dict.fromkeys(partitions, 0)
-
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         return {partition: Bounds(0, len(self._records[partition]) + self._empty_offsets) for partition in partitions}
 

@@ -29,7 +29,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def records(path: Path, topic: str = "readings") -> list[Record]:
-    source = SqliteSource(path, [topic], None, "one", "earliest", 4096, 30.0, ManualClock())
+    source = SqliteSource(path, [topic], None, "one", 4096, 30.0, ManualClock())
     found = read_all(source)
     source.close()
     return found
@@ -325,9 +325,6 @@ class SilentSource:
 
     def committed(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:  # noqa: ARG002 - the seam's argument
         return {}
-
-    def starts(self, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
-        return dict.fromkeys(partitions, 0)
 
     def bounds(self, partitions: Sequence[Partition]) -> dict[Partition, Bounds]:
         return dict.fromkeys(partitions, Bounds(0, 1))

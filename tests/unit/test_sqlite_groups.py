@@ -36,7 +36,7 @@ def path(tmp_path: Path, clock: ManualClock) -> Path:
 
 @pytest.fixture
 def join(path: Path, clock: ManualClock) -> Join:
-    return lambda member: Reader(SqliteSource(path, ["readings"], "detectors", member, "earliest", 4096, SESSION_TIMEOUT_S, clock))
+    return lambda member: Reader(SqliteSource(path, ["readings"], "detectors", member, 4096, SESSION_TIMEOUT_S, clock))
 
 
 def kinds(reader: Reader) -> list[ChangeKind]:
@@ -214,7 +214,7 @@ def test_heartbeats_are_no_more_frequent_than_a_third_of_the_session_timeout(joi
     one = join("one")
     settle(one)
     until(lambda: len(one.records) == 40, one)
-    watcher = SqliteSource(path, ["readings"], None, "watcher", "earliest", 1, SESSION_TIMEOUT_S, clock)
+    watcher = SqliteSource(path, ["readings"], None, "watcher", 1, SESSION_TIMEOUT_S, clock)
     seen = watcher._file.changes_seen()
 
     for _ in range(50):
@@ -228,7 +228,7 @@ def test_heartbeats_are_no_more_frequent_than_a_third_of_the_session_timeout(joi
 
 def test_members_with_other_topics_share_only_what_both_read(path: Path, clock: ManualClock) -> None:
     def member(name: str, *topics: str) -> Reader:
-        return Reader(SqliteSource(path, topics, "detectors", name, "earliest", 4096, SESSION_TIMEOUT_S, clock))
+        return Reader(SqliteSource(path, topics, "detectors", name, 4096, SESSION_TIMEOUT_S, clock))
 
     both, one = member("both", "readings", "alerts"), member("one", "readings")
     until(lambda: len(both.owned) == 5, both)

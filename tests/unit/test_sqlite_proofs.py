@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
             )
             for number in range(40)
         )
-    with closing(SqliteSource(path, ["readings"], "group", "one", "earliest", 20, 30.0, clock)) as source:
+    with closing(SqliteSource(path, ["readings"], "group", "one", 20, 30.0, clock)) as source:
         source.poll(0)
         source.seek(P, 0)
         batch = source.poll(0)
@@ -45,7 +45,7 @@ def alter(path: Path, statement: str) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    with closing(SqliteSource(path, ["readings"], None, "one", "earliest", 4096, 30.0, ManualClock())) as source:
+    with closing(SqliteSource(path, ["readings"], None, "one", 4096, 30.0, ManualClock())) as source:
         return read_all(source)
 
 
@@ -76,7 +76,7 @@ def test_a_record_that_is_another_or_gone_is_told_with_the_remedy(path: Path, st
 @pytest.mark.parametrize("statement", ["UPDATE committed SET next_offset = 21", "DELETE FROM committed", "DELETE FROM groups"])
 def test_an_offset_that_was_never_committed_or_is_gone_is_told(path: Path, statement: str) -> None:
     alter(path, statement)
-    source = SqliteSource(path, ["readings"], "group", "one", "earliest", 20, 30.0, ManualClock())
+    source = SqliteSource(path, ["readings"], "group", "one", 20, 30.0, ManualClock())
 
     with closing(source):
         source.poll(0)
@@ -100,7 +100,7 @@ def test_a_log_of_before_there_were_proofs_is_read_and_written_on(path: Path) ->
 
     with closing(SqliteTopics(path, ManualClock())) as topics:
         topics.append([Message("readings", b"pump", b"new")])
-    with closing(SqliteSource(path, ["readings"], "group", "one", "earliest", 20, 30.0, ManualClock())) as source:
+    with closing(SqliteSource(path, ["readings"], "group", "one", 20, 30.0, ManualClock())) as source:
         source.poll(0)
         assert source.committed([P]) == {P: 20}
 

@@ -33,7 +33,7 @@ def topics(path: Path, clock: ManualClock, age_s: float | None = None, bytes_max
 
 
 def reader(path: Path, clock: ManualClock) -> Reader:
-    made = Reader(SqliteSource(path, ["readings"], "detectors", "one", "earliest", 4096, 1000.0, clock))
+    made = Reader(SqliteSource(path, ["readings"], "detectors", "one", 4096, 1000.0, clock))
     made.step()
     return made
 
@@ -81,7 +81,7 @@ def test_one_topic_beyond_its_size_costs_the_others_nothing(path: Path, clock: M
     clock.advance(10)
     log.append(messages(300))
 
-    quiet = SqliteSource(path, ["quiet"], None, "one", "earliest", 100, 30.0, clock)
+    quiet = SqliteSource(path, ["quiet"], None, "one", 100, 30.0, clock)
     assert quiet.bounds([Partition("quiet", 0)]) == {Partition("quiet", 0): Bounds(0, 50)}
     assert reader(path, clock).source.bounds([ONE]) == {ONE: Bounds(200, 300)}
 

@@ -34,14 +34,14 @@ def path(tmp_path: Path, clock: ManualClock) -> Path:
 
 @pytest.fixture
 def reader(path: Path, clock: ManualClock) -> Reader:
-    reader = Reader(SqliteSource(path, ["readings"], "detectors", "one", "earliest", 100, 30.0, clock))
+    reader = Reader(SqliteSource(path, ["readings"], "detectors", "one", 100, 30.0, clock))
     while len(reader.records) < 10:
         reader.step()
     return reader
 
 
 def published(path: Path) -> list[bytes | None]:
-    source = SqliteSource(path, ["alerts"], None, "one", "earliest", 4096, 30.0, ManualClock())
+    source = SqliteSource(path, ["alerts"], None, "one", 4096, 30.0, ManualClock())
     values = [record.value for record in read_all(source)]
     source.close()
     return values
@@ -105,7 +105,7 @@ from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.domain.records import BatchOutput, Message, Partition
 
 path, where = Path(sys.argv[1]), sys.argv[2]
-source = SqliteSource(path, ["readings"], "detectors", "one", "earliest", 4, 30.0, SystemClock())
+source = SqliteSource(path, ["readings"], "detectors", "one", 4, 30.0, SystemClock())
 sink = SqliteSink(path, "detectors", SystemClock())
 partition = Partition("readings", 0)
 source.poll(1.0)
@@ -126,7 +126,7 @@ def test_kill_9_leaves_whole_commits_and_the_restarted_member_goes_on_at_once(pa
     assert victim.returncode == -signal.SIGKILL
 
     assert published(path) == [str(number).encode() for number in range(committed)]
-    reader = Reader(SqliteSource(path, ["readings"], "detectors", "one", "earliest", 100, 30.0, clock))
+    reader = Reader(SqliteSource(path, ["readings"], "detectors", "one", 100, 30.0, clock))
     reader.step()
     reader.step()
     SqliteSink(path, "detectors", clock).commit(reader.output([Message("alerts", record.key, record.value) for record in reader.records]))

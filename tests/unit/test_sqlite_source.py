@@ -28,7 +28,7 @@ def topics(tmp_path: Path, clock: ManualClock) -> SqliteTopics:
 
 @pytest.fixture
 def reader(tmp_path: Path, topics: SqliteTopics, clock: ManualClock) -> Reader:
-    reader = Reader(SqliteSource(tmp_path / "topics.db", ["readings"], "detectors", "one", "earliest", 12, 30.0, clock))
+    reader = Reader(SqliteSource(tmp_path / "topics.db", ["readings"], "detectors", "one", 12, 30.0, clock))
     reader.step()
     assert len(reader.owned) == 3
     return reader
@@ -51,7 +51,7 @@ def test_a_busy_partition_does_not_starve_the_others(reader: Reader, topics: Sql
 
 
 def test_every_partition_has_its_turn_when_a_batch_is_smaller_than_their_number(tmp_path: Path, topics: SqliteTopics, clock: ManualClock) -> None:
-    reader = Reader(SqliteSource(tmp_path / "topics.db", ["readings"], None, "one", "earliest", 1, 30.0, clock))
+    reader = Reader(SqliteSource(tmp_path / "topics.db", ["readings"], None, "one", 1, 30.0, clock))
     reader.step()
     filled(topics, 5, 5, 5)
 
@@ -79,7 +79,7 @@ def test_a_poll_with_nothing_to_bring_waits_for_its_timeout_and_no_longer(reader
 
 def test_a_long_poll_keeps_the_membership_alive(reader: Reader, tmp_path: Path, clock: ManualClock) -> None:
     reader.source.poll(100.0)
-    other = Reader(SqliteSource(tmp_path / "topics.db", ["readings"], "detectors", "two", "earliest", 12, 30.0, clock))
+    other = Reader(SqliteSource(tmp_path / "topics.db", ["readings"], "detectors", "two", 12, 30.0, clock))
     other.step()
 
     assert [change.kind for change in reader.step().changes] != []
@@ -99,7 +99,7 @@ def test_a_batch_is_bounded_in_bytes(reader: Reader, topics: SqliteTopics, monke
 
 
 def test_a_seek_of_a_partition_that_is_not_owned_is_refused(tmp_path: Path, topics: SqliteTopics, clock: ManualClock) -> None:
-    source = SqliteSource(tmp_path / "topics.db", ["readings"], None, "one", "earliest", 12, 30.0, clock)
+    source = SqliteSource(tmp_path / "topics.db", ["readings"], None, "one", 12, 30.0, clock)
 
     with pytest.raises(ValueError, match=r"readings\[0\] is not owned"):
         source.seek(Partition("readings", 0), 0)
@@ -117,7 +117,7 @@ def test_a_seek_beyond_the_end_waits_for_that_offset(reader: Reader, topics: Sql
 
 def test_a_log_that_does_not_exist_misses_all_topics_and_is_not_made(tmp_path: Path, clock: ManualClock) -> None:
     with pytest.raises(TopicError, match=r"fans, pumps.*load --topic fans --create"):
-        SqliteSource(tmp_path / "none.db", ["pumps", "fans"], None, "one", "earliest", 12, 30.0, clock)
+        SqliteSource(tmp_path / "none.db", ["pumps", "fans"], None, "one", 12, 30.0, clock)
 
     assert not (tmp_path / "none.db").exists()
 

@@ -18,7 +18,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def records(path: Path, topic: str) -> list[Record]:
-    source = SqliteSource(path, [topic], None, "one", "earliest", 4096, 30.0, ManualClock())
+    source = SqliteSource(path, [topic], None, "one", 4096, 30.0, ManualClock())
     found = read_all(source)
     source.close()
     return found
