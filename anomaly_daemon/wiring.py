@@ -313,7 +313,7 @@ def describe(settings: Settings, artifact: Artifact, *, mode: str, started_from:
         version=__version__,
         mode=mode,
         detector_id=settings.detector_id,
-        settings=settings.model_dump(mode="json"),
+        settings=settings.shown(),
         settings_hash=digest(settings),
         model=ModelNote(artifact.name, artifact.version, artifact.fingerprint),
         log=settings.log,

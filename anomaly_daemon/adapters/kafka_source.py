@@ -218,22 +218,18 @@ class KafkaSource:
             if look:
                 time.sleep(_LATE_LOOK_S)
             asked_s = self._monotonic_s()
-            found = self._committed_by(consumer, partitions, asked_s + self._answer_timeout_s)
+            found = self._told_committed(consumer, partitions)
             late_s = self._monotonic_s() - asked_s
             if late_s <= _PROMPT_S:
                 break
             log.info("committed_offsets_told_late", servers=self._servers, group=self._group, seconds=round(late_s, 3))
         return found
 
-    def _committed_by(self, consumer: KafkaConsumer, partitions: Sequence[Partition], deadline_s: float) -> dict[Partition, Offset]:
-        """Of those partitions that the group ever committed."""
-        found: dict[Partition, Offset] = {}
-        for partition in partitions:
-            remaining_ms = max(1.0, (deadline_s - self._monotonic_s()) * 1000)
-            offset = self._answered("reading committed offsets", consumer.committed, _native(partition), timeout_ms=remaining_ms)
-            if offset is not None:
-                found[partition] = int(offset)
-        return found
+    def _told_committed(self, consumer: KafkaConsumer, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
+        """Of those partitions that the group ever committed; all in one request, where `committed` makes one for each."""
+        ask, names = consumer._coordinator.fetch_committed_offsets, [_native(partition) for partition in partitions]
+        found = self._answered("reading committed offsets", ask, names, timeout_ms=self._answer_timeout_ms)
+        return {Partition(*name): int(told.offset) for name, told in found.items()}
 
     def _left(self, consumer: KafkaConsumer, fetched: dict[TopicPartition, list[Any]]) -> float:
         """How many offsets of these partitions the broker holds beyond them, as of its last answer; infinite where that is not known."""

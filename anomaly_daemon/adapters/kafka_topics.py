@@ -88,11 +88,19 @@ class KafkaTopics:
 
     def kept_s(self, topic: str) -> float | None:
         """By the topic's own settings, or the broker's; None too where this user may not read them, or only compaction deletes."""
-        asked = [ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(("retention.ms", "cleanup.policy")))]
-        found = self._asked("looking up retention", lambda admin: admin.describe_configs(asked, config_filter="all"))
-        values = {key: one["value"] for key, one in found.get("topic", {}).get(topic, {}).items()}
+        values = self._configured(topic)
         kept_ms = int(values.get("retention.ms", _FOR_EVER_MS))
         return kept_ms / 1000 if kept_ms >= 0 and "delete" in values.get("cleanup.policy", "") else None
+
+    def is_compacted(self, topic: str) -> bool:
+        """By the topic's own settings, or the broker's."""
+        return "compact" in self._configured(topic).get("cleanup.policy", "")
+
+    def _configured(self, topic: str) -> dict[str, str]:
+        """How the topic deletes; nothing where this user may not read it. Raises LogUnavailable."""
+        asked = [ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(("retention.ms", "cleanup.policy")))]
+        found = self._asked("looking up retention", lambda admin: admin.describe_configs(asked, config_filter="all"))
+        return {key: one["value"] for key, one in found.get("topic", {}).get(topic, {}).items()}
 
     def append(self, messages: Iterable[Message]) -> int:
         """Append in order, acknowledged by all replicas in sync; returns how many.

@@ -158,6 +158,7 @@ class LogFile:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._refuse_replaced()
                 self._connection.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
@@ -166,6 +167,7 @@ class LogFile:
 
     def changes_seen(self) -> int:
         """A number that differs after any commit through another connection."""
+        self._refuse_replaced()
         with self.reading() as connection:
             return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
@@ -174,10 +176,22 @@ class LogFile:
         with suppress(sqlite3.Error):
             self._connection.close()
 
+    def _refuse_replaced(self) -> None:
+        """What is committed to a file that no longer has the name would be acknowledged, and gone."""
+        try:
+            is_same = os.path.samestat(self.path.stat(), self._opened)
+        except FileNotFoundError:
+            is_same = False
+        except OSError:  # nobody can tell
+            return
+        if not is_same:
+            raise LogCorrupt(f"log {self.path}: the file was removed or replaced while it was in use; start again, on the one that is to count")
+
     def _prepare(self, clock: Clock, busy_timeout_s: float) -> None:
         connection = self._connection
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         self._refuse_foreign()
+        self._opened = self.path.stat()
         self._switch_to_wal(clock, busy_timeout_s)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")

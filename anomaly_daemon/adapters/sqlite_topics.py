@@ -67,6 +67,11 @@ class SqliteTopics:
         del topic
         return self._retention.age_s
 
+    def is_compacted(self, topic: str) -> bool:
+        """Never."""
+        del topic
+        return False
+
     def append(self, messages: Iterable[Message]) -> int:
         """Append in order and durably, some thousand records a transaction; returns how many.
 

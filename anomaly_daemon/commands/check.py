@@ -11,6 +11,7 @@ from anomaly_daemon import wiring
 from anomaly_daemon.domain.errors import AnomalyDaemonError
 from anomaly_daemon.settings import Settings, digest, exposed_secrets, features_of, load, masked, reference
 
+_COMPACTED = "{topic}: cleanup.policy is compact: what is compacted away before it is read is told to nobody; set cleanup.policy=delete"
 _RELEARNED = (
     "model.scale: entity with model.per: entity learns a scale anew that each model brings along, and until it spans the entity's longest rhythm the "
     "model sees another machine: set model.scale: fleet, which is that of each model's own training part"
@@ -139,10 +140,11 @@ def _topics(settings: Settings) -> list[str]:
     try:
         wanted = (*settings.input.topics, settings.output.alerts_topic, settings.output.dead_letter_topic)
         present = topics.partitions(wanted)
+        compacted = [topic for topic in present if topics.is_compacted(topic)]
     finally:
         topics.close()
     missing = [topic for topic in wanted if topic not in present]
     if missing and not settings.topics.create_topics:
         raise wiring.missing_topics(settings, missing)
     told = [f"{topic} ({count} partitions)" for topic, count in present.items()] + [f"{topic} (will be made)" for topic in missing]
-    return [f"{settings.log}: {', '.join(told)}"]
+    return [f"{settings.log}: {', '.join(told)}", *(_COMPACTED.format(topic=topic) for topic in compacted)]

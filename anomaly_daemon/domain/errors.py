@@ -13,7 +13,7 @@ AnomalyDaemonError
 ├── CheckpointInvalid      that checkpoint is not used; an older one or the log is
 └── StopAtOnce             going on could lose or repeat something: exit 1
     ├── Fenced             another instance runs under this one's identity
-    └── LogCorrupt         the embedded log's file is damaged
+    └── LogCorrupt         the log is not as it was: the embedded one's file is damaged, or what was committed is gone
 
 Bad records are not errors: they are `Rejection` values.
 """
@@ -72,4 +72,4 @@ class Fenced(StopAtOnce):
 
 
 class LogCorrupt(StopAtOnce):
-    """The embedded log's file is damaged."""
+    """The embedded log's file is damaged or replaced, or a log holds less than was committed of it."""

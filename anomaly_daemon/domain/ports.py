@@ -74,6 +74,10 @@ class Topics(Protocol):
         """For how long after its timestamp the topic keeps a record; None: for ever, or nobody may know."""
         ...
 
+    def is_compacted(self, topic: str) -> bool:
+        """Whether records give way to later ones of their key; False too where nobody may know."""
+        ...
+
     def append(self, messages: Iterable[Message]) -> int:
         """Append outside any group, in order, durably; returns how many. Raises TopicError where a topic is missing."""
         ...

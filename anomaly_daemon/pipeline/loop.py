@@ -14,9 +14,9 @@ from typing import Literal
 
 import structlog
 
-from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, NoRoom, Recoverable
+from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, LogCorrupt, LogUnavailable, NoRoom, Recoverable
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
-from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Offset, Partition, PartitionChange
+from anomaly_daemon.domain.records import Batch, BatchOutput, Bounds, ChangeKind, Offset, Partition, PartitionChange
 from anomaly_daemon.incidents.alerts import AlertContext
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
 from anomaly_daemon.pipeline.pieces import next_offsets
@@ -29,6 +29,8 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 5.0
+# Longer than any broker tells an end that is not its log's any more.
+_OLD_END_S = 60.0
 _EVENTS: Mapping[type[Recoverable], str] = {CommitFailed: "commit_failed", NoRoom: "room_exhausted"}
 
 
@@ -98,6 +100,7 @@ class Loop:
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
         self._trusted_s = 0.0
+        self._beyond_since_s: float | None = None
         self._next_poll_s = 0.0
 
     @property
@@ -256,6 +259,7 @@ class Loop:
         never = {partition: bounds[partition] for partition in partitions if partition not in committed}
         starts = {partition: retained.earliest if self._settings.start == "earliest" else retained.end for partition, retained in never.items()}
         committed, self._starts = committed | starts, self._starts | starts
+        self._refuse_beyond_the_end(committed, bounds)
         for partition in partitions:
             self._saving.stop_copying(partition)
             offset = committed[partition]
@@ -277,6 +281,19 @@ class Loop:
             self._to_recover.discard(partition)
             self._metrics.recoveries.inc()
             log.info("partition_recovered", partition=str(partition), start=start, committed=offset, replayed_silently=max(0, offset - start))
+
+    def _refuse_beyond_the_end(self, committed: Mapping[Partition, Offset], bounds: Mapping[Partition, Bounds]) -> None:
+        """What is appended there next would pass for said. A broker may tell an old end for a while; a log that lost its end needs a person."""
+        beyond = next((partition for partition, offset in committed.items() if offset > bounds[partition].end), None)
+        if beyond is None:
+            self._beyond_since_s = None
+            return
+        told = f"{beyond} ends at {bounds[beyond].end}, and the group committed {committed[beyond]}: the log lost its end, or went back"
+        if self._beyond_since_s is None:
+            self._beyond_since_s = self._clock.monotonic_s()
+        if self._clock.monotonic_s() - self._beyond_since_s < _OLD_END_S:
+            raise LogUnavailable(f"{told}; looking again")
+        raise LogCorrupt(f"{told}; restore it, or let the group begin where it ends (kafka-consumer-groups --reset-offsets --to-latest)")
 
     def _tell_gap(self, partition: Partition, committed: Offset, earliest: Offset) -> None:
         """Retention overtook the group: those records are gone, which nobody may have to find out by himself."""

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from anomaly_daemon.settings.evidence import Evidence
 from anomaly_daemon.settings.incident_rules import Incidents, Override, Regime
 from anomaly_daemon.settings.kafka import Kafka
-from anomaly_daemon.settings.log_url import checked_log
+from anomaly_daemon.settings.log_url import checked_log, masked
 from anomaly_daemon.settings.model import Engine, Model, Training
 from anomaly_daemon.settings.nearest import unknown_key, unknown_word
 from anomaly_daemon.settings.quality import Quality
@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     def calibration_half_life(self) -> float | None:
         """Observations after which what a channel's errors taught counts half; None where they teach nothing."""
         return None if self.evidence.calibration == "trained" else self.evidence.half_life or self.threshold.half_life
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON, for files that others read: without a password."""
+        values: dict[str, Any] = self.model_dump(mode="json")
+        values["checkpoints"]["url"] = masked(self.checkpoints.url)
+        return values
 
     @field_validator("log")
     @classmethod

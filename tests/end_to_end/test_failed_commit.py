@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,9 +17,9 @@ from anomaly_daemon import wiring
 from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.score_export import ParquetExport
-from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
+from anomaly_daemon.domain.errors import CommitFailed, LogCorrupt, LogUnavailable
 from anomaly_daemon.domain.ports import Sink
-from anomaly_daemon.domain.records import BatchOutput, Record
+from anomaly_daemon.domain.records import BatchOutput, Partition, Record
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics
 from tests.end_to_end.harness import Site, make_site
@@ -29,10 +30,13 @@ FAULTS = st.lists(st.sampled_from(["fine", "lost", "done but unknown", "away"]),
 
 
 class ImpatientClock(SystemClock):
-    """Does not wait, but notes for how long it should have."""
+    """Does not wait, but notes for how long it should have, and goes as if it had."""
 
     def __init__(self) -> None:
         self.pauses_s: list[float] = []
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + sum(self.pauses_s)
 
     def sleep(self, seconds: float) -> None:
         self.pauses_s.append(seconds)
@@ -60,19 +64,17 @@ class FailingSink:
 
 def serve(site: Site, faults: list[str], clock: ImpatientClock | None = None) -> dict[str, float]:
     """The loop to the end of the log; returns the metrics' facts."""
-    settings = site.settings
-    processor, fingerprint, _ = wiring.build_processor(settings, artifact())
-    source = wiring.open_source(settings, group=settings.input.group)
-    sink = FailingSink(wiring.open_sink(settings), iter(faults))
-    checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
-    metrics = Metrics()
-    export = ParquetExport(site.folder / "scores.parquet", processor.channels)
-    loop_settings = LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True, start=settings.input.start)
-    loop = Loop(source, sink, processor, checkpoints, clock or ImpatientClock(), metrics, loop_settings, export)
-    loop.run()
-    checkpoints.close()
-    for opened in (export, source, sink, processor):
-        opened.close()
+    settings, metrics = site.settings, Metrics()
+    with ExitStack() as opened:
+        processor, fingerprint, _ = wiring.build_processor(settings, artifact())
+        opened.callback(processor.close)
+        sink = opened.enter_context(closing(FailingSink(wiring.open_sink(settings), iter(faults))))
+        source = opened.enter_context(closing(wiring.open_source(settings, group=settings.input.group)))
+        export = opened.enter_context(closing(ParquetExport(site.folder / "scores.parquet", processor.channels)))
+        checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
+        opened.callback(checkpoints.close)
+        loop_settings = LoopSettings(fingerprint, 0.01, 0.0, 10, None, True, True, start=settings.input.start)
+        Loop(source, sink, processor, checkpoints, clock or ImpatientClock(), metrics, loop_settings, export).run()
     return metrics.facts()
 
 
@@ -123,3 +125,21 @@ def test_pauses_between_commits_that_fail_grow_though_each_recovery_between_them
         serve(site, [*["lost"] * 8, "fine", "lost"], clock)
 
     assert clock.pauses_s == [0.25, 0.5, 1, 2, 4, 5, 5, 5, 0.25]
+
+
+def test_what_was_committed_beyond_the_end_of_the_log_stops_the_daemon_and_nothing_passes_for_said() -> None:
+    with a_site(RECORDS[:100]) as site:
+        serve(site, [])
+        said = site.alerts()
+        source = wiring.open_source(site.settings, group=site.settings.input.group)
+        sink = wiring.open_sink(site.settings)
+        with closing(source), closing(sink):
+            lease = source.poll(5.0).lease
+            sink.commit(BatchOutput(next_offsets={Partition("readings", 0): 5000}, lease=lease))
+        site.fill(RECORDS[100:])
+        (site.folder / "scores.parquet").unlink()
+
+        with pytest.raises(LogCorrupt, match=r"readings\[0\] ends at \d+, and the group committed 5000: .*; restore it, or let the group begin"):
+            serve(site, [], ImpatientClock())
+
+        assert site.alerts() == said

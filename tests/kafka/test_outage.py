@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaProducer
+from kafka.coordinator.consumer import ConsumerCoordinator
 
 from anomaly_daemon.adapters import kafka_sink
 from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
-from anomaly_daemon.domain.records import ChangeKind, Message, Partition
+from anomaly_daemon.domain.records import BatchOutput, ChangeKind, Message, Partition
 from tests.contract.kafka_log import KafkaLog
-from tests.contract.logs import Reader, until
+from tests.contract.logs import Reader, joined, until
 from tests.kafka.broker import Broker
 from tests.kafka.loops import Member, expected
 
@@ -82,14 +83,7 @@ def test_offsets_that_a_broker_tells_after_it_stood_still_are_asked_for_again(
 ) -> None:
     patient = KafkaLog(own_broker.bootstrap)
     source, partition = patient.source(one.source._topics, one.source._group, member="two"), partition_of(one)
-    asked: list[float] = []
-    ask = KafkaConsumer.committed
-
-    def noted(consumer: KafkaConsumer, *arguments: object, **options: object) -> object:
-        asked.append(time.monotonic())
-        return ask(consumer, *arguments, **options)
-
-    monkeypatch.setattr(KafkaConsumer, "committed", noted)
+    asked = asked_for_committed(monkeypatch)
     assert source.committed([partition]) == {partition: 300}
     assert len(asked) == 1
 
@@ -103,6 +97,33 @@ def test_offsets_that_a_broker_tells_after_it_stood_still_are_asked_for_again(
     # Told late, it was asked for once more, by when the broker knows what has happened meanwhile.
     assert len(asked) == 3
     assert asked[2] - asked[1] > 3.0
+
+
+def asked_for_committed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When, by the monotonic clock: a round trip each."""
+    asked: list[float] = []
+    ask = ConsumerCoordinator.fetch_committed_offsets
+
+    def noted(coordinator: ConsumerCoordinator, *arguments: object, **options: object) -> object:
+        asked.append(time.monotonic())
+        return ask(coordinator, *arguments, **options)
+
+    monkeypatch.setattr(ConsumerCoordinator, "fetch_committed_offsets", noted)
+    return asked
+
+
+def test_committed_offsets_of_many_partitions_take_one_round_trip(log: KafkaLog, fresh: Fresh, monkeypatch: pytest.MonkeyPatch) -> None:
+    topic, group = fresh("readings"), fresh("detectors")
+    log.create(topic, 64)
+    log.append([Message(topic, None, b"{}", partition_number=number) for number in range(64)])
+    reader = joined(log.source([topic], group), partitions=64)
+    partitions = [Partition(topic, number) for number in range(64)]
+    log.sink(reader.source, group).commit(BatchOutput(next_offsets=dict.fromkeys(partitions, 1), lease=reader.source.poll(1.0).lease))
+
+    asked = asked_for_committed(monkeypatch)
+
+    assert reader.source.committed(partitions) == dict.fromkeys(partitions, 1)
+    assert len(asked) == 1
 
 
 def test_after_a_broker_was_killed_and_started_again_all_go_on_by_themselves_also_what_was_made_meanwhile(

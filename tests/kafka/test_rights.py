@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from kafka import KafkaAdminClient
 
 from anomaly_daemon.cli import main
 from anomaly_daemon.commands.rights import least_rights, rights
@@ -124,6 +125,19 @@ def test_a_topic_to_be_made_needs_the_right_to_make_it(sites: tuple[Site, Site],
 
     secured.allow_only([*LEAST, ("topic", "unmade", "WRITE"), ("topic", "unmade", "CREATE")])
     assert "CREATE on topic unmade" in rights(making.settings)[0]
+
+
+def test_an_input_topic_that_is_compacted_is_warned_of(
+    broker: Broker | ForeignBroker, sites: tuple[Site, Site], fresh: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    topic, admin = fresh("compacted"), sites[0]
+    with KafkaAdminClient(bootstrap_servers=broker.bootstrap) as client:
+        client.create_topics({topic: {"num_partitions": 1, "replication_factor": 1, "configs": {"cleanup.policy": "compact"}}})
+    compacted = Site(admin.folder, (*admin.assignments, f"log=kafka://{broker.bootstrap}", f"input.topics=[{topic}]", "topics.create_topics=true"))
+
+    _, lines = told(compacted, capsys)
+
+    assert any(f"{topic}: cleanup.policy is compact" in line for line in lines), lines
 
 
 def test_on_a_cluster_without_an_authorizer_nothing_is_lacking(broker: Broker | ForeignBroker, sites: tuple[Site, Site]) -> None:

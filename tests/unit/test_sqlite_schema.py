@@ -117,6 +117,24 @@ def test_a_lock_that_is_not_let_go_is_unavailable_after_the_bound(path: Path) ->
     assert topics.append([Message("readings", b"pump", b"1")]) == 1
 
 
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_nothing_is_committed_to_a_file_that_was_replaced_or_removed(path: Path, tmp_path: Path, is_replaced: bool) -> None:
+    log = LogFile(path, ManualClock())
+    LogFile(tmp_path / "backup.db", ManualClock()).close()
+    if is_replaced:
+        (tmp_path / "backup.db").replace(path)
+    else:
+        path.unlink()
+
+    with pytest.raises(LogCorrupt, match="removed or replaced while it was in use; start again"), log.writing() as connection:
+        connection.execute("INSERT INTO topics (name) VALUES ('readings')")
+    with pytest.raises(LogCorrupt, match="removed or replaced"):
+        log.changes_seen()
+
+    with log.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM topics").fetchone() == (0,)
+
+
 def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
     log = LogFile(path, ManualClock())
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,15 @@ def test_the_fingerprint_names_what_shapes_state_and_no_training(tmp_path: Path)
 
     assert processor("model.hidden=64", "model.code=2", "training.epochs=9", f"model.artifact={tmp_path}")[1] == base
     assert processor("model.scale_observations=21")[1] != base
+
+
+def test_what_an_export_says_of_its_settings_holds_no_password_of_the_checkpoints() -> None:
+    wanted = settings("checkpoints.url=s3://user:hunter2@bucket/folder?token=hunter3")
+
+    told = json.dumps(wiring.describe(wanted, artifact(), mode="live", started_from="committed", spans={}))
+
+    assert "s3://***@bucket/folder" in told
+    assert "hunter" not in told
 
 
 def test_settings_that_the_model_was_not_trained_with_are_told_by_name_with_its_values(tmp_path: Path) -> None:

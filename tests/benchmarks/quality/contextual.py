@@ -1,4 +1,4 @@
-"""Values inside the normal range that are wrong in their context: what a trained network finds of 60, beside an untrained one and three controls.
+"""Values inside the normal range that are wrong in their context: what a trained network finds of 60, beside untrained ones and three controls.
 
     python -m tests.benchmarks.quality.contextual [--seeds 1] [--worlds plant+till hall+cell] [--set KEY=VALUE]
 
@@ -18,16 +18,22 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from anomaly_daemon.cli import main as anomaly_daemon
+from anomaly_daemon.model import fitting
+from anomaly_daemon.model.autoencoder import Autoencoder
+from anomaly_daemon.model.corpus import Corpus
+from anomaly_daemon.model.training import Course, Progress, train_network
+from anomaly_daemon.settings import Settings
 from tests.benchmarks.quality.contextual_events import CELL, TILL, events
 from tests.benchmarks.quality.contextual_streams import HALL, PLANT, Floats, Stream, sensors
 from tests.benchmarks.quality.controls import CONTROLS, running_tail
@@ -35,7 +41,8 @@ from tests.benchmarks.quality.controls import CONTROLS, running_tail
 CONFIG = Path(__file__).parents[3] / "configs" / "benchmarks" / "contextual.yaml"
 WORLDS = {"plant+till": (PLANT, TILL), "hall+cell": (HALL, CELL)}
 TAIL, FALSE_MAX, GRACE_RECORDS = 1e-3, 5, 8
-UNTRAINED = ("training.epochs=1", "training.learning_rate=1e-12")
+_BARELY = {"epochs": 1, "learning_rate": 1e-12}
+UNTRAINED = tuple(f"training.{key}={value}" for key, value in _BARELY.items())
 _CONTEXT: list[dict[str, object]] = [
     {"name": "hour", "kind": "cyclic", "period": "hour_of_day"},
     {"name": "weekday", "kind": "cyclic", "period": "day_of_week"},
@@ -98,6 +105,17 @@ def _hits(judged: Sequence[Judged], called: Sequence[NDArray[np.bool_]]) -> Coun
         for planted in one.stream.planted
         if calls[planted.start : planted.stop + GRACE_RECORDS].any()
     )
+
+
+@contextlib.contextmanager
+def random_network() -> Iterator[None]:
+    """What is fitted on the network's states is trained as ever, the network itself is not: what training it is worth."""
+
+    def barely(on: Corpus, settings: Settings, report: Callable[[Progress], None]) -> tuple[Autoencoder, Course]:
+        return train_network(on, settings.model_copy(update={"training": settings.training.model_copy(update=_BARELY)}), report)
+
+    with patch.object(fitting, "train_network", barely):
+        yield
 
 
 def by_control(name: str, streams: Sequence[Stream]) -> list[Judged]:
@@ -170,11 +188,15 @@ def table(results: dict[str, Result]) -> str:
     return "\n".join(lines)
 
 
+def _found(sources: Sequence[Sequence[Stream]], assignments: Sequence[str]) -> Result:
+    return result([one for streams in sources for one in by_product(streams, assignments)])
+
+
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
     arguments.add_argument("--seeds", type=int, default=1)
-    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the product, for both networks")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the product, for every network")
     arguments.add_argument("--no-controls", action="store_true")
     arguments.add_argument("--no-untrained", action="store_true")
     options = arguments.parse_args()
@@ -182,8 +204,11 @@ def main() -> int:
         for seed in range(options.seeds):
             begun = time.perf_counter()
             sources = sensors(WORLDS[world][0], seed), events(WORLDS[world][1], seed)
-            variants = {"product, trained": tuple(options.set)} | ({} if options.no_untrained else {"product, untrained": (*options.set, *UNTRAINED)})
-            results = {name: result([one for streams in sources for one in by_product(streams, sets)]) for name, sets in variants.items()}
+            results = {"product, trained": _found(sources, options.set)}
+            if not options.no_untrained:
+                results["product, untrained"] = _found(sources, [*options.set, *UNTRAINED])
+                with random_network():
+                    results["network untrained"] = _found(sources, options.set)
             if not options.no_controls:
                 results |= {name: result([one for streams in sources for one in by_control(name, streams)]) for name in CONTROLS}
             print(f"{world}, seed {seed}, {time.perf_counter() - begun:.0f} s\n{table(results)}\n", flush=True)
