@@ -116,6 +116,11 @@ def reaction_to(error: Exception) -> Reaction:
     return next((_REACTIONS[base] for base in _kinds(error) if base in _REACTIONS), Reaction.RECOVER)
 
 
+def is_kind(error: Exception, kind: type[Exception]) -> bool:
+    """Whether it is such an error, or a general one that only names it."""
+    return kind in _kinds(error)
+
+
 def _kinds(error: Exception) -> tuple[type, ...]:
     """Its class and bases; of a general error those of the one that it only names: "Unexpected error in …: [Error 31] …Error"."""
     named = _NAMED.search(str(error)) if type(error) is errors.KafkaError and error.args else None

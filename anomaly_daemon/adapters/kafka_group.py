@@ -1,4 +1,4 @@
-"""What a member sees to in its group that the client (3.0.12) does not: who took its name, and what nobody owns.
+"""What a member sees to in its group that the client (3.0.12) does not: its lease, who took its name, and what nobody owns.
 
 A static member that comes back is given what its predecessor had at the last rebalance. Where that was the first of the two
 by which partitions move, the predecessor would have asked for the second, and nobody else does: what it had to give up
@@ -8,13 +8,36 @@ stays with nobody, and what it had of a topic that was not there yet is nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.protocol.admin import DescribeGroupsRequest
 from kafka.protocol.consumer import ConsumerProtocolAssignment
+from kafka.structs import ConsumerGroupMetadata
 
 _SETTLED = "Stable"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lease:
+    """Proof of the membership under which records were read."""
+
+    membership: ConsumerGroupMetadata
+    consumer: KafkaConsumer
+
+    @classmethod
+    def of(cls, consumer: KafkaConsumer) -> Lease:
+        """As of now."""
+        return cls(consumer.group_metadata(), consumer)
+
+    def is_renewed(self) -> bool:
+        """Whether there is a later generation."""
+        return bool(self.consumer.group_metadata().generation_id != self.membership.generation_id)
+
+    def is_succeeded_by_itself(self) -> bool:
+        """Whether this very member has joined anew, as when the group's leader changes: the broker calls its own earlier id fenced."""
+        return bool(self.consumer.group_metadata().member_id != self.membership.member_id)
 
 
 def is_fenced(consumer: KafkaConsumer) -> bool:

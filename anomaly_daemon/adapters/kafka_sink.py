@@ -16,9 +16,9 @@ from contextlib import closing
 
 import structlog
 from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.producer.future import FutureRecordMetadata
-from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+from kafka.structs import OffsetAndMetadata
 
 from anomaly_daemon.adapters.kafka_client import (
     ANSWER_TIMEOUT_S,
@@ -27,6 +27,7 @@ from anomaly_daemon.adapters.kafka_client import (
     address,
     discard,
     flush,
+    is_kind,
     open_client,
     producer_arguments,
     reaction_to,
@@ -34,6 +35,7 @@ from anomaly_daemon.adapters.kafka_client import (
     translate,
     within,
 )
+from anomaly_daemon.adapters.kafka_group import Lease
 from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 from anomaly_daemon.domain.errors import CommitFailed, Fenced, Recoverable, TopicError
 from anomaly_daemon.domain.records import BatchOutput
@@ -107,7 +109,7 @@ class _Preparation:
 class _Transaction:
     """One batch's effects: the calls in their order, run where a deadline can leave them behind."""
 
-    def __init__(self, producer: KafkaProducer, output: BatchOutput, lease: ConsumerGroupMetadata | None) -> None:
+    def __init__(self, producer: KafkaProducer, output: BatchOutput, lease: Lease | None) -> None:
         self._producer, self._output, self._lease = producer, output, lease
         self._sent: list[FutureRecordMetadata] = []
 
@@ -120,7 +122,7 @@ class _Transaction:
             flush(self._producer, self._sent)
         if self._lease is not None:
             offsets = {TopicPartition(one.topic, one.number): OffsetAndMetadata(at, "", -1) for one, at in self._output.next_offsets.items()}
-            self._producer.send_offsets_to_transaction(offsets, self._lease)
+            self._producer.send_offsets_to_transaction(offsets, self._lease.membership)
         self._producer.commit_transaction()
 
     def cause(self, error: KafkaError) -> KafkaError:
@@ -178,7 +180,11 @@ class KafkaSink:
             self._refuse_gone(output)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}") from error
         except KafkaError as error:
-            failure = self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s)
+            cause = transaction.cause(error)
+            if lease is not None and is_kind(cause, FencedInstanceIdError) and lease.is_succeeded_by_itself():
+                self._replace(producer, _REST_S)
+                raise CommitFailed(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read") from error
+            failure = self._failure(producer, cause, self._monotonic_s() - began_s)
             if isinstance(failure, CommitFailed):
                 self._refuse_gone(output)
             raise failure from error
@@ -195,12 +201,12 @@ class KafkaSink:
         """Let go of the producer; may be called twice."""
         self._preparation.cancel()
 
-    def _checked(self, lease: object) -> ConsumerGroupMetadata:
+    def _checked(self, lease: object) -> Lease:
         """The lease, where it proves a membership: without a generation the broker would not fence this commit."""
-        if not isinstance(lease, ConsumerGroupMetadata):
+        if not isinstance(lease, Lease):
             raise TypeError(f"the lease of a commit to Kafka comes from KafkaSource.poll, not {type(lease).__name__}")
-        if lease.generation_id < 0:
-            raise CommitFailed(f"{address(self._servers)}: commit: not a member of group {lease.group_id} when the batch was read")
+        if lease.membership.generation_id < 0:
+            raise CommitFailed(f"{address(self._servers)}: commit: not a member of group {lease.membership.group_id} when the batch was read")
         return lease
 
     def _prepared(self) -> KafkaProducer:

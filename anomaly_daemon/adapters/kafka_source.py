@@ -20,7 +20,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, IllegalStateError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, Reaction, address, consumer_arguments, open_client, reaction_to, translate
-from anomaly_daemon.adapters.kafka_group import GroupWatch, is_fenced
+from anomaly_daemon.adapters.kafka_group import GroupWatch, Lease, is_fenced
 from anomaly_daemon.adapters.kafka_stall import StallWatch
 from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpacking
 from anomaly_daemon.adapters.topic_names import missing_topics
@@ -116,9 +116,9 @@ class KafkaSource:
         """Records, or partition changes, never both: what was read during a rebalance is read again after it, under the new lease."""
         consumer = self._connected()
         # Before the poll: proof of the membership under which these records were read.
-        lease = consumer.group_metadata() if self._group is not None else None
+        lease = Lease.of(consumer) if self._group is not None else None
         fetched = self._polled(consumer, timeout_s)
-        if self._changes or (lease is not None and consumer.group_metadata().generation_id != lease.generation_id):
+        if self._changes or (lease is not None and lease.is_renewed()):
             changes = self._take_changes()
             for partition, records in fetched.items():
                 if partition in self._sought:

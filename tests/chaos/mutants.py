@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from anomaly_daemon.adapters.kafka_group import Lease
 from anomaly_daemon.adapters.kafka_sink import KafkaSink, _Transaction
 from anomaly_daemon.adapters.kafka_source import KafkaSource
 from anomaly_daemon.domain.records import BatchOutput
@@ -40,7 +41,7 @@ def metadata_at_commit() -> None:
         # As clients do that join again by themselves.
         while consumer.group_metadata().generation_id < 0:
             consumer.poll(timeout_ms=100)
-        commit(sink, replace(output, lease=consumer.group_metadata()))
+        commit(sink, replace(output, lease=Lease.of(consumer)))
 
     KafkaSource.__init__ = make_and_keep  # type: ignore[method-assign, assignment]
     KafkaSink.commit = commit_anyhow  # type: ignore[method-assign, assignment]
