@@ -155,8 +155,7 @@ def test_a_process_that_stood_still_in_a_commit_does_not_fence_the_namesake_that
 
 
 def test_a_member_that_joined_its_group_anew_since_it_read_is_not_taken_for_another(log: KafkaLog, fresh: Fresh, readings: str, alerts: str) -> None:
-    group = fresh("detectors")
-    one = member(log, readings, alerts, group)
+    one = member(log, readings, alerts, fresh("detectors"))
 
     def join_anew() -> None:
         if not one.committed:
@@ -168,99 +167,12 @@ def test_a_member_that_joined_its_group_anew_since_it_read_is_not_taken_for_anot
             consumer.poll(timeout_ms=100)
 
     one.before_commit = join_anew
-    until_committed(one, {Partition(readings, number): RECORDS // PARTITIONS for number in range(PARTITIONS)})
+    per_partition = RECORDS // PARTITIONS
+    until_committed(one, {Partition(readings, number): per_partition for number in range(PARTITIONS)})
 
     told = {str(failure).rpartition(": ")[2] for failure in one.failures}
     assert told == {"this member has joined its group anew since the batch was read", "it waits to learn whether this process is still a member"}
-    assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), RECORDS // PARTITIONS))
-
-
-def test_the_later_instance_of_one_identity_fences_the_earlier_one_for_good(log: KafkaLog, fresh: Fresh, alerts: str) -> None:
-    identity = fresh("detectors-one")
-    output = BatchOutput((Message(alerts, b"pump", b"1"),))
-    earlier = KafkaSink(log.bootstrap, log.kafka, identity)
-    earlier.commit(output)
-    later = KafkaSink(log.bootstrap, log.kafka, identity)
-    later.commit(output)
-
-    for _ in range(2):
-        with pytest.raises(Fenced, match=r"input\.member"):
-            earlier.commit(output)
-    later.commit(output)
-
-    earlier.close()
-    later.close()
-    assert len(log.read(alerts)) == 3
-
-
-class SteppingClock:
-    """Goes on by `step_s` whenever it is read."""
-
-    def __init__(self) -> None:
-        self.now_s, self.step_s = 0.0, 0.0
-
-    def __call__(self) -> float:
-        self.now_s += self.step_s
-        return self.now_s
-
-
-def test_a_transaction_that_the_broker_ended_for_its_age_is_recovered_from(log: KafkaLog, fresh: Fresh, alerts: str) -> None:
-    identity, output, clock = fresh("detectors-one"), BatchOutput((Message(alerts, b"pump", b"1"),)), SteppingClock()
-    slow = KafkaSink(log.bootstrap, Kafka(commit_timeout="1h", transaction_timeout="1m"), identity, monotonic_s=clock)
-    slow.commit(output)
-    # The broker fences for age as it fences for a second instance; only the time that went by tells them apart.
-    other = KafkaSink(log.bootstrap, log.kafka, identity)
-    other.commit(output)
-
-    clock.step_s = 100.0
-    with pytest.raises(CommitFailed, match=r"kafka\.transaction_timeout"):
-        slow.commit(output)
-
-    slow.close()
-    other.close()
-
-
-def test_a_process_that_stood_still_in_a_commit_does_not_fence_the_namesake_that_began_meanwhile(
-    log: KafkaLog, fresh: Fresh, alerts: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    identity, output, clock = fresh("detectors-one"), BatchOutput((Message(alerts, b"pump", b"1"),)), SteppingClock()
-    woken = KafkaSink(log.bootstrap, log.kafka, identity, monotonic_s=clock)
-    woken.commit(output)
-    namesake = KafkaSink(log.bootstrap, log.kafka, identity)
-    namesake.commit(output)
-
-    clock.step_s = 100.0
-    with monkeypatch.context() as patched:
-        patched.setattr(kafka_sink, "within", past_its_deadline)
-        with pytest.raises(CommitFailed, match="outcome is unknown"):
-            woken.commit(output)
-    with pytest.raises(CommitFailed, match="still a member"):
-        woken.commit(output)
-    woken.close()
-
-    namesake.commit(output)
-    namesake.close()
-    assert len(log.read(alerts)) == 3
-
-
-def test_a_member_that_joined_its_group_anew_since_it_read_is_not_taken_for_another(log: KafkaLog, fresh: Fresh, readings: str, alerts: str) -> None:
-    group = fresh("detectors")
-    one = member(log, readings, alerts, group)
-
-    def join_anew() -> None:
-        if not one.committed:
-            return
-        one.before_commit = lambda: None
-        consumer = one.source._consumer
-        consumer._coordinator.reset_generation()
-        while consumer.group_metadata().generation_id < 0:
-            consumer.poll(timeout_ms=100)
-
-    one.before_commit = join_anew
-    until_committed(one, {Partition(readings, number): RECORDS // PARTITIONS for number in range(PARTITIONS)})
-
-    assert [str(failure).rpartition(": ")[2] for failure in one.failures] == ["this member has joined its group anew since the batch was read"]
-    assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), RECORDS // PARTITIONS))
+    assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), per_partition))
 
 
 def past_its_deadline(deadline_s: float, name: str, work: Callable[[], None]) -> None:
