@@ -1,4 +1,4 @@
-"""Verbs and exit codes: 0 done, 1 failed while running, 2 usage or settings. `--help` imports nothing heavy."""
+"""Verbs and exit codes: 0 done, 1 failed while running, 2 usage or settings, 130 interrupted. `--help` imports nothing heavy."""
 
 from __future__ import annotations
 

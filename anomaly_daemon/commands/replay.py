@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"report       {options.report}")
         if misfit is not None:
             raise misfit
-    return 0
+    return _INTERRUPTED if facts.is_interrupted else 0
 
 
 def _inputs(options: argparse.Namespace, settings: Settings) -> list[Path]:

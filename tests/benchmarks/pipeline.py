@@ -163,8 +163,8 @@ def growth_mib(found: list[Record], passes: int) -> float:
     return grown / 2**20
 
 
-def _print_shares(found: list[Record], known: list[Record], rounds: int) -> None:
-    """What is left of the throughput of reconstruction alone, beside what: medians over rounds taken in turn."""
+def _shares(found: list[Record], known: list[Record], rounds: int) -> float:
+    """What is left of the throughput of reconstruction alone, beside what, printed: medians over rounds taken in turn. Returns that of all nine."""
     beside = ((), ("conditional",), ("surprise",), *((name,) for name in MEMORIES), ("conditional", "surprise", *MEMORIES))
     shares = []
     for _ in range(rounds):
@@ -174,6 +174,7 @@ def _print_shares(found: list[Record], known: list[Record], rounds: int) -> None
     print(f"  {entities:,} entities, {len(known) // entities:,} records of each known, of reconstruction alone:")
     for more, share in zip(beside, np.median(shares, axis=0), strict=True):
         print(f"    {' and '.join(('the five', *more))} {share:.2f}")
+    return float(np.median(shares, axis=0)[-1])
 
 
 def _print_rules(found: list[Record], known: list[Record], rounds: int) -> None:
@@ -205,14 +206,16 @@ def measure(rounds: int = 3) -> list[Measure]:
         print(f"  naive {slow:,.0f}/s, 1 k entities {fast:,.0f}/s, with reconstruction alone {alone:,.0f}/s, 100 k entities {wide:,.0f}/s")
     for name in (*TRAINED, *MEMORIES):
         print(f"  {name} alone {rate(few[40_000:], few[:40_000], (name,)):,.0f}/s, {state_bytes((name,))} bytes an entity")
-    for found, known in ((few, 40_000), (records(100, 160_000), 120_000)):
-        _print_shares(found[known:], found[:known], rounds)
+    _shares(few[40_000:], few[:40_000], rounds)
+    old = records(100, 160_000)
+    nine = _shares(old[120_000:], old[:120_000], rounds)
     _print_rules(few[40_000:], few[:40_000], rounds)
     return [
         Measure("memory_rate_over_naive", float(np.median(speedups)), 60, "ratio", "higher"),
         Measure("memory_rate_over_naive_all_channels", float(np.median(every)), 40, "ratio", "higher"),
         Measure("rate_100k_entities_over_1k", float(np.median(scalings)), 0.8, "ratio", "higher"),
-        Measure("all_channels_rate_over_reconstruction", float(np.median(shares)), 0.5, "ratio", "higher"),
+        Measure("default_channels_rate_over_reconstruction", float(np.median(shares)), 0.5, "ratio", "higher"),
+        Measure("nine_channels_rate_over_reconstruction", nine, 0.5, "ratio", "higher"),
         Measure("state_bytes_per_entity", float(state_bytes(NETWORK)), 1700, "bytes", "lower"),
         Measure("state_bytes_per_entity_all_channels", float(state_bytes(ALL)), 2400, "bytes", "lower"),
         Measure("resident_growth_over_1m_records_mib", growth_mib(few[:100_000], 10), 16, "MiB", "lower"),

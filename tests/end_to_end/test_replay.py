@@ -114,7 +114,7 @@ def test_interrupted_it_leaves_a_whole_export_and_says_up_to_where(site: Site) -
     os.kill(process.pid, signal.SIGINT)
     process.join(30)
 
-    assert process.exitcode == 0, said(site)
+    assert process.exitcode == 130, said(site)
     assert "interrupted" in said(site)
     assert len(rows(export)) < len(RECORDS)
 
