@@ -16,7 +16,8 @@ class Threshold(Section):
         "ewma",
         description=(
             "ewma, spot, quantile, static; or a class of river: river:anomaly.CLASS such as river:anomaly.GaussianScorer, river:stats.Quantile, "
-            "RollingQuantile, Max or RollingMax."
+            "RollingQuantile, Max or RollingMax. spot and quantile, on an entity's last scores, are exceeded far more often than they say where a "
+            "stream changes its ways."
         ),
     )
     z: float = Field(4.0, gt=0, le=50, description="ewma: deviations of the log score above its mean.")
