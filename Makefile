@@ -24,7 +24,7 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 
-# With Java 17 and Maven, about an hour: daemons and brokers are broken, then planted defects must be found, then records, files, disks and bounds,
+# With Java 17 and Maven, nearly two hours: daemons and brokers are broken, then planted defects must be found, then records, files, disks and bounds,
 # then a tenth of the soak.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos
