@@ -180,11 +180,7 @@ class KafkaSink:
             self._refuse_gone(output)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}") from error
         except KafkaError as error:
-            cause = transaction.cause(error)
-            if lease is not None and is_kind(cause, FencedInstanceIdError) and lease.is_succeeded_by_itself():
-                self._replace(producer, _REST_S)
-                raise CommitFailed(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read") from error
-            failure = self._failure(producer, cause, self._monotonic_s() - began_s)
+            failure = self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s, lease)
             if isinstance(failure, CommitFailed):
                 self._refuse_gone(output)
             raise failure from error
@@ -221,12 +217,15 @@ class KafkaSink:
             self._preparation = _Preparation(self._make)
             raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
 
-    def _failure(self, producer: KafkaProducer, error: KafkaError, open_s: float) -> Exception:
+    def _failure(self, producer: KafkaProducer, error: KafkaError, open_s: float, lease: Lease | None) -> Exception:
         """What to raise after a failed transaction; the producer is replaced, unless someone else holds our identity now.
 
         Our own next producer never fences one that is still used. But the broker also fences a transaction that was
-        open for too long: that one was ours, and recovery is enough.
+        open for too long, and a membership from before we joined anew: these were ours, and recovery is enough.
         """
+        if lease is not None and is_kind(error, FencedInstanceIdError) and lease.is_succeeded_by_itself():
+            self._replace(producer, _REST_S)
+            return CommitFailed(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read")
         if reaction_to(error) is Reaction.FENCED and open_s < self._transaction_timeout_s:
             discard(producer)
             self._fenced_by = str(translate(error, self._servers, "commit"))

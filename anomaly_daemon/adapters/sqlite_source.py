@@ -14,7 +14,7 @@ from anomaly_daemon.adapters.sqlite_groups import Lease, Membership
 from anomaly_daemon.adapters.sqlite_proofs import first_broken, offset_proof
 from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, damaged, is_made
 from anomaly_daemon.adapters.topic_names import missing_topics
-from anomaly_daemon.domain.errors import LogUnavailable
+from anomaly_daemon.domain.errors import LogCorrupt, LogUnavailable
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Offset, Partition, PartitionChange, Record
 
@@ -156,7 +156,7 @@ class SqliteSource:
         self._is_closed = True
         try:
             self._ownership.leave()
-        except LogUnavailable as error:
+        except (LogUnavailable, LogCorrupt) as error:
             _log.warning("group_not_left", group=self._group, reason=str(error))
         self._file.close()
 
