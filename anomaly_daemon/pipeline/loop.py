@@ -256,8 +256,8 @@ class Loop:
     def _recover(self, partitions: Sequence[Partition]) -> None:
         """The one recovery path: newest valid checkpoint at S ≤ committed C, seek to S, process S..C without effects, then live."""
         committed, bounds = self._source.committed(partitions), self._source.bounds(partitions)
-        never = {partition: bounds[partition] for partition in partitions if partition not in committed}
-        starts = {partition: retained.earliest if self._settings.start == "earliest" else retained.end for partition, retained in never.items()}
+        is_from_end = self._settings.start == "latest"
+        starts = {one: bounds[one].end if is_from_end else bounds[one].earliest for one in partitions if one not in committed}
         committed, self._starts = committed | starts, self._starts | starts
         self._refuse_beyond_the_end(committed, bounds)
         for partition in partitions:

@@ -216,7 +216,7 @@ def damaged_under_way(folder: Path, times: int, dice: random.Random) -> Verdict:
     site, unharmed = (a_site(folder, name, RECORDS[:300], "input.batch_records_max=8") for name in ("damaged", "unharmed"))
     serve(unharmed)
 
-    def two_lives() -> None:
+    def two_lives(site: Site) -> None:
         commits = itertools.count()
         harmed_at = dice.randrange(24)
 
@@ -262,10 +262,9 @@ def _harmed_often(
     *,
     files: dict[str, bytes] | None = None,
     checkpoints: Path | None = None,
-    serving: Callable[[], None] | None = None,
+    serving: Callable[[Site], None] = serve,
 ) -> Verdict:
     """Harm the last of the files, serve to the end, look; put all back, checkpoints too where there are some."""
-    serving = serving or (lambda: serve(site))
     files = files or {"topics.db": (site.folder / "topics.db").read_bytes()}
     wanted = (unharmed.alerts(), unharmed.dead_letters(), unharmed.read("readings"))
     outcomes: Counter[str] = Counter()
@@ -287,11 +286,11 @@ def _harmed_often(
     return Verdict(broken, times, tuple(failures), ", ".join(f"{count} {word}" for word, count in sorted(outcomes.items())))
 
 
-def _outcome(site: Site, serving: Callable[[], None], wanted: tuple[object, object, list[Record]]) -> str:
+def _outcome(site: Site, serving: Callable[[Site], None], wanted: tuple[object, object, list[Record]]) -> str:
     """Refused by name, or the result of the records that the log still holds."""
     with heard():
         try:
-            serving()
+            serving(site)
             found = (site.alerts(), site.dead_letters(), site.read("readings"))
         except LogCorrupt as error:
             return _refused(site, error, "refused as damaged")

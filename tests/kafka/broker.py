@@ -69,7 +69,7 @@ class Broker:
     """
 
     def __init__(self, folder: Path, advertised_port: int | None = None, more_properties: str = "", seat: Seat | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
         broker_port, controller_port, proxied_port = free_ports(3)
         seat = seat or Seat(new_cluster_id(), 1, (controller_port,))
         controller_port = seat.controller_ports[seat.number - 1]
@@ -91,8 +91,8 @@ class Broker:
 
     def launch(self) -> None:
         """Return at once: among others it may have to wait for them."""
-        with (self._folder / "broker.log").open("ab") as log:
-            command = [*_java("1g"), "kafka.Kafka", str(self._folder / "server.properties")]
+        with (self.folder / "broker.log").open("ab") as log:
+            command = [*_java("1g"), "kafka.Kafka", str(self.folder / "server.properties")]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def wait_until_ready(self) -> None:
@@ -102,7 +102,7 @@ class Broker:
         while not answers(self.bootstrap):
             time.sleep(0.1)
             if self._process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"the broker did not start:\n{(self._folder / 'broker.log').read_text()[-4000:]}")
+                raise RuntimeError(f"the broker did not start:\n{(self.folder / 'broker.log').read_text()[-4000:]}")
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone; nothing happens when it is not running."""
@@ -132,7 +132,7 @@ class Broker:
     def stop(self) -> None:
         """Kill it and remove its folder."""
         self.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _signal(self, number: signal.Signals) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the broker is not running"

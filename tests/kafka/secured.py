@@ -41,7 +41,6 @@ class SecuredBroker(Broker):
     """The broker, its addresses by listener, and the files that a client needs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self.authority, self.stranger = Authority(folder, "authority"), Authority(folder, "stranger")
         stores = {
             "broker": self.authority.sign("broker").key_store,
