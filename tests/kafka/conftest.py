@@ -71,6 +71,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]
     """A broker that asks who is there; always our own. In the end nothing that any test of this process wrote, nor the broker, holds its secrets."""
     broker = broker_or_skip(start_secured)
     yield broker
+    broker.kill()
     found = telling(tmp_path_factory.getbasetemp()) + telling(broker.folder)
     broker.stop()
     assert found == []
