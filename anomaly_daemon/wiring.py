@@ -55,15 +55,16 @@ def own_files(settings: Settings, configuration: Sequence[Path]) -> list[Path]:
     return own
 
 
-def open_topics(settings: Settings) -> Topics:
-    """The administrative side of the log of the settings."""
-    if not is_kafka(settings):
+def open_topics(settings: Settings, url: str | None = None) -> Topics:
+    """The administrative side of the log of the settings, or of `url`."""
+    url = settings.log if url is None else _checked_source(url)
+    if url.startswith(_SQLITE):
         from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 
-        return SqliteTopics(_sqlite_path(settings.log), _clock(), settings.topics.retention, settings.topics.retention_bytes)
+        return SqliteTopics(_sqlite_path(url), _clock(), settings.topics.retention, settings.topics.retention_bytes)
     from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 
-    return KafkaTopics(brokers(settings.log), settings.kafka, settings.topics.retention, settings.topics.retention_bytes)
+    return KafkaTopics(brokers(url), settings.kafka, settings.topics.retention, settings.topics.retention_bytes)
 
 
 def open_source(
@@ -278,13 +279,13 @@ def build_processor(
     return processor, _fingerprint(settings, artifact.fingerprint, shape, device), is_checkpointed
 
 
-def open_checkpoints(settings: Settings, processor: Processor) -> FsspecCheckpointStore:
-    """Where the state of the settings is saved; a file there that no state of theirs could fill is not read."""
+def open_checkpoints(settings: Settings, processor: Processor, log_id: str) -> FsspecCheckpointStore:
+    """Where the state of the settings is saved, of that log alone; a file there that no state of theirs could fill is not read."""
     from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
 
     entity_bytes = processor.table.bytes_per_entity + _INCIDENT_BYTES_MAX + 2 * settings.record.entity_bytes_max
     bytes_max = settings.engine.entities_max * entity_bytes + _CHECKPOINT_HEAD_BYTES_MAX
-    return FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, settings.checkpoints.keep, bytes_max)
+    return FsspecCheckpointStore(settings.checkpoints.url, f"{settings.input.group}.{log_id}", settings.checkpoints.keep, bytes_max)
 
 
 def share_budget(processor: Processor, settings: Settings, artifact: Artifact, mode: str, partitions: int) -> None:

@@ -48,7 +48,10 @@ class FsspecCheckpointStore:
     """
 
     def __init__(self, url: str, group: str, keep: int, bytes_max: int | None = None) -> None:
-        """bytes_max: a larger file is not read. Raises SettingsError where the file system is unknown or cannot be reached."""
+        """group: of one log, so that no two logs meet in a folder. bytes_max: a larger file is not read.
+
+        Raises SettingsError where the file system is unknown or cannot be reached.
+        """
         self._url, self._keep, self._bytes_max = url, keep, bytes_max
         try:
             with self._telling():

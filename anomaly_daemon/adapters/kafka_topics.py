@@ -58,6 +58,10 @@ class KafkaTopics:
         self._producer: KafkaProducer | None = None
         self._known: set[str] = set()
 
+    def log_id(self) -> str:
+        """The cluster's. Raises LogUnavailable."""
+        return str(self._asked("asking which cluster it is", lambda admin: admin.describe_cluster())["cluster_id"])
+
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition count of those topics that exist. Raises LogUnavailable, or TopicError where this user may not see one."""
         described = self._described(topics)

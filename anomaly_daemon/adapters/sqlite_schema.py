@@ -19,14 +19,20 @@ from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt, LogUnav
 from anomaly_daemon.domain.ports import Clock
 
 APPLICATION_ID = 0x414E4F4D  # "ANOM", in the file's header: `file topics.db` shows it
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 PAGE_BYTES = 16_384
 CACHE_KIB = 32_768
 WAL_BYTES_MAX = 64 * 2**20
 BUSY_TIMEOUT_S = 10.0
 _RETRY_S = 0.02
 
+# What tells this log from any other; a copy of the file has it too.
+_NAMED = (
+    "CREATE TABLE log (id TEXT NOT NULL) STRICT",
+    "INSERT INTO log SELECT lower(hex(randomblob(16)))",
+)
 _SCHEMA = (
+    *_NAMED,
     "CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT",
     # `bytes` is the size of the retained records, kept at append so that retention by size needs no scan.
     """CREATE TABLE partitions (
@@ -48,7 +54,7 @@ _SCHEMA = (
         group_name TEXT NOT NULL, partition_id INTEGER NOT NULL, target TEXT, owner TEXT, since INTEGER NOT NULL,
         PRIMARY KEY (group_name, partition_id)) STRICT, WITHOUT ROWID""",
 )
-_SMALL_TABLES = frozenset({"topics", "partitions", "groups", "committed", "members", "ownership"})
+_SMALL_TABLES = frozenset({"log", "topics", "partitions", "groups", "committed", "members", "ownership"})
 # From one version of the schema to the next. A row of before has no proof and is believed.
 _UPGRADES = {
     1: ("ALTER TABLE records ADD COLUMN proof INTEGER", "ALTER TABLE committed ADD COLUMN proof INTEGER"),
@@ -56,6 +62,7 @@ _UPGRADES = {
         "ALTER TABLE groups ADD COLUMN committed INTEGER NOT NULL DEFAULT 0",
         "UPDATE groups SET committed = (SELECT count(*) FROM committed WHERE group_name = name)",
     ),
+    3: _NAMED,
 }
 
 CORRUPT_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anomaly_daemon.adapters.sqlite_append import Appender
 from anomaly_daemon.adapters.sqlite_retention import Housekeeper, Retention
-from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, is_made
+from anomaly_daemon.adapters.sqlite_schema import BUSY_TIMEOUT_S, LogFile, damaged, is_made
 from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.ports import Clock
@@ -20,6 +20,7 @@ PARTITIONS_MAX = 4096
 _CHUNK_RECORDS = 8192
 _CHUNK_BYTES = 16 * 2**20
 _NAME = re.compile(KAFKA_NAME)  # so that settings fit either log
+_ID = re.compile("[0-9a-f]{32}")
 
 
 class SqliteTopics:
@@ -40,6 +41,14 @@ class SqliteTopics:
         self._appender = Appender(path, clock)
         self._log: LogFile | None = None
         self._housekeeper: Housekeeper | None = None
+
+    def log_id(self) -> str:
+        """Drawn when the file was made. Raises LogUnavailable, LogCorrupt, SettingsError."""
+        with self._opened().reading() as connection:
+            found = connection.execute("SELECT id FROM log").fetchall()
+        if len(found) != 1 or not _ID.fullmatch(found[0][0]):
+            raise damaged(self._path, "its own id is not there")
+        return str(found[0][0])
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition count of those topics that exist. Raises LogUnavailable, LogCorrupt, SettingsError."""

@@ -199,9 +199,11 @@ def _open_range(options: argparse.Namespace, settings: Settings) -> RangeSource:
     refuse_inverted(start, end)
     if warm_up is not None:
         refuse_inverted(warm_up, start or end, ("--warm-up", "--from" if start else "--to"))
+    is_from_checkpoint = options.start_from == "checkpoint"
+    if is_from_checkpoint and wiring.is_file(options.source):
+        raise InputError(f"--start-from checkpoint: a daemon saves the state of a log, not of files such as {options.source}; use --warm-up")
     source = wiring.open_source(settings, options.source, options.topic)
     try:
-        is_from_checkpoint = options.start_from == "checkpoint"
         times_ms = wiring.times_of(settings, options.source)
         return RangeSource(
             source,
@@ -232,13 +234,16 @@ def _loop_settings(options: argparse.Namespace, settings: Settings, fingerprint:
 
 
 def _checkpoints(options: argparse.Namespace, settings: Settings, processor: Processor, is_checkpointed: bool) -> Checkpointer:
-    """What the daemon saved, only ever read."""
+    """What the daemon saved of the log that is replayed, only ever read."""
     from anomaly_daemon import wiring
     from anomaly_daemon.adapters.checkpoint_store import SavedCheckpoints
 
-    if options.start_from == "checkpoint" and not is_checkpointed:
+    if options.start_from != "checkpoint":
+        return SavedCheckpoints(wiring.open_checkpoints(settings, processor, ""))
+    if not is_checkpointed:
         raise InputError(f"--start-from checkpoint: threshold.method {settings.threshold.method} cannot be checkpointed; use --warm-up")
-    return SavedCheckpoints(wiring.open_checkpoints(settings, processor))
+    with closing(wiring.open_topics(settings, options.source)) as topics:
+        return SavedCheckpoints(wiring.open_checkpoints(settings, processor, topics.log_id()))
 
 
 def _evaluate(export: Path, labels: Labels, output: Path | None) -> Evaluation:

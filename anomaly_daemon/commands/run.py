@@ -60,9 +60,9 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         processor, fingerprint, is_checkpointed = wiring.build_processor(settings, artifact, clock=clock)
         opened.callback(processor.close)
         loop_settings = _loop_settings(settings, fingerprint, is_checkpointed, options.until_end)
-        source, sink, partitions = _open(settings, clock, signals, opened)
+        source, sink, partitions, log_id = _open(settings, clock, signals, opened)
         wiring.share_budget(processor, settings, artifact, "live", partitions)
-        store = wiring.open_checkpoints(settings, processor)
+        store = wiring.open_checkpoints(settings, processor, log_id)
         checkpoints = BackgroundCheckpoints(store, metrics)
         opened.callback(checkpoints.close)
         rule_book = RuleBook(store, live_part(settings, partitions), lambda text: wiring.build_rules(*with_live_part(settings, text)))
@@ -148,8 +148,8 @@ def _tell_start(settings: Settings, model: str, loop_settings: LoopSettings) -> 
         log.warning("state_not_checkpointed", method=settings.threshold.method, remedy="a restart goes through the retained log again")
 
 
-def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack) -> tuple[Source, Sink, int]:
-    """Source, sink, and how many partitions are read; waits with bounded back-off for a log that is away, until told to leave."""
+def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack) -> tuple[Source, Sink, int, str]:
+    """Source, sink, how many partitions are read, and the log's id; waits with bounded back-off for a log that is away, until told to leave."""
     delay_s = _RETRY_FIRST_S
     while True:
         signals.heed()
@@ -158,11 +158,12 @@ def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack)
             topics = wiring.open_topics(settings)
             wiring.ensure_topics(settings, topics)
             partitions = sum(topics.partitions(settings.input.topics).values())
+            log_id = topics.log_id()
             source = wiring.open_source(settings, group=settings.input.group)
             opened.callback(source.close)
             sink = wiring.open_sink(settings)
             opened.callback(sink.close)
-            return source, sink, partitions
+            return source, sink, partitions, log_id
         except LogUnavailable as error:
             log.warning("log_unavailable", error=str(error), retry_s=delay_s)
             clock.sleep(delay_s)

@@ -62,6 +62,10 @@ class Sink(Protocol):
 class Topics(Protocol):
     """The administrative side of a log: used by check, load, simulate and at start."""
 
+    def log_id(self) -> str:
+        """What tells this log from any other, and stays as it is: letters, digits, hyphens and underscores."""
+        ...
+
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition count of those topics that exist."""
         ...

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from anomaly_daemon.adapters.clock import SystemClock
+from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.records import Message
 from tests.contract.logs import LogUnderTest
@@ -12,6 +17,17 @@ Fresh = Callable[[str], str]
 
 # Where Kafka's default partitioner puts these keys among twelve partitions.
 PLACES = {b"21": 0, b"foobar": 6, b"a-little-bit-long-string": 8, b"valve1-2": 3, "größe".encode(): 8, b"": 9}
+
+
+def test_a_log_has_a_name_of_its_own_that_stays(log: LogUnderTest, tmp_path: Path) -> None:
+    log.create(f"readings-{os.getpid()}", 1)
+    another = SqliteTopics(tmp_path / "another.db", SystemClock())
+
+    named = {log.topics().log_id() for _ in range(2)}
+
+    assert len(named | {another.log_id()}) == 2
+    assert all(re.fullmatch("[A-Za-z0-9_-]{8,64}", name) for name in named)
+    another.close()
 
 
 def test_only_topics_that_exist_have_a_partition_count(log: LogUnderTest, fresh: Fresh) -> None:

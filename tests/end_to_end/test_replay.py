@@ -132,6 +132,7 @@ def test_interrupted_it_leaves_a_whole_export_and_says_up_to_where(site: Site) -
         (("--entities", "valve-*"), "no entity of the range fits"),
         (("--start-from", "checkpoint"), "none of readings[0] at or before offset 0"),
         (("--source", "file:///nowhere/*.csv"), "/nowhere"),
+        (("--source", __file__, "--start-from", "checkpoint"), "a daemon saves the state of a log, not of files"),
     ],
 )
 def test_a_range_that_cannot_be_replayed_is_refused_in_a_sentence_and_nothing_is_written(site: Site, arguments: tuple[str, ...], told: str) -> None:

@@ -40,6 +40,7 @@ def run(is_full: bool, seed: int) -> Iterator[Verdict]:
         writer_with_a_lock,
         full_disk,
         backup_restored,
+        one_folder_for_two_logs,
         lambda folder: damaged_pages(folder, 500 if is_full else 40, random.Random(seed)),
         lambda folder: damaged_between_lives(folder, 500 if is_full else 40, random.Random(seed)),
         lambda folder: damaged_under_way(folder, 300 if is_full else 40, random.Random(seed)),
@@ -191,6 +192,19 @@ def backup_restored(folder: Path) -> Verdict:
     unharmed.run_to_end()
     states = [] if site.state() == unharmed.state() else ["the state is another than that of the log as it stands"]
     return compared("a backup of the log put back, other records after it, kill -9", 1, site, unharmed, "state equal", *states)
+
+
+def one_folder_for_two_logs(folder: Path) -> Verdict:
+    """Another log's group of the same name saves into the same folder: neither takes the other's state for its own, or away."""
+    site, unharmed = (a_site(folder, name, RECORDS[:600], partitions=1) for name in ("ours", "unharmed"))
+    others = a_site(folder, "others", RECORDS[900:1300], f"checkpoints.url={site.folder}/checkpoints", partitions=1)
+    for life in (site, others, unharmed):
+        life.run_to_end()
+    for life in (site, unharmed):
+        life.fill(RECORDS[600:900])
+        life.run_to_end()
+    said = {"checkpoints_forgotten", "state_rebuilt_from_log", "checkpoint_refused"} & {*site.events(), *others.events()}
+    return compared("a folder of checkpoints shared with another log", 1, site, unharmed, "alerts equal", *(f"it said {event}" for event in said))
 
 
 def damaged_pages(folder: Path, times: int, dice: random.Random) -> Verdict:

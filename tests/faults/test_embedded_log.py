@@ -32,6 +32,10 @@ def test_checkpoints_of_a_time_that_a_restored_backup_does_not_know_are_forgotte
     embedded_log.backup_restored(tmp_path).check()
 
 
+def test_checkpoints_of_another_log_in_the_same_folder_are_nothing_to_it(tmp_path: Path) -> None:
+    embedded_log.one_folder_for_two_logs(tmp_path).check()
+
+
 def test_two_daemons_on_one_file_share_its_partitions_and_one_killed_is_succeeded(tmp_path: Path) -> None:
     embedded_log.two_daemons(tmp_path).check()
 

@@ -199,7 +199,7 @@ def test_the_bound_of_a_checkpoint_is_far_beyond_a_full_one(tmp_path: Path) -> N
     name = "x" * bounded.record.entity_bytes_max
     columns = {column: np.zeros((100, *one.shape), one.dtype) for column, one in built.table.columns.items()}
     full = Checkpoint(P, 10, F, [f"{name[:-4]}{number:04d}" for number in range(100)], columns, b"x" * 100_000, 17)
-    store = wiring.open_checkpoints(bounded, built)
+    store = wiring.open_checkpoints(bounded, built, "one-log")
     built.close()
 
     store.save(full)

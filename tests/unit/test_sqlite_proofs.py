@@ -96,6 +96,7 @@ def test_a_log_of_before_there_were_proofs_is_read_and_written_on(path: Path) ->
     for table in ("records", "committed"):
         alter(path, f"ALTER TABLE {table} DROP COLUMN proof")
     alter(path, "ALTER TABLE groups DROP COLUMN committed")
+    alter(path, "DROP TABLE log")
     alter(path, "PRAGMA user_version = 1")
 
     with closing(SqliteTopics(path, ManualClock())) as topics:
