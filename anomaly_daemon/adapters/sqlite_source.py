@@ -187,20 +187,22 @@ class SqliteSource:
         retained = self._retained()
         backlogs = []
         for partition_id, position in self._positions.items():
-            partition = self._partitions[partition_id]
-            earliest, end = retained[partition]
+            earliest, end = retained[self._partitions[partition_id]]
             if position < earliest:
-                self._positions[partition_id] = earliest
-                told = f"{partition} no longer holds offset {position}, which was next, and begins at {earliest}"
-                if self._group is not None:
-                    raise LogUnavailable(f"log {self._file.path}: {told}: starting over from there")
-                _log.warning("records_expired_unread", reason=told)
-                position = earliest
-            if position < end:
-                backlogs.append((partition_id, end - position))
+                self._begin_at(partition_id, earliest)
+            if self._positions[partition_id] < end:
+                backlogs.append((partition_id, end - self._positions[partition_id]))
         first = self._turn % max(1, len(backlogs))
         self._turn += 1
         return backlogs[first:] + backlogs[:first]
+
+    def _begin_at(self, partition_id: int, earliest: Offset) -> None:
+        """Retention took what was next. Raises LogUnavailable for a member: recovery tells of it, and what the loss does to state."""
+        told = f"{self._partitions[partition_id]} no longer holds offset {self._positions[partition_id]}, which was next, and begins at {earliest}"
+        self._positions[partition_id] = earliest
+        if self._group is not None:
+            raise LogUnavailable(f"log {self._file.path}: {told}: starting over from there")
+        _log.warning("records_expired_unread", reason=told)
 
     def _read(self, partition_id: int, limit: int, bytes_max: int, into: list[Record]) -> int:
         """Append up to `limit` records from the position on, advance it; returns their bytes, at most one fetch beyond `bytes_max`."""
@@ -228,14 +230,16 @@ class SqliteSource:
         return read_bytes
 
     def _check(self, partition_id: int, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Raises LogCorrupt for records that are not as they were written, or are missing where none was deleted."""
+        """Raises LogCorrupt for records that are not as they were written, or are missing where none was deleted; LogUnavailable: see _begin_at."""
         partition, position = self._partitions[partition_id], self._positions[partition_id]
         broken = first_broken(rows)
         if broken is not None:
             raise damaged(self._file.path, f"record {broken} of {partition} is not as it was written")
-        is_whole = rows[0][0] == position and rows[-1][0] == position + len(rows) - 1
-        if not is_whole and (missing := self._first_missing(partition_id, rows)) is not None:
+        if rows[0][0] == position and rows[-1][0] == position + len(rows) - 1:
+            return
+        if (missing := self._first_missing(partition_id, rows)) is not None:
             raise damaged(self._file.path, f"record {missing} of {partition} is missing")
+        self._begin_at(partition_id, rows[0][0])  # retention was at work since the backlog was looked at
 
     def _first_missing(self, partition_id: int, rows: Sequence[tuple[Any, ...]]) -> int | None:
         """The first offset, from the position on, that should be among the rows; None where only retention was at work meanwhile."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,3 +129,25 @@ def test_a_member_below_the_earliest_offset_is_told_so_once_and_goes_on_there(pa
         member.source.poll(0.0)
     assert [record.offset for record in member.step().records] == [20, 21, 22]
     assert member.source.positions()[ONE] == 23
+
+
+@pytest.mark.parametrize("kept", [3, 0])
+def test_what_retention_takes_between_look_and_reading_is_told_too(
+    path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    log = topics(path, clock, age_s=60)
+    log.append(messages(20))
+    member = reader(path, clock)
+    read = SqliteSource._read
+
+    def overtaken(*arguments: Any) -> int:
+        monkeypatch.undo()
+        clock.advance(100)
+        log.append(messages(kept) + messages(1, partition=1))
+        return read(*arguments)
+
+    monkeypatch.setattr(SqliteSource, "_read", overtaken)
+
+    with pytest.raises(LogUnavailable, match="no longer holds offset 0, which was next, and begins at 20"):
+        [member.source.poll(0.0) for _ in range(2)]
+    assert [record.offset for record in member.step().records if record.partition == ONE] == list(range(20, 20 + kept))
