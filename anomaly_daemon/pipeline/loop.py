@@ -374,4 +374,6 @@ class Loop:
             if partition not in self._to_recover:
                 self._saving.save_now(partition, offset)
         self._checkpoints.flush(max(0.0, deadline_s - self._clock.monotonic_s()))
+        if self._rule_book is not None:
+            self._rule_book.settle()
         log.info("stopped", **self._metrics.facts())

@@ -6,6 +6,7 @@ Noted per partition beside its checkpoints, before the first record under the ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -40,15 +41,24 @@ class RuleBook:
     def __init__(self, store: RuleStore, current: str, parse: Callable[[str], Rules]) -> None:
         self._store, self._current, self._parse = store, current, parse
         self._ahead: dict[Partition, list[tuple[Offset, Rules]]] = {}
+        # What counts in place of what the store says: it has, or may have, part of a cut that was refused.
+        self._withdrawn: dict[Partition, list[Entry]] = {}
 
     def cut(self, committed: Mapping[Partition, Offset], positions: Mapping[Partition, Offset], text: str) -> None:
-        """From the committed offsets on the rules are `text`. Raises OSError where that cannot be noted: the reload is refused.
+        """From the committed offsets on the rules are `text`. Raises OSError where that cannot be noted of all: the reload is refused.
 
-        A partition whose position is still before its committed offset goes on under what it passes through, and turns there.
+        What was noted of some is then taken back, at once or, where the store does not let it, as soon as it does. A partition
+        whose position is still before its committed offset goes on under what it passes through, and turns there.
         """
         rules = self._parse(text)
-        for partition, offset in committed.items():
-            self._note(partition, offset, text, 0)
+        before = {partition: self._kept(partition) for partition in committed}
+        try:
+            for partition, offset in committed.items():
+                self._note(partition, offset, text, 0)
+        except OSError:
+            self._withdrawn |= before
+            self.settle()
+            raise
         for partition, offset in committed.items():
             ahead = [entry for entry in self._ahead.get(partition, []) if entry[0] < offset]
             self._ahead[partition] = [*ahead, (offset, rules)] if positions[partition] < offset else []
@@ -80,6 +90,14 @@ class RuleBook:
     def forget(self, partition: Partition) -> None:
         """The partition is no longer at hand."""
         self._ahead.pop(partition, None)
+        self.settle()
+        self._withdrawn.pop(partition, None)
+
+    def settle(self) -> None:
+        """Take back what is left of a refused cut, where the store lets it: before somebody else reads it."""
+        for partition, entries in list(self._withdrawn.items()):
+            with suppress(OSError):
+                self._save(partition, entries)
 
     def next_cuts(self) -> dict[Partition, Offset]:
         """Of the partitions whose rules at hand are not those of now, the offset from which the next are in force."""
@@ -91,7 +109,7 @@ class RuleBook:
 
     def _note(self, partition: Partition, offset: Offset, text: str, earliest: Offset) -> list[Entry]:
         """The entries with `text` in force from `offset` on; those that no retained record was under are dropped."""
-        kept = self._store.load_rules(partition)
+        kept = self._kept(partition)
         entries = [entry for entry in kept if entry[0] < offset]
         if not entries or entries[-1][1] != text:
             entries.append((offset, text))
@@ -100,6 +118,13 @@ class RuleBook:
         if len(entries) > ENTRIES_MAX:
             log.warning("rules_forgotten", partition=str(partition), entries=len(entries) - ENTRIES_MAX, reason="reloads beyond the bound")
             entries = entries[-ENTRIES_MAX:]
-        if entries != kept:
-            self._store.save_rules(partition, entries)
+        if entries != kept or partition in self._withdrawn:
+            self._save(partition, entries)
         return entries
+
+    def _kept(self, partition: Partition) -> list[Entry]:
+        return self._withdrawn[partition] if partition in self._withdrawn else self._store.load_rules(partition)
+
+    def _save(self, partition: Partition, entries: Sequence[Entry]) -> None:
+        self._store.save_rules(partition, entries)
+        self._withdrawn.pop(partition, None)
