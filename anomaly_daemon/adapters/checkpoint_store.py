@@ -1,12 +1,10 @@
-"""Checkpoints on any fsspec file system, written beside the loop by one thread."""
+"""Checkpoints, and the rules noted beside them, on any fsspec file system."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,21 +15,17 @@ import msgspec
 import structlog
 from fsspec.implementations.local import LocalFileSystem
 
-from anomaly_daemon.adapters import heap
 from anomaly_daemon.adapters.local_folders import why_unwritable
-from anomaly_daemon.domain.errors import CheckpointInvalid, InputError, SettingsError
-from anomaly_daemon.domain.ports import CheckpointStore
+from anomaly_daemon.domain.errors import CheckpointInvalid, SettingsError
 from anomaly_daemon.domain.records import Checkpoint, Offset, Partition
 from anomaly_daemon.settings import masked
 from anomaly_daemon.state import checkpoint as bytes_of
-from anomaly_daemon.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
 _RULES, _PART = "rules.json", ".part"
 _NAME = re.compile(rf"\d{{20}}-[0-9a-f]{{16}}\.safetensors({re.escape(_PART)})?$")
 _RULES_BYTES_MAX = 256 << 20
-_TRIM_EVERY_S = 10.0
 
 
 class _Rules(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,18 +52,19 @@ class FsspecCheckpointStore:
                 self._files, root = fsspec.core.url_to_fs(url)
         except OSError as error:
             raise self._refusal(f"{error}; use a folder or a file system that is up and whose fsspec package is installed") from None
-        self._root = f"{root.rstrip('/')}/{_safe(group)}"
+        self._base = root.rstrip("/")
+        self._root = f"{self._base}/{_safe(group)}"
 
     def examine(self) -> str:
         """What can be said of it without writing. Raises SettingsError where a save is bound to fail."""
         if isinstance(self._files, LocalFileSystem):
-            why = why_unwritable(Path(self._root))
+            why = why_unwritable(Path(self._base))
             if why is not None:
                 raise self._refusal(f"{why}; name a folder that this user may write to")
             return self._url
         try:
             with self._telling(), suppress(FileNotFoundError):  # the first save makes it
-                self._files.info(self._root)
+                self._files.info(self._base)
         except OSError as error:
             raise self._refusal(f"{error}; is it up, and may this user read and write there?") from None
         return f"{masked(self._url)} answers; whether it can be written shows at the first checkpoint"
@@ -209,89 +204,6 @@ class FsspecCheckpointStore:
         """Nothing stands where a file is to be written: a link there would lead the writing elsewhere."""
         with suppress(FileNotFoundError):
             self._files.rm_file(path)
-
-
-class BackgroundCheckpoints:
-    """One writing thread and one checkpoint of a partition under way at most: the loop hands over and goes on.
-
-    Now and then, after one is written, memory that is free goes back to the system: else what a rebalance leaves in pieces stays for good.
-    metrics: where those written and those that failed are counted.
-    """
-
-    def __init__(self, store: CheckpointStore, metrics: Metrics | None = None) -> None:
-        self._store, self._metrics = store, metrics
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._writing: dict[Partition, Future[Any]] = {}
-        self._next_trim_s = 0.0
-
-    def save(self, checkpoint: Checkpoint) -> bool:
-        """Start writing; False when the partition's last one is not done yet."""
-        earlier = self._writing.get(checkpoint.partition)
-        if earlier is not None and not earlier.done():
-            return False
-        self._writing[checkpoint.partition] = self._writer.submit(self._write, checkpoint)
-        return True
-
-    def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """What the store has, once whatever is being written of this partition is done. not_after: the committed offset."""
-        if partition in self._writing:
-            wait([self._writing[partition]])
-        # A checkpoint is saved behind a commit only. One ahead of it would be taken for this log's once that offset is reached.
-        self._store.forget_after(partition, not_after)
-        return self._store.load(partition, fingerprint, not_after)
-
-    def flush(self, timeout_s: float) -> None:
-        """Wait for what is under way, so long at most; a checkpoint is a cache, the rest is dropped."""
-        wait(self._writing.values(), timeout_s)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._writer.shutdown(wait=False, cancel_futures=True)
-
-    def _write(self, checkpoint: Checkpoint) -> None:
-        try:
-            self._store.save(checkpoint)
-        except OSError as error:
-            log.error(
-                "checkpoint_failed",
-                partition=str(checkpoint.partition),
-                offset=checkpoint.offset,
-                error=str(error),
-                remedy="the daemon goes on; without a checkpoint a restart takes longer",
-            )
-            if self._metrics is not None:
-                self._metrics.checkpoint_failures.inc()
-        else:
-            if self._metrics is not None:
-                self._metrics.checkpoints.inc()
-            log.debug("checkpoint_written", partition=str(checkpoint.partition), offset=checkpoint.offset, entities=len(checkpoint.entities))
-        if time.monotonic() >= self._next_trim_s:
-            heap.give_back()
-            self._next_trim_s = time.monotonic() + _TRIM_EVERY_S
-
-
-class SavedCheckpoints:
-    """What a daemon saved, for a replay: only ever read."""
-
-    def __init__(self, store: CheckpointStore) -> None:
-        self._store = store
-
-    def save(self, _checkpoint: Checkpoint) -> bool:
-        """Nothing: a replay leaves the daemon's checkpoints alone."""
-        return True
-
-    def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """The newest valid one. Raises InputError where there is none: the replay was asked to begin from it."""
-        found = self._store.load(partition, fingerprint, not_after)
-        if found is None:
-            raise InputError(
-                f"--start-from checkpoint: none of {partition} at or before offset {not_after} under these settings and this model; "
-                "begin the range later, or use --warm-up in its place"
-            )
-        return found
-
-    def flush(self, _timeout_s: float) -> None:
-        """Nothing is under way."""
 
 
 def _check_belongs(checkpoint: Checkpoint, partition: Partition, fingerprint: str, offset: Offset) -> None:

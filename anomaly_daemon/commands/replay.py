@@ -236,10 +236,10 @@ def _loop_settings(options: argparse.Namespace, settings: Settings, fingerprint:
 def _checkpoints(options: argparse.Namespace, settings: Settings, processor: Processor, is_checkpointed: bool) -> Checkpointer:
     """What the daemon saved of the log that is replayed, only ever read."""
     from anomaly_daemon import wiring
-    from anomaly_daemon.adapters.checkpoint_store import SavedCheckpoints
+    from anomaly_daemon.adapters.checkpointers import NoCheckpoints, SavedCheckpoints
 
     if options.start_from != "checkpoint":
-        return SavedCheckpoints(wiring.open_checkpoints(settings, processor, ""))
+        return NoCheckpoints()
     if not is_checkpointed:
         raise InputError(f"--start-from checkpoint: threshold.method {settings.threshold.method} cannot be checkpointed; use --warm-up")
     with closing(wiring.open_topics(settings, options.source)) as topics:

@@ -46,7 +46,7 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         raise InputError("--watch: there is no settings file to watch; name one with -c")
     if options.export is not None:
         refuse_targets([options.export], wiring.own_files(settings, options.config), is_forced=options.force)
-    from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints
+    from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
     from anomaly_daemon.adapters.clock import SystemClock
     from anomaly_daemon.adapters.file_watch import FileWatch
     from anomaly_daemon.adapters.score_export import ParquetExport
@@ -62,10 +62,9 @@ def _serve(options: argparse.Namespace, signals: Signals) -> None:
         loop_settings = _loop_settings(settings, fingerprint, is_checkpointed, options.until_end)
         source, sink, partitions, log_id = _open(settings, clock, signals, opened)
         wiring.share_budget(processor, settings, artifact, "live", partitions)
-        store = wiring.open_checkpoints(settings, processor, log_id)
-        checkpoints = BackgroundCheckpoints(store, metrics)
+        checkpoints = BackgroundCheckpoints(wiring.open_checkpoints(settings, processor, log_id), metrics, settings.checkpoints.timeout)
         opened.callback(checkpoints.close)
-        rule_book = RuleBook(store, live_part(settings, partitions), lambda text: wiring.build_rules(*with_live_part(settings, text)))
+        rule_book = RuleBook(checkpoints, live_part(settings, partitions), lambda text: wiring.build_rules(*with_live_part(settings, text)))
         reload = _reloader(options, settings, artifact, metrics, clock, loop_settings, partitions)
         progress = opened.enter_context(progress_bar("judging")) if options.until_end else None
         export = None

@@ -102,6 +102,14 @@ class CheckpointStore(Protocol):
         """The newest valid checkpoint of this fingerprint with offset ≤ not_after; invalid ones are told and passed over."""
         ...
 
+    def load_rules(self, partition: Partition) -> list[tuple[Offset, str]]:
+        """The rules noted beside them, lowest offset first: from that offset on, those of that text. Raises OSError."""
+        ...
+
+    def save_rules(self, partition: Partition, entries: Sequence[tuple[Offset, str]]) -> None:
+        """Replace them, durably and at once. Raises OSError."""
+        ...
+
     def forget_after(self, partition: Partition, offset: Offset) -> None:
         """Remove those of a higher offset, and say so: they are of a log that went back, as to a backup, and may tell of other records."""
         ...

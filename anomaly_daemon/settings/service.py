@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from anomaly_daemon.settings.section import Section
 from anomaly_daemon.settings.values import Duration, spelled
 
-_CHECKPOINTS_EVERY_MIN_S = 0.1
+_CHECKPOINTS_EVERY_MIN_S, _CHECKPOINTS_TIMEOUT_MIN_S = 0.1, 1.0
 
 
 class Checkpoints(Section):
@@ -20,6 +20,7 @@ class Checkpoints(Section):
         description="Folder or fsspec URL, such as s3://bucket/folder; one that needs a password belongs into the secrets directory.",
     )
     every: Duration = spelled("60s", "Time between two checkpoints of a partition.")
+    timeout: Duration = spelled("2m", "Time that a recovery waits for the store, as for a whole checkpoint; then state comes from the log.")
     keep: int = Field(2, ge=1, le=16, description="Checkpoints kept per partition.")
     rewind_records_max: int | None = Field(
         None,
@@ -32,6 +33,13 @@ class Checkpoints(Section):
     def _check(cls, seconds: float) -> float:
         if seconds < _CHECKPOINTS_EVERY_MIN_S:
             raise ValueError("at least 100ms: the daemon would write checkpoints and little else")
+        return seconds
+
+    @field_validator("timeout")
+    @classmethod
+    def _check_timeout(cls, seconds: float) -> float:
+        if seconds < _CHECKPOINTS_TIMEOUT_MIN_S:
+            raise ValueError("at least 1s: a checkpoint has to be read within it")
         return seconds
 
 

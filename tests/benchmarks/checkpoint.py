@@ -12,7 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.sqlite_sink import SqliteSink
 from anomaly_daemon.adapters.sqlite_source import SqliteSource

@@ -12,7 +12,8 @@ import uuid
 from pathlib import Path
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.domain.ports import Sink
 from anomaly_daemon.domain.records import Message

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import torch
 from pyarrow import csv
 
-from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore, SavedCheckpoints
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import SavedCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.file_source import FileSource
 from anomaly_daemon.adapters.range_source import RangeSource, Wanted

@@ -20,7 +20,8 @@ from typing import Any
 from kafka import KafkaConsumer, KafkaProducer
 
 from anomaly_daemon import cli
-from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
 from anomaly_daemon.adapters.kafka_source import KafkaSource
 from anomaly_daemon.adapters.sqlite_append import Appender
@@ -134,8 +135,8 @@ def install(passings: Passings) -> None:
 
 
 def _install_in_checkpoint(passings: Passings) -> None:
-    """With a part of the bytes handed to the file, and with all of them there under the name that is not yet the final one."""
-    whole = checkpoint_bytes.pieces
+    """With a part of the bytes handed to the file, and with all of them there, before older ones are removed."""
+    writing, whole = threading.Event(), checkpoint_bytes.pieces
 
     def pieces(checkpoint: Checkpoint) -> Iterator[bytes | memoryview]:
         for number, piece in enumerate(whole(checkpoint)):
@@ -144,11 +145,8 @@ def _install_in_checkpoint(passings: Passings) -> None:
                 passings.passed(Point.IN_CHECKPOINT)
 
     checkpoint_bytes.pieces = pieces
-    wrap(FsspecCheckpointStore, "_entries", before=lambda: passings.passed(Point.IN_CHECKPOINT) if _is_writing() else None)
-
-
-def _is_writing() -> bool:
-    return threading.current_thread().name.startswith("checkpoint")
+    wrap(FsspecCheckpointStore, "save", before=writing.set, after=lambda _: writing.clear())
+    wrap(FsspecCheckpointStore, "_entries", before=lambda: passings.passed(Point.IN_CHECKPOINT) if writing.is_set() else None)
 
 
 def _install_in_reload(passings: Passings) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.pipeline.loop import Loop, LoopSettings
 from anomaly_daemon.telemetry.metrics import Metrics

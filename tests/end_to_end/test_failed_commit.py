@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.score_export import ParquetExport
 from anomaly_daemon.domain.errors import CommitFailed, LogCorrupt, LogUnavailable

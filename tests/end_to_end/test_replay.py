@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore, SavedCheckpoints
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import SavedCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.adapters.range_source import RangeSource, Wanted
 from anomaly_daemon.adapters.replay_sink import ReplaySink

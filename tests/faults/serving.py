@@ -6,7 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
 from anomaly_daemon.adapters.clock import SystemClock
 from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.ports import Sink

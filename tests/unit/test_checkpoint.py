@@ -1,4 +1,8 @@
 import resource
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +14,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomaly_daemon.adapters.checkpoint_store import BackgroundCheckpoints, FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
 from anomaly_daemon.domain.errors import CheckpointInvalid, SettingsError
 from anomaly_daemon.domain.records import Checkpoint, Partition
 from anomaly_daemon.state.checkpoint import decode, digest, encode
@@ -198,6 +203,67 @@ class Refusing(MemoryFileSystem):  # type: ignore[misc]
         raise RuntimeError(f"{path}: denied")
 
     info = makedirs = exists
+
+
+class Hanging(MemoryFileSystem):  # type: ignore[misc]
+    """A file system that does not answer before it is let go."""
+
+    protocol = "hanging"
+    store, pseudo_dirs = {}, [""]
+    is_free = threading.Event()
+
+    def exists(self, path: str, **options: object) -> bool:
+        self.is_free.wait(60)
+        return bool(super().exists(path, **options))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self.is_free.wait(60)
+        super().makedirs(path, exist_ok)
+
+
+def hanging() -> FsspecCheckpointStore:
+    fsspec.register_implementation("hanging", Hanging, clobber=True)
+    Hanging.is_free.clear()
+    return FsspecCheckpointStore("hanging://pumps", "group", 2)
+
+
+def test_a_store_that_hangs_is_waited_for_once_and_used_again_when_it_answers() -> None:
+    background, two = BackgroundCheckpoints(hanging(), timeout_s=0.3), Partition("readings", 1)
+    background.save(EXAMPLE)
+    began_s = time.monotonic()
+
+    with structlog.testing.capture_logs() as logged:
+        assert background.load(P, A, not_after=99) is None
+        first_s = time.monotonic() - began_s
+        assert background.load(two, A, not_after=99) is None
+    with pytest.raises(OSError, match="not asked again before it does"):
+        background.load_rules(P)
+    with pytest.raises(OSError, match="not asked again before it does"):
+        background.save_rules(P, [(0, "rules")])
+    assert not background.save(EXAMPLE)
+    assert 0.3 <= first_s < 10
+    assert time.monotonic() - began_s - first_s < 0.3
+    assert [(line["event"], line["partition"]) for line in logged] == [("checkpoints_unreadable", str(P)), ("checkpoints_unreadable", str(two))]
+
+    Hanging.is_free.set()
+    background.flush(10)
+    found = background.load(P, A, not_after=99)
+    assert found is not None
+    assert found.offset == EXAMPLE.offset
+    assert background.load_rules(P) == []
+    background.close()
+
+
+def test_a_process_ends_though_its_store_hangs() -> None:
+    program = """
+from tests.unit.test_checkpoint import EXAMPLE, BackgroundCheckpoints, hanging
+background = BackgroundCheckpoints(hanging())
+background.save(EXAMPLE)
+background.flush(0.1)
+background.close()
+"""
+
+    subprocess.run([sys.executable, "-c", program], timeout=40, check=True)
 
 
 def test_no_password_of_the_url_is_told_and_no_foreign_error_escapes() -> None:
