@@ -137,8 +137,12 @@ class KafkaSource:
         """What each partition retains for readers; `end` is short of transactions that are still open after a short wait."""
         names = [_native(partition) for partition in partitions]
         earliest = self._observed("looking up the earliest offsets", KafkaConsumer.beginning_offsets, names)
-        ends = self._stable(self._observed("looking up the end offsets", KafkaConsumer.end_offsets, names))
-        return {partition: Bounds(int(earliest[name]), int(ends[name])) for partition, name in zip(partitions, names, strict=True)}
+        ends = self._observed("looking up the end offsets", KafkaConsumer.end_offsets, names)
+        stable = self._stable(ends)
+        return {
+            partition: Bounds(int(earliest[name]), stable[name], int(ends[name]) if stable[name] < ends[name] else None)
+            for partition, name in zip(partitions, names, strict=True)
+        }
 
     def offsets_at(self, partitions: Sequence[Partition], time_ms: int) -> dict[Partition, Offset]:
         """By the records' timestamps, as the broker looks them up."""

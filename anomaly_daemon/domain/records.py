@@ -92,10 +92,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a partition retains: offsets `earliest` ≤ o < `end`."""
+    """What a partition retains: offsets `earliest` ≤ o < `end`.
+
+    held_back: where the log ends with what open transactions keep from being read; None where there are none.
+    """
 
     earliest: Offset
     end: Offset
+    held_back: Offset | None = None
 
 
 class Reason(enum.Enum):

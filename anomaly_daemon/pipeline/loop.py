@@ -284,11 +284,12 @@ class Loop:
 
     def _refuse_beyond_the_end(self, committed: Mapping[Partition, Offset], bounds: Mapping[Partition, Bounds]) -> None:
         """What is appended there next would pass for said. A broker may tell an old end for a while; a log that lost its end needs a person."""
-        beyond = next((partition for partition, offset in committed.items() if offset > bounds[partition].end), None)
+        ends = {partition: retained.end if retained.held_back is None else retained.held_back for partition, retained in bounds.items()}
+        beyond = next((partition for partition, offset in committed.items() if offset > ends[partition]), None)
         if beyond is None:
             self._beyond_since_s = None
             return
-        told = f"{beyond} ends at {bounds[beyond].end}, and the group committed {committed[beyond]}: the log lost its end, or went back"
+        told = f"{beyond} ends at {ends[beyond]}, and the group committed {committed[beyond]}: the log lost its end, or went back"
         if self._beyond_since_s is None:
             self._beyond_since_s = self._clock.monotonic_s()
         if self._clock.monotonic_s() - self._beyond_since_s < _OLD_END_S:

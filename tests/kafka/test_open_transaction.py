@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 
 from anomaly_daemon.domain.records import Partition
 from tests.contract.kafka_log import KafkaLog
@@ -46,6 +46,17 @@ def site(tmp_path: Path, broker: Broker | ForeignBroker, fresh: Callable[[str], 
 def told(log: Path) -> list[tuple[str, int]]:
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     return [(line["partition"], line["offset"]) for line in lines if line["event"] == "transaction_found_open"]
+
+
+def test_a_group_set_to_the_end_is_not_taken_for_beyond_it(site: Site, broker: Broker | ForeignBroker) -> None:
+    end = TopicPartition(site.settings.input.topics[0], 0)
+    with closing(KafkaConsumer(bootstrap_servers=broker.bootstrap, group_id=site.settings.input.group, enable_auto_commit=False)) as resetting:
+        resetting.assign([end])
+        resetting.commit({end: OffsetAndMetadata(READ + HELD_BACK + 1, "", -1)})
+
+    site.run_to_end(ENDS_WITHIN_S)
+
+    assert "log_unavailable" not in site.events()
 
 
 def test_finite_reads_end_before_an_open_transaction_and_name_it(site: Site) -> None:
