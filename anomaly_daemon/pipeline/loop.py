@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 5.0
 # Longer than any broker tells an end that is not its log's any more.
 _OLD_END_S = 60.0
+_PASS_OVER_EVERY_S = 10.0
 _EVENTS: Mapping[type[Recoverable], str] = {CommitFailed: "commit_failed", NoRoom: "room_exhausted"}
 
 
@@ -101,7 +102,7 @@ class Loop:
         self._failures = 0
         self._trusted_s = 0.0
         self._beyond_since_s: float | None = None
-        self._next_poll_s = 0.0
+        self._next_poll_s = self._next_pass_s = 0.0
 
     @property
     def positions(self) -> dict[Partition, Offset]:
@@ -157,6 +158,8 @@ class Loop:
         else:
             for piece in self._under_one_rule(batch):
                 self._take(piece)
+        if not batch.changes:
+            self._pass_over(batch.lease)
         self._saving.step(self._caught_up())
 
     def _poll(self) -> Batch:
@@ -222,6 +225,21 @@ class Loop:
         if self._starts and lease is not None:
             self._commit(BatchOutput(next_offsets=self._starts, lease=lease))
         self._starts = {}
+
+    def _pass_over(self, lease: object | None) -> None:
+        """Offsets behind the last record that hold none, such as a transaction's end mark, count as processed now and then.
+
+        Where retention has taken all, they are what is left, and a state from before them would pass for one with records missing.
+        """
+        if lease is None or self._clock.monotonic_s() < self._next_pass_s:
+            return
+        self._next_pass_s = self._clock.monotonic_s() + _PASS_OVER_EVERY_S
+        reached = self._source.positions()
+        passed = {one: reached[one] for one, offset in self._position.items() if one in reached and self._committed[one] <= offset < reached[one]}
+        if passed:
+            self._commit(BatchOutput(next_offsets=passed, lease=lease))
+            self._position |= passed
+            self._committed |= passed
 
     def _commit(self, output: BatchOutput) -> None:
         """One transaction; nothing where the batch lies before the committed offsets."""

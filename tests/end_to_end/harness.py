@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from anomaly_daemon.state import checkpoint as checkpoints
 from tests.small import ASSIGNMENTS, artifact
 
 _PROGRAM = "anomaly_daemon.cli"
+_DEADLINE_S = 120.0
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
@@ -210,6 +211,24 @@ def kill(process: multiprocessing.process.BaseProcess) -> None:
     if process.pid is not None and process.exitcode is None:
         os.kill(process.pid, signal.SIGKILL)
     process.join(10)
+
+
+def wait_until(process: multiprocessing.process.BaseProcess, holds: Callable[[], bool], site: Site) -> None:
+    """Wait for what a live daemon is to do."""
+    for _ in range(int(_DEADLINE_S / 0.05)):
+        if holds():
+            return
+        process.join(0.05)
+        assert process.exitcode is None, site.log_tail()
+    raise AssertionError(f"it did not come to pass: {site.log_tail()}")
+
+
+def end(process: multiprocessing.process.BaseProcess) -> None:
+    """SIGTERM, and wait for the drain."""
+    if process.pid is not None and process.exitcode is None:
+        os.kill(process.pid, signal.SIGTERM)
+    process.join(_DEADLINE_S)
+    kill(process)
 
 
 def _serve(program: str, arguments: list[str], log: str, variables: Mapping[str, str] | None = None) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from anomaly_daemon import wiring
 from anomaly_daemon.cli import main
 from anomaly_daemon.domain.records import Record
-from tests.end_to_end.harness import Site, kill, make_site
+from tests.end_to_end.harness import Site, kill, make_site, wait_until
 from tests.faults.bad_input import without_offsets
-from tests.faults.embedded_log import committed_offsets, wait_until
+from tests.faults.embedded_log import committed_offsets
 from tests.faults.serving import serve
 from tests.faults.verdict import Verdict
 from tests.small import stream

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import resource
 import shutil
-import signal
 import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from anomaly_daemon.domain.errors import AnomalyDaemonError, LogCorrupt
 from anomaly_daemon.domain.records import Message, Record
-from tests.end_to_end.harness import Site, kill, make_site
+from tests.end_to_end.harness import Site, end, kill, make_site, wait_until
 from tests.faults.logs import heard
 from tests.faults.mutation import harmed
 from tests.faults.serving import serve
 from tests.faults.verdict import Verdict
 from tests.small import stream
 
-_DEADLINE_S = 120.0
 _PAGE = 16_384
 _LARGE_BATCHES = "input.batch_records_max=64"
 RECORDS = stream(7, 12, 1500, with_bad=True)
@@ -68,24 +64,6 @@ def compared(broken: str, times: int, harmed_site: Site, unharmed: Site, told: s
     return Verdict(broken, times, tuple(found), f"{len(unharmed.alerts())} alerts, {len(unharmed.dead_letters())} dead letters equal; {told}")
 
 
-def wait_until(process: BaseProcess, holds: Callable[[], bool], site: Site) -> None:
-    """Wait for what a live daemon is to do."""
-    for _ in range(int(_DEADLINE_S / 0.05)):
-        if holds():
-            return
-        process.join(0.05)
-        assert process.exitcode is None, site.log_tail()
-    raise AssertionError(f"it did not come to pass: {site.log_tail()}")
-
-
-def end(process: BaseProcess) -> None:
-    """SIGTERM, and wait for the drain."""
-    if process.pid is not None and process.exitcode is None:
-        os.kill(process.pid, signal.SIGTERM)
-    process.join(_DEADLINE_S)
-    kill(process)
-
-
 def two_daemons(folder: Path) -> Verdict:
     """Two members of a group on one file; one of them dies by kill -9 twice and comes back."""
     unharmed = a_site(folder, "unharmed")
@@ -111,7 +89,7 @@ def one_name_twice(folder: Path) -> Verdict:
     first = site.daemon()
     wait_until(first, lambda: "partition_recovered" in site.log(), site)
     second = site.daemon()
-    first.join(_DEADLINE_S)
+    first.join(120)
     wait_until(second, lambda: is_done(site), site)
     end(second)
     unharmed = a_site(folder, "unharmed")
