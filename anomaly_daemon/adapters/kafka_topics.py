@@ -59,8 +59,8 @@ class KafkaTopics:
         self._known: set[str] = set()
 
     def log_id(self) -> str:
-        """The cluster's. Raises LogUnavailable."""
-        return str(self._asked("asking which cluster it is", lambda admin: admin.describe_cluster())["cluster_id"])
+        """The cluster's; one that has none is not told from others of its kind. Raises LogUnavailable."""
+        return self._asked("asking which cluster it is", lambda admin: admin.describe_cluster())["cluster_id"] or "unnamed"
 
     def partitions(self, topics: Sequence[str]) -> dict[str, int]:
         """Partition count of those topics that exist. Raises LogUnavailable, or TopicError where this user may not see one."""

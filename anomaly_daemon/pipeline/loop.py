@@ -19,7 +19,7 @@ from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
 from anomaly_daemon.domain.records import Batch, BatchOutput, Bounds, ChangeKind, Offset, Partition, PartitionChange
 from anomaly_daemon.incidents.alerts import AlertContext
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
-from anomaly_daemon.pipeline.pieces import next_offsets
+from anomaly_daemon.pipeline.pieces import next_offsets, of_bytes
 from anomaly_daemon.pipeline.portion import undone_by_recovery
 from anomaly_daemon.pipeline.process import Processor, Rules
 from anomaly_daemon.pipeline.rule_book import RuleBook
@@ -32,6 +32,8 @@ _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 5.0
 # Longer than any broker tells an end that is not its log's any more.
 _OLD_END_S = 60.0
 _PASS_OVER_EVERY_S = 10.0
+# Of records, all of which may become dead letters: on a slow way the commit of more would run out of time, again and again.
+_COMMIT_BYTES_MAX = 4 << 20
 _EVENTS: Mapping[type[Recoverable], str] = {CommitFailed: "commit_failed", NoRoom: "room_exhausted"}
 
 
@@ -156,8 +158,9 @@ class Loop:
         if not batch.records:
             self._reached = self._source.positions()
         else:
-            for piece in self._under_one_rule(batch):
-                self._take(piece)
+            for records in of_bytes(batch.records, _COMMIT_BYTES_MAX):
+                for piece in self._under_one_rule(replace(batch, records=records)):
+                    self._take(piece)
         if not batch.changes:
             self._pass_over(batch.lease)
         self._saving.step(self._caught_up())

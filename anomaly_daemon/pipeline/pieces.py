@@ -6,6 +6,7 @@ Results never depend on cuts, so the cuts may fall wherever the state needs them
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 
@@ -41,6 +42,17 @@ def pieces(observations: Observations, table: Table, ttl_us: int, forget: Callab
                 table.begin()
     if done > first:
         yield from _within_ttl(cut(observations, first, done), np.concatenate(slots), table, ttl_us)
+
+
+def of_bytes(records: Sequence[Record], bytes_max: int) -> Iterator[Sequence[Record]]:
+    """Runs of records whose values have so many bytes together, or that are one record."""
+    ends = list(itertools.accumulate(len(record.value or b"") for record in records))
+    first = 0
+    while first < len(records):
+        before = ends[first - 1] if first else 0
+        end = max(first + 1, bisect_right(ends, before + bytes_max))
+        yield records[first:end]
+        first = end
 
 
 def runs(records: Sequence[Record]) -> list[tuple[Partition, int]]:
