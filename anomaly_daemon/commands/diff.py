@@ -7,6 +7,7 @@ import json
 import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -195,8 +196,8 @@ def _is_export(word: str) -> bool:
 
 def _read_live(options: argparse.Namespace, other: Side) -> Side:
     """What the daemon published on the alerts topic of the settings."""
-    from anomaly_daemon.commands.published import TopicReader
     from anomaly_daemon.evaluation.comparison.alerts import AlertsFold
+    from anomaly_daemon.pipeline.topic_reader import TopicReader
     from anomaly_daemon.wiring import open_source, open_topics
 
     settings = load(options.config, options.assignments)
@@ -207,7 +208,7 @@ def _read_live(options: argparse.Namespace, other: Side) -> Side:
             raise TopicError(f"{settings.log}: no topic {topic}; nothing was published there, or -c FILE or output.alerts_topic names another")
     fold = AlertsFold(LIVE, other)
     with closing(open_source(settings, topics=(topic,))) as source:
-        for record in TopicReader(source).to_end():
+        for record in chain.from_iterable(TopicReader(source).to_end()):
             fold.add(record.value or b"")
     if fold.foreign:
         print(f"{topic}: {fold.foreign} records are no alerts of schema 1.0 and were passed over", file=sys.stderr)

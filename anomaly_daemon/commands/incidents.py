@@ -6,16 +6,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anomaly_daemon.commands.published import Incident, Incidents, PublishedAlert, TopicReader, Wanted
+from anomaly_daemon.commands.published import Incident, Incidents, PublishedAlert, Wanted
 from anomaly_daemon.domain.entity import EntityMatcher
 from anomaly_daemon.domain.errors import InputError, TopicError
 from anomaly_daemon.domain.ports import Source
+from anomaly_daemon.pipeline.topic_reader import TopicReader
 from anomaly_daemon.settings import load
 from anomaly_daemon.telemetry import logging
 
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 def show(source: Source, topic: str, wanted: Wanted, options: argparse.Namespace, console: Console) -> int:
     """Print what the topic holds now; then, where `options.follow`, what comes, until interrupted."""
     reader, incidents = TopicReader(source), Incidents(options.limit)
-    for record in reader.to_end():
+    for record in chain.from_iterable(reader.to_end()):
         incidents.add(record)
     listed = incidents.listed(wanted)
     if options.format == "json":

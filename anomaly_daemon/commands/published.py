@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Literal
 
 import msgspec
 
-from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.ports import Source
-from anomaly_daemon.domain.records import ChangeKind, Offset, Partition, Record
-
-POLL_S = 0.5
-# A log that brings nothing for this many polls before its end is told, not waited for.
-SILENT_POLLS_MAX = 60
+from anomaly_daemon.domain.records import Record
+from anomaly_daemon.pipeline.topic_reader import TopicReader
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
@@ -164,44 +161,9 @@ class Incidents:
         self.left_out += len(surplus)
 
 
-class TopicReader:
-    """Every record that a source without a group retains, once each, from the earliest on."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._next: dict[Partition, Offset] = {}
-        self._ends: dict[Partition, Offset] = {}
-
-    def poll(self) -> list[Record]:
-        """What comes within one poll. A partition that the source lost and found again goes on where it was."""
-        batch = self._source.poll(POLL_S)
-        for record in batch.records:
-            self._next[record.partition] = record.offset + 1
-        assigned = [partition for change in batch.changes if change.kind is ChangeKind.ASSIGNED for partition in change.partitions]
-        for partition, bounds in self._source.bounds(assigned).items() if assigned else ():
-            self._next[partition] = max(bounds.earliest, self._next.get(partition, 0))
-            self._source.seek(partition, self._next[partition])
-            self._ends.setdefault(partition, bounds.end)
-        return list(batch.records)
-
-    def to_end(self) -> Iterator[Record]:
-        """All records up to where the partitions ended when they came. Raises LogUnavailable when the log falls silent before that."""
-        silent_polls = 0
-        while silent_polls < SILENT_POLLS_MAX:
-            records = self.poll()
-            yield from records
-            positions = self._source.positions()
-            if self._ends and all(positions.get(partition, 0) >= end for partition, end in self._ends.items()):
-                return
-            silent_polls = 0 if records else silent_polls + 1
-        raise LogUnavailable(
-            f"the log brought nothing for {SILENT_POLLS_MAX * POLL_S:g} s before the end of the topic; look whether it is up, and ask again"
-        )
-
-
 def read_incidents(source: Source, incidents_max: int = 1000) -> Incidents:
     """The incidents of an alerts topic, up to its end as it is now."""
     incidents = Incidents(incidents_max)
-    for record in TopicReader(source).to_end():
+    for record in chain.from_iterable(TopicReader(source).to_end()):
         incidents.add(record)
     return incidents

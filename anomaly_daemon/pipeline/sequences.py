@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from anomaly_daemon.domain.columns import LAST_SEEN_US, Column
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.ports import Source
-from anomaly_daemon.domain.records import ChangeKind, Observations, Offset, Partition, Reason, Record
+from anomaly_daemon.domain.records import Observations, Offset, Partition, Reason, Record
 from anomaly_daemon.model.corpus import EntitySequence
 from anomaly_daemon.pipeline.decode import Decoder
 from anomaly_daemon.pipeline.features import FeatureTransforms
 from anomaly_daemon.pipeline.time_range import Moment, parse_moment, refuse_inverted
+from anomaly_daemon.pipeline.topic_reader import TopicReader
 from anomaly_daemon.state.segments import lay_out
 from anomaly_daemon.state.table import Table
 
-_POLL_S = 1.0
-_IDLE_POLLS_MAX = 30
 _ENTITIES_MAX = 1_000_000
 
 
@@ -107,29 +106,16 @@ class SequenceReader:
 def read_sequences(source: Source, reader: SequenceReader, wanted: Range, progress: Callable[[int, int], None]) -> list[EntitySequence]:
     """Read every partition of a source without a group from its start to where it ends now.
 
-    progress: called with (records read, records to read). Raises InputError when there is nothing in the range.
+    progress: called with (records read, offsets to read). Raises InputError when there is nothing in the range, LogUnavailable.
     """
-    ends: dict[Partition, Offset] = {}
-    total = read = idle = 0
-    while not ends or any(source.positions().get(partition, end) < end for partition, end in ends.items()):
-        batch = source.poll(_POLL_S)
-        for change in batch.changes:
-            if change.kind is ChangeKind.ASSIGNED:
-                for partition, bounds in source.bounds(change.partitions).items():
-                    start = max(bounds.earliest, wanted.start_offset or 0)
-                    ends[partition] = max(start, min(bounds.end, wanted.end_offset if wanted.end_offset is not None else bounds.end))
-                    source.seek(partition, start)
-                    total += ends[partition] - start
-        records = [record for record in batch.records if record.offset < ends[record.partition]]
+    topic, read = TopicReader(source, wanted.start_offset or 0, wanted.end_offset), 0
+    for records in topic.to_end():
         read += len(records)
-        progress(read, total)
+        progress(read, topic.total)
         reader.add(records, wanted)
-        idle = 0 if batch.records or batch.changes else idle + 1
-        if idle >= _IDLE_POLLS_MAX or (ends and total == 0):
-            break
     sequences = reader.sequences()
     if not sequences:
-        raise InputError(f"no usable record in the range: {_why_none(reader, total)}")
+        raise InputError(f"no usable record in the range: {_why_none(reader, topic.total)}")
     return sequences
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,11 @@ from anomaly_daemon.adapters.dump_format import decode_message, encode_record
 from anomaly_daemon.adapters.sqlite_source import SqliteSource
 from anomaly_daemon.adapters.sqlite_topics import SqliteTopics
 from anomaly_daemon.cli import main
-from anomaly_daemon.commands.dump import SILENCE_MAX_S, records_between
 from anomaly_daemon.commands.load import ensure_topic
 from anomaly_daemon.domain.errors import InputError, LogUnavailable, TopicError
 from anomaly_daemon.domain.records import Batch, Bounds, ChangeKind, Message, Offset, Partition, PartitionChange, Reason, Record, Rejection
 from anomaly_daemon.pipeline.dead_letters import dead_letter_message
+from anomaly_daemon.pipeline.topic_reader import POLL_S, SILENT_POLLS_MAX, TopicReader
 from tests.contract.logs import ManualClock, read_all
 
 
@@ -343,10 +344,37 @@ class SilentSource:
 def test_a_log_that_falls_silent_before_its_end_is_told_after_a_bound() -> None:
     clock = ManualClock()
 
-    with pytest.raises(LogUnavailable, match="dump again"):
-        list(records_between(SilentSource(clock), 0, None, clock))
+    with pytest.raises(LogUnavailable, match="ask again"):
+        list(TopicReader(SilentSource(clock)).to_end())
 
-    assert clock.monotonic_s() <= SILENCE_MAX_S + 2
+    assert clock.monotonic_s() <= POLL_S * SILENT_POLLS_MAX + 2
+
+
+class LosingSource(SqliteSource):
+    """Loses its partitions once after the second poll that brought records, and finds them again."""
+
+    polls = 0
+
+    def poll(self, timeout_s: float) -> Batch:
+        self.polls += 1
+        if self.polls != 4:
+            return super().poll(timeout_s)
+        found = tuple(sorted(self.positions()))
+        for partition in found:
+            self.seek(partition, 0)
+        return Batch(changes=(PartitionChange(ChangeKind.LOST, found), PartitionChange(ChangeKind.ASSIGNED, found)))
+
+
+def test_a_partition_that_is_lost_and_found_again_is_gone_on_with(path: Path) -> None:
+    with closing(SqliteTopics(path, ManualClock())) as topics:
+        topics.create("lost", 2)
+        topics.append(Message("lost", None, b"%d" % number, partition_number=number % 2) for number in range(40))
+        with closing(LosingSource(path, ["lost"], None, "one", 8, 30.0, ManualClock())) as source:
+            reader = TopicReader(source, first=3, end=18)
+            found = [record.offset for records in reader.to_end() for record in records]
+
+    assert sorted(found) == sorted([*range(3, 18), *range(3, 18)])
+    assert (reader.total, source.polls > 4) == (30, True)
 
 
 @pytest.mark.parametrize("line", [b"{}", b"[]", b"{broken", b'{"topic":"a","partition":0,"offset":0,"timestamp_ms":0,"surprise":1}', b"\xff"])
