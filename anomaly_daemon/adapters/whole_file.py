@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.errors import InputError, StopAtOnce
 
 
 def refuse_target(path: Path, *, is_forced: bool) -> None:
@@ -46,6 +46,18 @@ def refuse_targets(targets: Sequence[Path | None], inputs: Iterable[Path], *, is
         for one in (place, *place.parents):
             if one in read and (one == place or one.is_dir()):
                 raise InputError(f"{path}: {read[one]} is read here or is the daemon's own; name another file, --force or not")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """What fits into memory, whole or not at all. Raises StopAtOnce."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise StopAtOnce(f"{path}: cannot be written: {error.strerror}; make room, or name a file elsewhere") from None
 
 
 class WholeFile:

@@ -251,6 +251,7 @@ def _evaluate(export: Path, labels: Labels, output: Path | None) -> Evaluation:
     from rich.console import Console
     from rich.table import Table
 
+    from anomaly_daemon.adapters.whole_file import write_whole
     from anomaly_daemon.evaluation.measures import evaluate
     from anomaly_daemon.evaluation.scores import read_scores
 
@@ -263,6 +264,6 @@ def _evaluate(export: Path, labels: Labels, output: Path | None) -> Evaluation:
     for note in evaluation.notes:
         print(f"note         {note}")
     if output is not None:
-        output.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
+        write_whole(output, json.dumps(evaluation.as_json(), indent=1) + "\n")
         print(f"measures     {output}")
     return evaluation

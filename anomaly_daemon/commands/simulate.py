@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
-from anomaly_daemon.domain.errors import InputError, TopicError
+from anomaly_daemon.domain.errors import InputError, StopAtOnce, TopicError
 
 if TYPE_CHECKING:
     from anomaly_daemon.simulation.labels import Ledger
@@ -32,12 +32,18 @@ def run(options: argparse.Namespace) -> int:
 
     per_second = _rate(options.rate)
     scenario, chunks = _simulator(options)
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(contextlib.closing(_output(options, scenario.start_us)))
-        ledger = Ledger(stack.enter_context(_open_labels(options.labels)) if options.labels else None)
-        is_stopped = stack.enter_context(_stopped_by_interrupt())
-        progress = stack.enter_context(_progress(scenario, f"simulating {scenario.entities} {NOUNS[options.what]}"))
-        produced = produce(chunks, output, ledger, SystemClock(), per_second=per_second, is_stopped=is_stopped, progress=progress)
+    try:
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(contextlib.closing(_output(options, scenario.start_us)))
+            ledger = Ledger(stack.enter_context(_open_labels(options.labels)) if options.labels else None)
+            is_stopped = stack.enter_context(_stopped_by_interrupt())
+            progress = stack.enter_context(_progress(scenario, f"simulating {scenario.entities} {NOUNS[options.what]}"))
+            produced = produce(chunks, output, ledger, SystemClock(), per_second=per_second, is_stopped=is_stopped, progress=progress)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        written = " or ".join(f"{name} {path}" for name, path in (("--output", options.output), ("--labels", options.labels)) if path is not None)
+        raise StopAtOnce(f"{written}: cannot be written on: {error.strerror}; make room, or name a file elsewhere") from None
     print(_summary(options, scenario, produced, ledger))
     return 0 if produced.is_whole else 130
 
@@ -120,7 +126,7 @@ def _open_labels(path: Path) -> TextIO:
     try:
         return path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise InputError(f"--labels {path}: cannot be written: {error.strerror}") from None
+        raise InputError(f"--labels {path}: cannot be written: {error.strerror}; name another file") from None
 
 
 @contextlib.contextmanager

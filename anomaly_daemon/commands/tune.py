@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from anomaly_daemon import wiring
-from anomaly_daemon.adapters.whole_file import refuse_targets
+from anomaly_daemon.adapters.whole_file import refuse_targets, write_whole
 from anomaly_daemon.commands.incidents import PIPE_COLUMNS, printable
-from anomaly_daemon.domain.errors import InputError, StopAtOnce
+from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.evaluation.labels import spelled_time
 from anomaly_daemon.evaluation.labels.files import read_labels
 from anomaly_daemon.evaluation.tuning.figures import PartFigures
@@ -40,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     text = patch(tuned.present, tuned.settings, reasons(tuned), _heading(options.scores, tuned))
     notes = list(tuned.notes)
     if options.output is not None:
-        _write(options.output, text)
+        write_whole(options.output, text)
         notes += _overruled(options, tuned.settings)
     if options.report is not None:
         from anomaly_daemon.evaluation.report import write_trade_off
@@ -202,17 +201,6 @@ def _cells(one: PartFigures) -> dict[str, str]:
             "median delay, seconds": _shown(one.detection.delay_s_median, 1),
         }
     return cells
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all. Raises StopAtOnce."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StopAtOnce(f"--output {path}: cannot be written: {error.strerror}; make room, or name a file elsewhere") from None
 
 
 def _overruled(options: argparse.Namespace, wanted: Settings) -> list[str]:

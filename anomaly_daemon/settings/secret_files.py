@@ -29,9 +29,9 @@ def read_secrets(directory: Path) -> dict[str, str]:
         try:
             secrets[path.name.upper()] = path.read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise SettingsError(f"{path}: cannot be read: {error.strerror}") from None
+            raise SettingsError(f"{path}: cannot be read: {error.strerror}; give this user the right") from None
         except UnicodeDecodeError:
-            raise SettingsError(f"{path}: not UTF-8 text") from None
+            raise SettingsError(f"{path}: not UTF-8 text; save it as such") from None
     return secrets
 
 

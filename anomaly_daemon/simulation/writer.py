@@ -60,7 +60,7 @@ class FileOutput:
         try:
             self._file: BinaryIO = path.open("wb")
         except OSError as error:
-            raise InputError(f"--output {path}: cannot be written: {error.strerror}") from None
+            raise InputError(f"--output {path}: cannot be written: {error.strerror}; name another file") from None
         self._lines: BinaryIO | gzip.GzipFile = self._file
         if path.suffix == ".gz":
             self._lines = gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=self._file, mtime=0)

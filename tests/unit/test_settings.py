@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_as_settings_is_refused_with_the_place(tmp_pa
 
 
 def test_a_missing_file_or_secrets_directory_is_named(tmp_path: Path) -> None:
-    assert refusal((tmp_path / "none.yaml",)) == f"{tmp_path / 'none.yaml'}: no such file"
+    assert refusal((tmp_path / "none.yaml",)) == f"{tmp_path / 'none.yaml'}: no such file; name another with -c"
     assert "no such directory" in refusal(environment={f"{P}SECRETS_DIR": str(tmp_path / "none")})
 
 

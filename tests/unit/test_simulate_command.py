@@ -143,6 +143,17 @@ def test_a_wrong_argument_is_refused_by_name_before_anything_is_written(
     assert not output.exists()
 
 
+@pytest.mark.parametrize("full", ["--output", "--labels"])
+def test_a_disk_that_is_full_is_told_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str], full: str) -> None:
+    files = {"--output": f"{tmp_path}/records.jsonl", "--labels": f"{tmp_path}/labels.csv"} | {full: "/dev/full"}
+
+    assert main([*SENSORS, *(word for pair in files.items() for word in pair)]) != 0
+
+    told = capsys.readouterr().err
+    assert f"{full} /dev/full" in told
+    assert "No space left on device; make room" in told
+
+
 def test_interrupting_leaves_whole_records_and_says_so(tmp_path: Path) -> None:
     output = tmp_path / "records.jsonl"
     command = [sys.executable, "-m", "anomaly_daemon", *SENSORS, "--duration", "9d", "--rate", "2000/s", "--output", str(output)]
