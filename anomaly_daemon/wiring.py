@@ -20,7 +20,7 @@ from anomaly_daemon import __version__
 from anomaly_daemon.domain.entity import EntityMatcher, Profiles
 from anomaly_daemon.domain.errors import InputError, SettingsError, TopicError
 from anomaly_daemon.domain.ports import Clock, Sink, Source, Topics
-from anomaly_daemon.settings import Section, Settings, brokers, checked_log, digest, features_of, masked
+from anomaly_daemon.settings import Section, Settings, brokers, checked_log, digest, features_of, is_river, masked
 
 if TYPE_CHECKING:
     from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
@@ -171,7 +171,7 @@ def build_rules(settings: Settings, partitions: int = 1) -> Rules:
     }
     per_day = settings.threshold.alerts_per_day
     share = None if per_day is None else per_day / partitions
-    is_reversible = not settings.threshold.method.startswith("river:")
+    is_reversible = not is_river(settings.threshold.method)
     found = [settings.regime, *(settings.regime.overridden(override.regime) for override in settings.overrides)]
     regimes = [RegimeRule.of(one, is_reversible=is_reversible) for one in found]
     return Rules(Profiles([EntityMatcher(override.match) for override in settings.overrides]), parameters, incidents, regimes, share)

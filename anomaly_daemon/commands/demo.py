@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_numbers(options: argparse.Namespace) -> None:
     """Raises InputError for what cannot be simulated."""
-    from anomaly_daemon.simulation.stream import DAY_US, Scenario, parse_iso_us
+    from anomaly_daemon.domain.times import DAY_US
+    from anomaly_daemon.simulation.stream import Scenario, parse_iso_us
 
     Scenario(entities=options.entities, start_us=parse_iso_us(START), duration_us=DAYS * DAY_US, seed=options.seed)
 
@@ -127,9 +128,10 @@ def _conclude(options: argparse.Namespace) -> None:
 def _announced(options: argparse.Namespace) -> list[Span]:
     """The interval of every incident; one that is still open lasts to the end of the simulation."""
     from anomaly_daemon.commands.published import Wanted, read_incidents
+    from anomaly_daemon.domain.times import DAY_US
     from anomaly_daemon.settings import load
     from anomaly_daemon.simulation.labels import Span
-    from anomaly_daemon.simulation.stream import DAY_US, parse_iso_us
+    from anomaly_daemon.simulation.stream import parse_iso_us
     from anomaly_daemon.wiring import open_source
 
     settings = load([Path(SETTINGS_FILE)], options.assignments)

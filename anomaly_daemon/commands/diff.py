@@ -18,6 +18,7 @@ from rich.text import Text
 from anomaly_daemon.adapters.whole_file import refuse_targets
 from anomaly_daemon.commands.incidents import PIPE_COLUMNS, SEVERITY_STYLES, plain, printable
 from anomaly_daemon.domain.errors import InputError, TopicError
+from anomaly_daemon.domain.times import EPOCH
 from anomaly_daemon.evaluation.comparison import (
     Change,
     Comparison,
@@ -30,7 +31,7 @@ from anomaly_daemon.evaluation.comparison import (
     refuse_incomparable,
 )
 from anomaly_daemon.incidents.alerts import rfc3339
-from anomaly_daemon.settings import EPOCH, load
+from anomaly_daemon.settings import load
 from anomaly_daemon.telemetry import logging
 
 LIVE: Final = "live"

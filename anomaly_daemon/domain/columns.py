@@ -39,4 +39,4 @@ RESTARTED = "restarted"
 
 # Kept by the pipeline for everybody; `observations` counts those before the one at hand.
 OBSERVATIONS = Column("observations", "int32")
-LAST_SEEN_US = Column("last_seen_us", "int64", fill=np.iinfo(np.int64).min)
+LAST_SEEN_US = Column("last_seen_us", "int64", fill=np.iinfo(np.int64).min, is_host=True)

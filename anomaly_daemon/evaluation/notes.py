@@ -9,6 +9,7 @@ import yaml
 
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.evaluation.scores import ScoreFile
+from anomaly_daemon.settings import is_river
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 
 _KEY: Final = "anomaly_daemon"
@@ -63,7 +64,7 @@ class ExportNotes(msgspec.Struct, frozen=True):
         """Whether a record in warm-up could be anomalous; not where nothing is noted."""
         threshold = self.settings.get("threshold")
         is_judging = isinstance(threshold, dict) and threshold.get("warmup") == "judge"
-        return is_judging and not self.method().startswith("river:")
+        return is_judging and not is_river(self.method())
 
     def alerts_per_day(self) -> float | None:
         """What z followed; None where it was fixed."""

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -27,8 +27,10 @@ from anomaly_daemon.domain.records import (
     Transition,
     WindowPoint,
 )
+from anomaly_daemon.domain.times import EPOCH
 from anomaly_daemon.incidents.incident import Turn
 from anomaly_daemon.incidents.wording import lasting, leading_words, shares_text
+from anomaly_daemon.settings import RIVER_PREFIX
 
 SCHEMA_VERSION = "1.0"
 Direction = Literal["above", "below", "mixed"]
@@ -37,7 +39,6 @@ REASON_FEATURES_MAX = 5
 REASON_CONTRIBUTION_MIN = 0.05
 # Calibration resolves tails down to 1e-4 and claims nothing below.
 _RESOLVED_DECADES = 4.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KINDS: Final = {"point": "point anomaly", "collective": "collective anomaly", "level_shift": "level shift", "regime_change": "lasting change"}
 
 
@@ -78,7 +79,7 @@ class AlertContext:
 def rfc3339(time_us: int) -> str:
     """An event time as RFC 3339 in UTC, `2024-01-31T12:00:00.250Z`: milliseconds, or microseconds where it has any."""
     precision = "microseconds" if time_us % 1000 else "milliseconds"
-    return (_EPOCH + timedelta(microseconds=time_us)).isoformat(timespec=precision).replace("+00:00", "Z")
+    return (EPOCH + timedelta(microseconds=time_us)).isoformat(timespec=precision).replace("+00:00", "Z")
 
 
 def build_alert(turn: Turn, explanation: Explanation, context: AlertContext, partition: Partition, phase: Phase) -> Alert:
@@ -214,7 +215,7 @@ def _point(point: WindowPoint) -> dict[str, Any]:
 
 def _threshold_source(method: str) -> str:
     """River's anomaly scorers are judged against the level in the settings, as `static` is; every other method learns its threshold."""
-    return "settings" if method == "static" or method.startswith("river:anomaly.") else "online"
+    return "settings" if method == "static" or method.startswith(f"{RIVER_PREFIX}anomaly.") else "online"
 
 
 def _leading(readings: Sequence[FeatureReading]) -> FeatureReading | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from anomaly_daemon.domain.records import ChannelShare
+from anomaly_daemon.domain.times import DAY_US, EPOCH
 from anomaly_daemon.incidents.incident import Kind
 
 CHARTS = frozenset({"level", "linear", "residual"})
 SHARE_TOLD_MIN = 0.05
-_UNITS_US = (("d", 86_400_000_000), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000))
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNITS_US = (("d", DAY_US), ("h", 3_600_000_000), ("min", 60_000_000), ("s", 1_000_000))
 _WORDS: Mapping[str, str] = {
     "prediction": "not as foreseen since",
     "conditional": "out of place for what goes with it since",
@@ -59,5 +59,5 @@ def lasting(since_us: int, until_us: int, since: str) -> str:
 
 def _clock(since_us: int, at_us: int) -> str:
     """The time of day where it is that of the same day, else the date too."""
-    since, at = (_EPOCH + timedelta(microseconds=time_us) for time_us in (since_us, at_us))
+    since, at = (EPOCH + timedelta(microseconds=time_us) for time_us in (since_us, at_us))
     return f"{since:%H:%M} UTC" if since.date() == at.date() else f"{since:%Y-%m-%d %H:%M} UTC"

@@ -20,10 +20,10 @@ from anomaly_daemon.model.objective import foretold, held_out
 from anomaly_daemon.model.scaling import FleetScale
 from anomaly_daemon.model.surprise import SurpriseFit, directions, fit_surprise
 from anomaly_daemon.settings import NETWORK_CHANNELS, Settings
+from anomaly_daemon.statistics.log_error import log_of
 
 LEVEL_MIN = 1e-3
 # Keeps the logarithm of a perfect error finite.
-ERROR_MIN = 1e-6
 # Of a channel that the validation part never exercised: an ordinary error is about 1.
 _UNKNOWN = Calibration(0.0, 1.0, 10.0)
 QUANTILE = 0.99
@@ -122,5 +122,5 @@ def _calibration(errors: Tensor) -> Calibration:
     known = errors[~errors.isnan()]
     if len(known) < 2:
         return _UNKNOWN
-    logs = torch.log(known + ERROR_MIN)
+    logs = log_of(known)
     return Calibration(float(logs.mean()), float(logs.var(correction=0)), max(QUANTILE_MIN, float(np.quantile(known.numpy(), QUANTILE))))

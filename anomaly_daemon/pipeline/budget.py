@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import CheckpointInvalid
 from anomaly_daemon.domain.records import Observations, Partition, Scores
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.pipeline.pieces import Piece, cut, runs
 
 FORMAT: Final = 1
-DAY_US: Final = 86_400_000_000
 Z_MIN, Z_MAX = 1.0, 50.0  # below, what is usual would count, and incidents that never close open nothing
 # Of log z, by one incident more or less than allowed; at first, and once many were allowed. In simulations of 10 to 3000 entities, .5 to 100
 # incidents a day and light or heavy tails of faults: .04 to .08 alike; a gain on z itself took weeks where few faults are small.

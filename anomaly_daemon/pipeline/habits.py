@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.columns import Column
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.state.segments import Layout
 
 Reals = NDArray[np.float64]
@@ -21,7 +22,6 @@ Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 HostRows = dict[str, NDArray[Any]]
 
-DAY_US: Final = 86_400_000_000
 PERIODS_US: Final = {"hour_of_day": DAY_US, "day_of_week": 7 * DAY_US}
 _BINS: Final = {"hour_of_day": 24, "day_of_week": 28}
 # Until an entity was seen this often, it is taken as seen at all times alike, and its amounts as spread by a factor of e.

@@ -51,12 +51,11 @@ from anomaly_daemon.thresholds.judge import MODEL, Judge
 
 _Judged = tuple[Scores, list[Alert], list[Partition], list[str | None]]  # the partitions: of each incident of readings that opened
 RECENT = Column("recent", "int64", is_host=True)
-_LAST_SEEN = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
 
 
 def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge, inspector: Inspector) -> tuple[Column, ...]:
     """All that is kept per entity, each by whoever needs it."""
-    return (OBSERVATIONS, _LAST_SEEN, RECENT, *transforms.columns(), *models.columns, *judge.columns(), *inspector.columns())
+    return (OBSERVATIONS, LAST_SEEN_US, RECENT, *transforms.columns(), *models.columns, *judge.columns(), *inspector.columns())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from anomaly_daemon.settings import Settings
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.state.segments import lay_out
 from anomaly_daemon.state.table import Table
+from anomaly_daemon.statistics.log_error import log_of
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior, prior_of
 from anomaly_daemon.thresholds.base import JUDGED
-from anomaly_daemon.thresholds.ewma import EwmaThreshold, log_of
+from anomaly_daemon.thresholds.ewma import EwmaThreshold
 from anomaly_daemon.thresholds.judge import MODEL, SHOWN_AFTER, Judge
 
 ROWS_MAX, STEPS_MAX = 100_000, 15_000

@@ -12,7 +12,7 @@ from tempfile import gettempdir
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_daemon.domain.columns import LAST_SEEN_US, Column
+from anomaly_daemon.domain.columns import LAST_SEEN_US
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.ports import Source
 from anomaly_daemon.domain.records import Observations, Offset, Partition, Reason, Record
@@ -56,8 +56,7 @@ class SequenceReader:
 
     def __init__(self, decoder: Decoder, transforms: FeatureTransforms) -> None:
         self._decoder, self._transforms = decoder, transforms
-        last_seen = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
-        columns = (last_seen, *transforms.columns())
+        columns = (LAST_SEEN_US, *transforms.columns())
         self._table = Table(columns, resident_max=_ENTITIES_MAX, entities_max=_ENTITIES_MAX, device="cpu", spill=Path(gettempdir()))
         self._parts: dict[tuple[str, Partition], list[tuple[NDArray[np.float32], NDArray[np.float64]]]] = {}
         self.read = self.outside = 0

@@ -24,10 +24,9 @@ from anomaly_daemon.settings.secret_files import SECRETS_DIR_VARIABLE, exposed_s
 from anomaly_daemon.settings.section import Section
 from anomaly_daemon.settings.service import Checkpoints, Logging, Shutdown
 from anomaly_daemon.settings.sources import load
-from anomaly_daemon.settings.threshold import Threshold
+from anomaly_daemon.settings.threshold import RIVER_PREFIX, Threshold, is_river
 from anomaly_daemon.settings.topics import Input, Output, TopicCreation
 from anomaly_daemon.settings.values import (
-    EPOCH,
     KAFKA_NAME,
     Duration,
     Instant,
@@ -41,10 +40,10 @@ from anomaly_daemon.settings.whole import ENVIRONMENT_PREFIX, Settings
 __all__ = [
     "DECIDING",
     "ENVIRONMENT_PREFIX",
-    "EPOCH",
     "KAFKA_NAME",
     "NETWORK_CHANNELS",
     "NUMBER_KINDS",
+    "RIVER_PREFIX",
     "RULES",
     "SECRETS_DIR_VARIABLE",
     "Adaptive",
@@ -82,6 +81,7 @@ __all__ = [
     "exposed_secrets",
     "features_of",
     "format_duration",
+    "is_river",
     "is_under",
     "live_part",
     "load",

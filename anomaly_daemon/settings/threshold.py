@@ -8,6 +8,13 @@ from pydantic import Field, model_validator
 
 from anomaly_daemon.settings.section import Section
 
+RIVER_PREFIX = "river:"
+
+
+def is_river(method: str) -> bool:
+    """Whether a threshold's method names a class of river."""
+    return method.startswith(RIVER_PREFIX)
+
 
 class Threshold(Section):
     """When a score is too high. Which parameters count depends on the method."""
@@ -107,19 +114,19 @@ class Threshold(Section):
     @property
     def judges_in_warmup(self) -> bool:
         """Whether a record in warm-up can be anomalous; river's estimators know no prior."""
-        return self.warmup == "judge" and not self.method.startswith("river:")
+        return self.warmup == "judge" and not is_river(self.method)
 
     @property
     def holds_back(self) -> bool:
         """Whether the method heeds the keys of HOLDING."""
-        return self.method not in ("spot", "quantile") and not self.method.startswith("river:")
+        return self.method not in ("spot", "quantile") and not is_river(self.method)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         idle = [key for key in self.HOLDING if getattr(self, key) != type(self).model_fields[key].default]
         if idle and not self.holds_back:
             raise ValueError(f"{', '.join(idle)}: without effect on method {self.method}; set method: ewma or static, or leave it out")
-        if self.level >= 1 and not self.method.startswith("river:"):
+        if self.level >= 1 and not is_river(self.method):
             raise ValueError(f"level ({self.level:g}) must be below 1, as anomaly_score is; only river detectors read higher")
         if self.alerts_per_day is not None and self.method != "ewma":
             raise ValueError(f"alerts_per_day moves z, which {self.method!r} does not have; set method: ewma, or leave alerts_per_day out")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-_UNITS_US = {"w": 604_800_000_000, "d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
+from anomaly_daemon.domain.times import DAY_US, EPOCH
+
+_UNITS_US = {"w": 604_800_000_000, "d": DAY_US, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000, "us": 1}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
-_DURATION_US_MAX = 100 * 366 * 86_400_000_000
+_DURATION_US_MAX = 100 * 366 * DAY_US
 KAFKA_NAME = r"[A-Za-z0-9._-]{1,249}"  # what Kafka takes as the name of a topic or a member
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)
 
 

@@ -19,7 +19,7 @@ from anomaly_daemon.settings.quality import Quality
 from anomaly_daemon.settings.record_schema import RecordSchema
 from anomaly_daemon.settings.section import Section
 from anomaly_daemon.settings.service import Checkpoints, Logging, Shutdown
-from anomaly_daemon.settings.threshold import Threshold
+from anomaly_daemon.settings.threshold import Threshold, is_river
 from anomaly_daemon.settings.topics import Input, Output, TopicCreation
 
 ENVIRONMENT_PREFIX: Final = "ANOMALY_DAEMON_"
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         """Where a change cannot be accepted."""
         places = [("regime", self.regime.policy), *((f"override {one.match!r}: regime", one.regime.get("policy")) for one in self.overrides)]
         asked = [where for where, policy in places if policy == "accept"]
-        if self.threshold.method.startswith("river:"):
+        if is_river(self.threshold.method):
             return [
                 f"{where}.policy: accept: {self.threshold.method} keeps no state that a record can begin anew; use ewma, spot or quantile"
                 for where in asked

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anomaly_daemon.simulation.stream import DAY_US, Floats, Integers
+from anomaly_daemon.domain.times import DAY_US
+from anomaly_daemon.simulation.stream import Floats, Integers
 
 CATEGORIES = ("groceries", "restaurant", "transport", "fuel", "pharmacy", "clothing", "online", "electronics", "travel", "entertainment")
 ONLINE = CATEGORIES.index("online")

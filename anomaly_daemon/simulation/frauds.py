@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.simulation.cards import COUNTRIES, HOME_COUNTRIES, HOUR_US, MERCHANTS, ONLINE, Cards, Payments, join
-from anomaly_daemon.simulation.stream import DAY_US, SECOND_US, Integers
+from anomaly_daemon.simulation.stream import SECOND_US, Integers
 
 KINDS = ("burst", "large_amount", "wrong_hour", "new_merchant_run", "card_testing")
 BURST, LARGE_AMOUNT, WRONG_HOUR, NEW_MERCHANT_RUN, CARD_TESTING = range(len(KINDS))

@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 
 from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.simulation import faults
 from anomaly_daemon.simulation.pumps import CHANNELS, DECIMALS, Plant, build
-from anomaly_daemon.simulation.stream import DAY_US, SECOND_US, Booleans, Chunk, Floats, Label, Scenario, hours_of_day, iso_times, names
+from anomaly_daemon.simulation.stream import SECOND_US, Booleans, Chunk, Floats, Label, Scenario, hours_of_day, iso_times, names
 
 Reading = msgspec.defstruct("Reading", [("timestamp", str), *((channel, float) for channel in CHANNELS)], gc=False)
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.times import DAY_US
 
 SECOND_US = 1_000_000
-DAY_US = 86_400 * SECOND_US
 ENTITIES_MAX = 1_000_000
 CHUNK_RECORDS = 16_384
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings import RIVER_PREFIX
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.window import SCORE_MAX
 
-RIVER_PREFIX = "river:"
 _MODULES = ("anomaly", "stats")  # nothing else is ever imported by name
 _QUANTILES = ("Quantile", "RollingQuantile", "Max", "RollingMax")  # of stats: a threshold by themselves; a maximum is the last quantile
 _ACCEPTED = "a detector or filter of river.anomaly, or stats.Quantile, RollingQuantile, Max or RollingMax"

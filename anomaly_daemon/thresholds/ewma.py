@@ -10,23 +10,18 @@ from torch import Tensor
 from anomaly_daemon.domain.columns import OBSERVATIONS, Column
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.ewma import Ewma
+from anomaly_daemon.statistics.log_error import OFFSET, log_of
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.statistics.tail import Tail
 from anomaly_daemon.thresholds.base import HELD_BACK, JUDGED, PREFIX, WARMUP_MARGIN, Judgement, Rows, may_teach
 from anomaly_daemon.thresholds.holding import Holding, RecentAverage
 
-_OFFSET = 1e-6  # keeps the logarithm of a score of 0 finite
-_LOG_MIN, _LOG_MAX = math.log(_OFFSET) + 1e-9, 700.0  # thresholds stay above 0 and within float64
+_LOG_MIN, _LOG_MAX = math.log(OFFSET) + 1e-9, 700.0  # thresholds stay above 0 and within float64
 _DEVIATION_FLOOR = 0.1  # scores that hardly vary would otherwise make a tenth of a per cent an anomaly
 # While young the n-th score counts about n²: the first ones are taken before the channels know the entity's level. Measured on entities with
 # a hundredth of the fleet's error: spikes found at the 300th observation 100 %, against none when all count alike; false alarms 0.01 a thousand.
 _YOUTH = 3.0
 _LEARNED = Column(f"{PREFIX}.learned", "float32")
-
-
-def log_of(score: Tensor) -> Tensor:
-    """The log score that means and deviations are of, a new tensor; finite at a score of 0."""
-    return torch.log(score + _OFFSET)
 
 
 class EwmaThreshold:
@@ -110,7 +105,7 @@ class EwmaThreshold:
 
     def _needed(self, rows: Rows, average: Tensor) -> Tensor:
         """The score that brings the average there, as far as one can."""
-        return self._recent.needed(rows, average, rows[_LEARNED.name]).clamp(_LOG_MIN, _LOG_MAX).exp_().sub_(_OFFSET)
+        return self._recent.needed(rows, average, rows[_LEARNED.name]).clamp(_LOG_MIN, _LOG_MAX).exp_().sub_(OFFSET)
 
     def _average(self, rows: Rows, score: Tensor) -> Tensor:
         return self._recent.after(rows, log_of(score), rows[_LEARNED.name])

@@ -14,13 +14,13 @@ from anomaly_daemon.domain.records import Phase
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.statistics.ewma import Ewma
+from anomaly_daemon.statistics.log_error import log_of
 from anomaly_daemon.statistics.ordered import summed
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.base import GIVEN, JUDGED, Judgement, Rows, Threshold
 from anomaly_daemon.thresholds.registry import build
 
 ERROR_MAX = 1e30  # an infinite error counts as this one: nothing non-finite enters state
-_OFFSET = 1e-6  # keeps the logarithm of an error of 0 finite
 _QUANTILE_99 = 2.326  # of the standard normal distribution
 _PRIOR_OBSERVATIONS = 16
 _DEVIATION_FLOOR = 0.01  # of a log error: a channel that never varies is still not measured to better than a per cent
@@ -174,7 +174,7 @@ class Judge:
         may_alarm = is_judged if self.judges_in_warmup else is_judged & is_live
         if RESTARTED in rows:
             may_alarm = may_alarm & (is_live | ~rows[RESTARTED][rank])
-        return _Evidence(error, torch.log(error + _OFFSET), calibrates.to(torch.float64), is_judged.to(torch.float64), may_alarm, is_shown, is_live)
+        return _Evidence(error, log_of(error), calibrates.to(torch.float64), is_judged.to(torch.float64), may_alarm, is_shown, is_live)
 
     def _weigh(self, rows: Rows, error: Tensor) -> Tensor:
         """What each channel says, log1p(error / level), error and level [n, C]; level: the .99 quantile of a normal distribution of log errors."""

@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Callable, Mapping
 
 from anomaly_daemon.domain.errors import SettingsError
+from anomaly_daemon.settings import RIVER_PREFIX, is_river
 from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.base import Threshold
-from anomaly_daemon.thresholds.estimators import RIVER_PREFIX
 from anomaly_daemon.thresholds.ewma import EwmaThreshold
 from anomaly_daemon.thresholds.quantile import QuantileThreshold
 from anomaly_daemon.thresholds.river import RiverThreshold
@@ -26,7 +26,7 @@ METHODS: Mapping[str, Callable[[ThresholdSettings, ScorePrior], Threshold]] = {
 
 def build(settings: ThresholdSettings, prior: ScorePrior = UNKNOWN) -> Threshold:
     """The threshold that the settings name, begun from this prior. Raises SettingsError naming the nearest method, or the parameter that is wrong."""
-    if settings.method.startswith(RIVER_PREFIX):
+    if is_river(settings.method):
         return RiverThreshold(settings)
     if settings.parameters:
         raise SettingsError(f"threshold.parameters: only river: methods take them, not {settings.method!r}; leave them out")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from anomaly_daemon.domain.errors import CheckpointInvalid, InputError, SettingsError
 from anomaly_daemon.domain.records import Observations, Partition, Record, Scores
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.evaluation.tuning.request import refuse_budget
-from anomaly_daemon.pipeline.budget import CHANGE_MAX, DAY_US, GAIN_FIRST, GAIN_MIN, PAID_BACK_MAX, Z_MAX, Z_MIN, Budgets, moved, paid_back
+from anomaly_daemon.pipeline.budget import CHANGE_MAX, GAIN_FIRST, GAIN_MIN, PAID_BACK_MAX, Z_MAX, Z_MIN, Budgets, moved, paid_back
 from anomaly_daemon.settings import live_part, load, restart_needed, take_live, with_live_part
 from tests.small import P
 

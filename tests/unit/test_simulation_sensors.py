@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.simulation.faults import KINDS
 from anomaly_daemon.simulation.pumps import CHANNELS
 from anomaly_daemon.simulation.sensors import SensorScenario, sensor_chunks
-from anomaly_daemon.simulation.stream import DAY_US, SECOND_US, Floats, Label, Scenario, parse_iso_us
+from anomaly_daemon.simulation.stream import SECOND_US, Floats, Label, Scenario, parse_iso_us
 
 START_US = parse_iso_us("2026-01-01T00:00:00Z")
 MINUTE_US = 60 * SECOND_US

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.simulation.frauds import KINDS
-from anomaly_daemon.simulation.stream import DAY_US, SECOND_US, Label, Scenario, parse_iso_us
+from anomaly_daemon.simulation.stream import SECOND_US, Label, Scenario, parse_iso_us
 from anomaly_daemon.simulation.transactions import transaction_chunks
 
 START_US = parse_iso_us("2026-01-01T00:00:00Z")

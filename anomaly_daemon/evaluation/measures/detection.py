@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.evaluation.measures.ranking import Booleans, Floats, Integers, runs
 
 ALARM_GAP_ROWS: Final = 30
 TRUE_ALARM_SHARE: Final = 0.25
-DAY_US: Final = 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 
 from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.times import EPOCH
 
 INCIDENTS_MAX: Final = 100_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Severity = Literal["low", "medium", "high", "critical"]
@@ -182,7 +182,7 @@ def read_bodies(log: IncidentLog, incidents: Sequence[Incident]) -> list[tuple[A
 
 def microseconds(time: datetime) -> int:
     """Since 1970 UTC."""
-    return (time - _EPOCH) // timedelta(microseconds=1)
+    return (time - EPOCH) // timedelta(microseconds=1)
 
 
 def _folded(known: Incident | None, alert: AlertLine, begin: int) -> Incident:

@@ -9,11 +9,12 @@ from typing import Final
 import numpy as np
 
 from anomaly_daemon.domain.errors import InputError
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.evaluation.notes import ExportNotes, notes_of
 from anomaly_daemon.evaluation.report.tallies import Booleans, Calibration, Codes, Crossings, Envelope, Floats, Grown, Histogram, Integers
 from anomaly_daemon.evaluation.scores import DEVIATIONS, NO_CODE, NO_TIME, Column, ScoreFile
+from anomaly_daemon.settings import is_river
 
-DAY_US: Final = 86_400_000_000
 STRETCHES: Final = 1200
 _SHORTEST_FOR_RATES_US: Final = DAY_US // 24
 
@@ -198,7 +199,7 @@ def _scale(roll: Roll, notes: ExportNotes) -> Scale:
     if roll.has_deviations:
         in_force = notes.in_force("z") if method in ("", "ewma") else ()
         return Scale(DEVIATIONS, "z", "z: deviations of the log score above its mean", np.round(np.arange(1, 12.01, 0.1), 1), in_force)
-    if method in ("spot", "quantile") or (method.startswith("river:") and "Quantile" in method):
+    if method in ("spot", "quantile") or (is_river(method) and "Quantile" in method):
         in_force = tuple(float(-np.log10(tail)) for tail in notes.in_force("tail") if tail > 0)
         grid = np.linspace(0, 4, 81)[:-1]
         return Scale("tail_probability", "decades", "tail probability, decades: 3 is 1e-3", grid, in_force, is_tail=True)

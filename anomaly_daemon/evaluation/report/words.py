@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
+from anomaly_daemon.domain.times import EPOCH
+
 NAME_CHARACTERS_MAX: Final = 120
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NONE: Final = "–"
 
 
@@ -16,7 +17,7 @@ def moment(time_us: int | None) -> str:
     if time_us is None:
         return _NONE
     precision = "milliseconds" if time_us % 1_000_000 else "seconds"
-    return (_EPOCH + timedelta(microseconds=time_us)).isoformat(sep=" ", timespec=precision).removesuffix("+00:00")
+    return (EPOCH + timedelta(microseconds=time_us)).isoformat(sep=" ", timespec=precision).removesuffix("+00:00")
 
 
 def lasting(span_us: int | None) -> str:

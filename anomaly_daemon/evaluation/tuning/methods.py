@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from anomaly_daemon.domain.columns import LAST_SEEN_US, OBSERVATIONS, Column
+from anomaly_daemon.domain.columns import LAST_SEEN_US, OBSERVATIONS
 from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.domain.records import Observations, Partition, Record
 from anomaly_daemon.evaluation.notes import ExportNotes
@@ -73,8 +73,7 @@ class _Judging:
             notes.score_prior,
         )
         self._rules, self._ttl_us, self._decode_every = rules, ttl_us, notes.decode_every
-        last_seen = Column(LAST_SEEN_US.name, LAST_SEEN_US.dtype, fill=LAST_SEEN_US.fill, is_host=True)
-        columns = (OBSERVATIONS, last_seen, *self._judge.columns())
+        columns = (OBSERVATIONS, LAST_SEEN_US, *self._judge.columns())
         resident_max = settings.engine.resident_max if self._judge.is_checkpointable else settings.engine.entities_max
         spill = settings.engine.spill_directory or Path(gettempdir())
         self._table = Table(columns, resident_max=resident_max, entities_max=settings.engine.entities_max, device="cpu", spill=spill)

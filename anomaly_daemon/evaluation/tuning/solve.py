@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomaly_daemon.domain.errors import InputError
-from anomaly_daemon.evaluation.measures.detection import DAY_US
+from anomaly_daemon.domain.times import DAY_US
 from anomaly_daemon.evaluation.tuning import choice as choices
 from anomaly_daemon.evaluation.tuning.by_labels import Part
 from anomaly_daemon.evaluation.tuning.choice import Choice
