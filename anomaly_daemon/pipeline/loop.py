@@ -14,14 +14,15 @@ from typing import Literal
 
 import structlog
 
-from anomaly_daemon.domain.errors import CheckpointInvalid, CommitFailed, LogCorrupt, LogUnavailable, NoRoom, Recoverable
+from anomaly_daemon.domain.errors import CommitFailed, NoRoom, Recoverable
 from anomaly_daemon.domain.ports import Clock, ScoreExport, Sink, Source
-from anomaly_daemon.domain.records import Batch, BatchOutput, Bounds, ChangeKind, Offset, Partition, PartitionChange
+from anomaly_daemon.domain.records import Batch, BatchOutput, ChangeKind, Offset, Partition, PartitionChange
 from anomaly_daemon.incidents.alerts import AlertContext
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
 from anomaly_daemon.pipeline.pieces import next_offsets, of_bytes
 from anomaly_daemon.pipeline.portion import undone_by_recovery
 from anomaly_daemon.pipeline.process import Processor, Rules
+from anomaly_daemon.pipeline.recovery import Recovery
 from anomaly_daemon.pipeline.rule_book import RuleBook
 from anomaly_daemon.pipeline.saving import Checkpointer, Saving
 from anomaly_daemon.telemetry.metrics import Metrics
@@ -29,8 +30,6 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 5.0
-# Longer than any broker tells an end that is not its log's any more.
-_OLD_END_S = 60.0
 _PASS_OVER_EVERY_S = 10.0
 # Of records, all of which may become dead letters: on a slow way the commit of more would run out of time, again and again.
 _COMMIT_BYTES_MAX = 4 << 20
@@ -92,6 +91,17 @@ class Loop:
         self._clock, self._metrics, self._settings, self._export, self._reload = clock, metrics, settings, export, reload
         self._progress, self._rule_book, self._is_reload_due = progress, rule_book, is_reload_due
         self._saving = Saving(processor, checkpoints, clock, settings.fingerprint, settings.checkpoint_every_s)
+        self._recovery = Recovery(
+            source,
+            processor,
+            checkpoints,
+            clock,
+            metrics,
+            rule_book,
+            fingerprint=settings.fingerprint if settings.is_checkpointed else None,
+            rewind_records_max=settings.rewind_records_max,
+            is_from_end=settings.start == "latest",
+        )
         self._committed: dict[Partition, Offset] = {}
         self._position: dict[Partition, Offset] = {}
         self._ends: dict[Partition, Offset] = {}
@@ -103,7 +113,6 @@ class Loop:
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
         self._trusted_s = 0.0
-        self._beyond_since_s: float | None = None
         self._next_poll_s = self._next_pass_s = 0.0
 
     @property
@@ -275,77 +284,19 @@ class Loop:
         self._to_recover.discard(partition)
 
     def _recover(self, partitions: Sequence[Partition]) -> None:
-        """The one recovery path: newest valid checkpoint at S ≤ committed C, seek to S, process S..C without effects, then live."""
-        committed, bounds = self._source.committed(partitions), self._source.bounds(partitions)
-        is_from_end = self._settings.start == "latest"
-        starts = {one: bounds[one].end if is_from_end else bounds[one].earliest for one in partitions if one not in committed}
-        committed, self._starts = committed | starts, self._starts | starts
-        self._refuse_beyond_the_end(committed, bounds)
+        """Where each stands afterwards is where the loop goes on."""
         for partition in partitions:
             self._saving.stop_copying(partition)
-            offset = committed[partition]
-            retained = bounds[partition]
-            start = max(retained.earliest, self._restore(partition, offset, retained.earliest))
-            # Not again where the first recovery after it failed.
-            if retained.earliest > offset and self._committed.get(partition) != retained.earliest:
-                self._tell_gap(partition, offset, retained.earliest)
-            if self._rule_book is not None:
-                self._processor.govern(partition, self._rule_book.recover(partition, start, max(offset, retained.earliest), retained.earliest))
-            self._source.seek(partition, start)
-            self._committed[partition] = max(offset, retained.earliest)
-            self._position[partition] = start
-            self._ends.setdefault(partition, retained.end)
-            self._begun.setdefault(partition, start)
+        for partition, found in self._recovery.recover(partitions):
+            if found.is_first:
+                self._starts[partition] = found.committed
+            self._committed[partition], self._position[partition] = found.committed, found.start
+            self._ends.setdefault(partition, found.end)
+            self._begun.setdefault(partition, found.start)
             if self._export is not None:
-                self._export.begin(partition, self._committed[partition])
+                self._export.begin(partition, found.committed)
             self._saving.begin(partition)
             self._to_recover.discard(partition)
-            self._metrics.recoveries.inc()
-            log.info("partition_recovered", partition=str(partition), start=start, committed=offset, replayed_silently=max(0, offset - start))
-
-    def _refuse_beyond_the_end(self, committed: Mapping[Partition, Offset], bounds: Mapping[Partition, Bounds]) -> None:
-        """What is appended there next would pass for said. A broker may tell an old end for a while; a log that lost its end needs a person."""
-        ends = {partition: retained.end if retained.held_back is None else retained.held_back for partition, retained in bounds.items()}
-        beyond = next((partition for partition, offset in committed.items() if offset > ends[partition]), None)
-        if beyond is None:
-            self._beyond_since_s = None
-            return
-        told = f"{beyond} ends at {ends[beyond]}, and the group committed {committed[beyond]}: the log lost its end, or went back"
-        if self._beyond_since_s is None:
-            self._beyond_since_s = self._clock.monotonic_s()
-        if self._clock.monotonic_s() - self._beyond_since_s < _OLD_END_S:
-            raise LogUnavailable(f"{told}; looking again")
-        raise LogCorrupt(f"{told}; restore it, or let the group begin where it ends (kafka-consumer-groups --reset-offsets --to-latest)")
-
-    def _tell_gap(self, partition: Partition, committed: Offset, earliest: Offset) -> None:
-        """Retention overtook the group: those records are gone, which nobody may have to find out by himself."""
-        self._metrics.records_lost.inc(earliest - committed)
-        log.error(
-            "records_lost_to_retention",
-            partition=str(partition),
-            committed=committed,
-            earliest=earliest,
-            records=earliest - committed,
-            remedy="keep the topic for longer than the daemon may be away; state starts at the earliest retained record",
-        )
-
-    def _restore(self, partition: Partition, committed: Offset, earliest: Offset) -> Offset:
-        """Put the partition's state in place; returns the offset from which records must be processed."""
-        checkpoint = self._checkpoints.load(partition, self._settings.fingerprint, committed) if self._settings.is_checkpointed else None
-        if checkpoint is not None and checkpoint.offset >= earliest:
-            try:
-                self._processor.restore(checkpoint)
-                return checkpoint.offset
-            except CheckpointInvalid as error:
-                log.warning("checkpoint_refused", partition=str(partition), offset=checkpoint.offset, error=str(error))
-        self._processor.begin(partition)
-        rewind = self._settings.rewind_records_max
-        start = earliest if rewind is None else max(earliest, committed - rewind)
-        if committed > start and not self._settings.is_checkpointed:
-            log.info("state_warmed_up", partition=str(partition), start=start, reported_from=committed)
-        elif committed > start:
-            log.warning("state_rebuilt_from_log", partition=str(partition), start=start, committed=committed, reason="no valid checkpoint")
-        return start
 
     def _caught_up(self) -> dict[Partition, Offset]:
         """Partitions whose state is that of their committed offset, as far as state can be saved at all."""
