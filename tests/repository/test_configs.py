@@ -10,6 +10,7 @@ from anomaly_daemon.cli import VERBS, command_parser
 from anomaly_daemon.settings import Settings, load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+OF_BENCHMARKS = sorted((Path(__file__).parents[2] / "configs" / "benchmarks").glob("*.yaml"))
 _COMMAND = re.compile(r"^#\s+(anomaly-daemon .*?)(?:\s{3,}[a-z].*)?$")
 
 
@@ -35,6 +36,11 @@ def test_there_is_one_file_per_use() -> None:
 
 def test_every_file_loads_and_names_features(config: Path) -> None:
     assert load([config], environment={}).record.features
+
+
+@pytest.mark.parametrize("path", OF_BENCHMARKS, ids=lambda path: path.name)
+def test_every_file_of_a_benchmark_loads(path: Path) -> None:
+    assert load([path], ["record.features=[{name: value}]"], environment={}).evidence.channels
 
 
 def test_every_head_names_commands_that_the_parser_takes(config: Path) -> None:

@@ -47,6 +47,16 @@ def test_every_link_within_the_repository_leads_somewhere(path: str) -> None:
     assert (REPOSITORY / path).exists()
 
 
+@pytest.mark.parametrize("path", ["README.md", "deploy/PROMISE.md", "configs/benchmarks/results.md"])
+def test_every_module_that_a_page_runs_is_there(path: str) -> None:
+    named = set(re.findall(r"python -m (tests[\w.]*)", (REPOSITORY / path).read_text()))
+
+    assert named or path == "deploy/PROMISE.md"
+    for name in named:
+        place = REPOSITORY / name.rstrip(".").replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), name
+
+
 def test_the_two_commands_are_make_targets() -> None:
     targets = re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.M)
 
