@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from anomaly_daemon.domain.records import Partition
     from anomaly_daemon.incidents.alerts import AlertContext
     from anomaly_daemon.model.artifact import Artifact
-    from anomaly_daemon.pipeline.process import Processor, Rules
+    from anomaly_daemon.pipeline.process import Processor
+    from anomaly_daemon.pipeline.rules import Rules
     from anomaly_daemon.pipeline.time_range import TimesOf
 
 log = structlog.get_logger(__name__)
@@ -160,7 +161,7 @@ def pick_device(settings: Settings) -> str:
 def build_rules(settings: Settings, partitions: int = 1) -> Rules:
     """What may change while the daemon runs, by profile. partitions: how many share `threshold.alerts_per_day`."""
     from anomaly_daemon.incidents.regime import RegimeRule
-    from anomaly_daemon.pipeline.process import Rules
+    from anomaly_daemon.pipeline.rules import Rules
 
     incidents = [settings.incidents, *(settings.incidents.overridden(override.incidents) for override in settings.overrides)]
     parameters = {

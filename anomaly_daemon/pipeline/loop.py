@@ -21,9 +21,10 @@ from anomaly_daemon.incidents.alerts import AlertContext
 from anomaly_daemon.pipeline.accounting import count_batch, count_state
 from anomaly_daemon.pipeline.pieces import next_offsets, of_bytes
 from anomaly_daemon.pipeline.portion import undone_by_recovery
-from anomaly_daemon.pipeline.process import Processor, Rules
+from anomaly_daemon.pipeline.process import Processor
 from anomaly_daemon.pipeline.recovery import Recovery
 from anomaly_daemon.pipeline.rule_book import RuleBook
+from anomaly_daemon.pipeline.rules import Rules
 from anomaly_daemon.pipeline.saving import Checkpointer, Saving
 from anomaly_daemon.telemetry.metrics import Metrics
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from anomaly_daemon.channels.models import Models
 from anomaly_daemon.domain.columns import FROZEN, LAST_SEEN_US, OBSERVATIONS, RESTARTED, Column
-from anomaly_daemon.domain.entity import Profiles
 from anomaly_daemon.domain.records import (
     Alert,
     Batch,
@@ -31,7 +30,6 @@ from anomaly_daemon.domain.records import (
     Scores,
 )
 from anomaly_daemon.incidents.alerts import AlertContext, alert_message
-from anomaly_daemon.incidents.regime import RegimeRule
 from anomaly_daemon.incidents.tracks import Tracks
 from anomaly_daemon.pipeline.announce import Announcer, MicroBatch
 from anomaly_daemon.pipeline.budget import Budgets
@@ -42,14 +40,13 @@ from anomaly_daemon.pipeline.moments import listen, pass_time
 from anomaly_daemon.pipeline.pieces import at, next_offsets, only, pieces
 from anomaly_daemon.pipeline.portion import Portion, undone_by_recovery
 from anomaly_daemon.pipeline.quality import Finding, Inspector, Place, inspect
+from anomaly_daemon.pipeline.rules import Rules, governed
 from anomaly_daemon.pipeline.scored import in_order, joined, scores_of
-from anomaly_daemon.settings import Incidents as IncidentRules
 from anomaly_daemon.state.segments import Layout, lay_out
 from anomaly_daemon.state.snapshot import Snapshot
 from anomaly_daemon.state.table import HostRows, Rows, Table
 from anomaly_daemon.thresholds.judge import MODEL, Judge
 
-_Judged = tuple[Scores, list[Alert], list[Partition], list[str | None]]  # the partitions: of each incident of readings that opened
 RECENT = Column("recent", "int64", is_host=True)
 
 
@@ -59,17 +56,13 @@ def pipeline_columns(transforms: FeatureTransforms, models: Models, judge: Judge
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What may change while the daemon runs, by profile: row 0 for everybody, row i + 1 for the i-th override.
+class Settled:
+    """What a piece came to. opened: of each incident of readings that opened, its partition. incident_ids: by record, None outside of any."""
 
-    alerts_per_day: incidents that a partition may open in a day, its z moving to meet it; None: any number, z as it is set.
-    """
-
-    profiles: Profiles
-    parameters: Mapping[str, NDArray[np.float64]]
-    incidents: Sequence[IncidentRules]
-    regimes: Sequence[RegimeRule]
-    alerts_per_day: float | None = None
+    scores: Scores
+    alerts: list[Alert]
+    opened: list[Partition]
+    incident_ids: list[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +165,11 @@ class Processor:
         self._left.clear()
         for whole, whole_slots in pieces(observations, self._stages.table, self._ttl_us, self._forget):
             for piece, slots in self._budgets.steps(whole, whole_slots):
-                piece_scores, piece_alerts, opened, piece_ids = self._settle(piece, slots, moments.findings, emit_from)
-                self._budgets.count(piece, piece_scores, opened)
-                scores.append(piece_scores)
-                alerts += piece_alerts
-                incident_ids += piece_ids
+                settled = self._settle(piece, slots, moments.findings, emit_from)
+                self._budgets.count(piece, settled.scores, settled.opened)
+                scores.append(settled.scores)
+                alerts += settled.alerts
+                incident_ids += settled.incident_ids
         alerts += listen(everyone, moments, self._left, self._tracks, self._announcer.context, self._is_wanted)
         alerts.sort(key=lambda alert: (alert.partition, alert.offset))
         self.portion.grow()
@@ -253,13 +246,13 @@ class Processor:
 
     def _settle(
         self, piece: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]], emit_from: Mapping[Partition, Offset]
-    ) -> _Judged:
+    ) -> Settled:
         """A piece in one micro-batch, or in more where a lasting change is decided on: what that does to an entity begins with its next record.
 
         Which record decides is known only once the piece is judged, so it is judged again without those that must wait; nobody else notices.
         In more, too, where the device has not the memory for so many records at once.
         """
-        done: list[_Judged] = []
+        done: list[Settled] = []
         order: list[NDArray[np.int64]] = []
         todo = np.arange(len(slots))
         while len(todo):
@@ -282,14 +275,17 @@ class Processor:
         if len(done) == 1:
             return done[0]
         back = np.argsort(np.concatenate(order))
-        ids = [incident_id for *_, part in done for incident_id in part]
-        alerts = sorted((alert for _, part, *_ in done for alert in part), key=lambda alert: (alert.partition, alert.offset))
-        opened = [partition for _, _, part, _ in done for partition in part]
-        return in_order(joined([scores for scores, *_ in done], self.channels), back), alerts, opened, [ids[place] for place in back.tolist()]
+        ids = [incident_id for part in done for incident_id in part.incident_ids]
+        return Settled(
+            in_order(joined([part.scores for part in done], self.channels), back),
+            sorted((alert for part in done for alert in part.alerts), key=lambda alert: (alert.partition, alert.offset)),
+            [partition for part in done for partition in part.opened],
+            [ids[place] for place in back.tolist()],
+        )
 
     def _advance(
         self, observations: Observations, slots: NDArray[np.int64], findings_at: Mapping[Place, list[Finding]], emit_from: Mapping[Partition, Offset]
-    ) -> _Judged | list[int]:
+    ) -> Settled | list[int]:
         """One micro-batch: every stage once, in order. Or the places of records that must wait for what a change does.
 
         Nothing has changed then, nor where the device runs out of memory (torch.OutOfMemoryError). Raises NoRoom where it does so later.
@@ -299,7 +295,8 @@ class Processor:
         rows, host = table.gather(layout.slots, self._gathered), table.gather_host(layout.slots)
         entities = [observations.entities[position] for position in layout.order[: len(layout.slots)]]
         owners = [observations.records[position].partition for position in layout.order[: len(layout.slots)]]
-        profile, parameters = self._governed(owners, entities)
+        profile, parameters = governed(self._rules_of, owners, entities)
+        parameters["z"] = parameters["z"] * self._budgets.factors(owners)
         for name, parameter in parameters.items():
             rows[f"parameter.{name}"] = torch.from_numpy(parameter).to(rows[OBSERVATIONS.name].device)
         rows["slot"] = torch.from_numpy(layout.slots)
@@ -330,7 +327,7 @@ class Processor:
         stuck: Mapping[int, list[Finding]],
         findings_at: Mapping[Place, list[Finding]],
         emit_from: Mapping[Partition, Offset],
-    ) -> _Judged | list[int]:
+    ) -> Settled | list[int]:
         """What a judged micro-batch leads to: incidents, alerts, and its rows in the table. Or the places of those that must wait, and no change."""
         table, layout = self._stages.table, micro.layout
         machines = {partition: tracks.readings for partition, tracks in self._tracks.items()}
@@ -342,24 +339,7 @@ class Processor:
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         table.reset(layout.slots[announced.restarted])
-        return scores_of(layout, micro.findings, micro.verdicts), alerts, announced.opened, announced.incident_ids
-
-    def _governed(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-        """Profile and parameters of each entity, by the rules of its partition: one that recovers may still be under older ones."""
-        profile, parameters = self._set_for(owners, entities)
-        return profile, {**parameters, "z": parameters["z"] * self._budgets.factors(owners)}
-
-    def _set_for(self, owners: Sequence[Partition], entities: Sequence[str]) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
-        """The same as the settings have them."""
-        rules = list({id(one): one for one in self._rules_of.values()}.values())
-        if len(rules) == 1:
-            profile = np.array([rules[0].profiles.index(entity) for entity in entities], np.int64)
-            return profile, {name: by_profile[profile] for name, by_profile in rules[0].parameters.items()}
-        found = [self._rules_of[owner] for owner in owners]
-        indices = [one.profiles.index(entity) for one, entity in zip(found, entities, strict=True)]
-        names = rules[0].parameters
-        parameters = {name: np.array([one.parameters[name][index] for one, index in zip(found, indices, strict=True)]) for name in names}
-        return np.array(indices, np.int64), parameters
+        return Settled(scores_of(layout, micro.findings, micro.verdicts), alerts, announced.opened, announced.incident_ids)
 
     def _messages(self, alerts: Sequence[Alert], rejections: Sequence[Rejection]) -> tuple[Message, ...]:
         now_us = self._now_us() if self._now_us is not None and alerts else None

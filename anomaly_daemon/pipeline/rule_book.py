@@ -12,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from anomaly_daemon.domain.records import Offset, Partition
-from anomaly_daemon.pipeline.process import Rules
+from anomaly_daemon.pipeline.rules import Rules
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,8 @@ import pytest
 
 from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
 from anomaly_daemon.domain.records import Partition
-from anomaly_daemon.pipeline.process import Rules
 from anomaly_daemon.pipeline.rule_book import Entry, RuleBook
+from anomaly_daemon.pipeline.rules import Rules
 
 ONE, TWO = Partition("readings", 0), Partition("readings", 1)
 ITSELF = cast(Callable[[str], Rules], lambda text: text)

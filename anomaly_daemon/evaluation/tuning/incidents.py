@@ -20,7 +20,7 @@ from anomaly_daemon.evaluation.tuning.rows import HISTORY, KeptRows, Sensitivity
 from anomaly_daemon.incidents.machine import IncidentMachine, Judged, Turn, aged
 
 if TYPE_CHECKING:
-    from anomaly_daemon.pipeline.process import Rules
+    from anomaly_daemon.pipeline.rules import Rules
 
 FIXED_SENSITIVITY: Final = 0.5  # between the verdicts 0 and 1, where a method's own are kept
 _FOLLOWED: Final = 32  # rows of an open incident looked at together

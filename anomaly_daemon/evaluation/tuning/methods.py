@@ -25,7 +25,7 @@ from anomaly_daemon.state.table import Table
 from anomaly_daemon.thresholds.judge import Judge, Verdicts
 
 if TYPE_CHECKING:
-    from anomaly_daemon.pipeline.process import Rules
+    from anomaly_daemon.pipeline.rules import Rules
 
 COMPARED: Final = ("ewma", "spot", "quantile", "static")
 _BATCH_ROWS: Final = 16_384

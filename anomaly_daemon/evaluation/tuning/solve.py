@@ -24,7 +24,7 @@ from anomaly_daemon.evaluation.tuning.rows import ROWS_MAX, KeptRows, Sensitivit
 from anomaly_daemon.settings import Settings
 
 if TYPE_CHECKING:
-    from anomaly_daemon.pipeline.process import Rules
+    from anomaly_daemon.pipeline.rules import Rules
 
 _NOISY_INCIDENTS_MIN: Final = 5  # fewer are no evidence that an entity is louder than the rest
 _NOISY_RATIO: Final = 5.0  # of its incidents over the mean of the others

@@ -26,7 +26,7 @@ from anomaly_daemon.evaluation.tuning.targets import BudgetTarget, LabelTarget
 from anomaly_daemon.settings import Settings
 
 if TYPE_CHECKING:
-    from anomaly_daemon.pipeline.process import Rules
+    from anomaly_daemon.pipeline.rules import Rules
 
 _FOUND_MIN: Final = 200  # incidents of the earlier part that are always looked at
 _FOUND_PER_EVENT: Final = 5.0  # beyond them and so many an event a candidate is given up: too few of them could be true
