@@ -28,7 +28,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class Observed:
     """What all models made of a micro-batch, N rows in layout order; kept until its alerts are written.
 
     error, fresh: by channel, see Evidence. part: int64 [N], whose work a row is; row: int64 [N], its place there.
@@ -58,13 +58,13 @@ class Models:
 
     def observe(
         self, model: NDArray[np.int64], layout: Layout, rows: Rows, table: Table, values: NDArray[np.float32], gaps_s: NDArray[np.float64]
-    ) -> Findings:
+    ) -> Observed:
         """Advance every entity over its observations by its own model; see Engine. model: int64 [B]."""
         if len(self._engines) == 1:
             work = self._engines[0].observe(layout, rows, table, values, gaps_s)
             every = np.arange(len(values))
             error, fresh = {name: one.error for name, one in work.evidence.items()}, {name: one.fresh for name, one in work.evidence.items()}
-            return Findings(error, fresh, [Part(self._engines[0], work)], np.zeros_like(every), every)
+            return Observed(error, fresh, [Part(self._engines[0], work)], np.zeros_like(every), every)
         parts: list[Part] = []
         places: list[NDArray[np.int64]] = []
         for number in np.unique(model).tolist():
@@ -79,24 +79,24 @@ class Models:
             places.append(own_places)
         return _joined(parts, places, len(values))
 
-    def remember(self, findings: Findings) -> None:
-        """Write the observations into the ring; after this the windows of the findings can no longer be told."""
-        for part in findings.parts:
+    def remember(self, observed: Observed) -> None:
+        """Write the observations into the ring; after this the windows of what was observed can no longer be told."""
+        for part in observed.parts:
             part.engine.remember(part.work)
 
-    def explain(self, findings: Findings, rows: NDArray[np.int64], points: int, weights: Mapping[str, NDArray[np.float64]]) -> list[Window]:
+    def explain(self, observed: Observed, rows: NDArray[np.int64], points: int, weights: Mapping[str, NDArray[np.float64]]) -> list[Window]:
         """What the channels make of each row; see Engine."""
         found: dict[int, Window] = {}
-        for number, part in enumerate(findings.parts):
-            own = np.flatnonzero(findings.part[rows] == number)
+        for number, part in enumerate(observed.parts):
+            own = np.flatnonzero(observed.part[rows] == number)
             if len(own):
                 weighted = {name: column[own] for name, column in weights.items()}
-                windows = part.engine.explain(part.work, findings.row[rows[own]], points, weighted)
+                windows = part.engine.explain(part.work, observed.row[rows[own]], points, weighted)
                 found |= zip(own.tolist(), windows, strict=True)
         return [found[place] for place in range(len(rows))]
 
 
-def _joined(parts: Sequence[Part], places: Sequence[NDArray[np.int64]], rows: int) -> Findings:
+def _joined(parts: Sequence[Part], places: Sequence[NDArray[np.int64]], rows: int) -> Observed:
     part, row = np.empty(rows, np.int64), np.empty(rows, np.int64)
     for number, own in enumerate(places):
         part[own], row[own] = number, np.arange(len(own))
@@ -109,4 +109,4 @@ def _joined(parts: Sequence[Part], places: Sequence[NDArray[np.int64]], rows: in
 
     error = {name: in_order([evidence[name].error for evidence in found]) for name in names}
     fresh = {name: in_order([evidence[name].fresh for evidence in found]) for name in names}
-    return Findings(error, fresh, parts, part, row)
+    return Observed(error, fresh, parts, part, row)

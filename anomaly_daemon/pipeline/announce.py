@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from anomaly_daemon.channels.engine import Window
-from anomaly_daemon.channels.models import Findings, Models
+from anomaly_daemon.channels.models import Models, Observed
 from anomaly_daemon.domain.records import Alert, ChannelShare, FeatureReading, Observations, Offset, Partition, Phase, Record, Transition, WindowPoint
 from anomaly_daemon.incidents.alerts import AlertContext, Explanation, build_alert
 from anomaly_daemon.incidents.incident import OF_READINGS, Turn
@@ -37,7 +37,7 @@ class MicroBatch:
     owners: Sequence[Partition]
     profile: NDArray[np.int64]
     recent: NDArray[np.int64]
-    findings: Findings
+    observed: Observed
     verdicts: Verdicts
 
 
@@ -107,7 +107,7 @@ class Announcer:
     def _explain(self, micro: MicroBatch, rows: NDArray[np.int64]) -> Iterator[Explanation]:
         """What an alert says of each of some rows: readings per feature, and the window before it."""
         weights = micro.verdicts.parts[torch.from_numpy(rows)].cpu().numpy()
-        windows = self.models.explain(micro.findings, rows, max(self.window_points, 1), dict(zip(self.channels, weights.T, strict=True)))
+        windows = self.models.explain(micro.observed, rows, max(self.window_points, 1), dict(zip(self.channels, weights.T, strict=True)))
         for window, weight in zip(windows, weights.tolist(), strict=True):
             total = sum(weight)
             shares = [ChannelShare(name, one / total if total > 0 else 1 / len(weight)) for name, one in zip(self.channels, weight, strict=True)]

@@ -310,12 +310,12 @@ class Processor:
             layout, times_us, observations.readings[layout.order], observations.categories[layout.order], host
         )
         model = stages.models.of(entities)
-        findings = stages.models.observe(model, layout, rows, table, values, gaps_s)
+        observed = stages.models.observe(model, layout, rows, table, values, gaps_s)
         rows[MODEL] = torch.from_numpy(model).to(rows[OBSERVATIONS.name].device)
-        verdicts = stages.judge.judge(layout, rows, findings.error, findings.fresh)
+        verdicts = stages.judge.judge(layout, rows, observed.error, observed.fresh)
         stuck = stages.inspector.stuck(layout, times_us, observations.readings, rows[OBSERVATIONS.name], host)
         _note_last_seen(layout, times_us, host)
-        micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], findings, verdicts)
+        micro = MicroBatch(observations, layout, entities, owners, profile, host[RECENT.name], observed, verdicts)
         with undone_by_recovery():
             return self._conclude(micro, rows, host, stuck, findings_at, emit_from)
 
@@ -335,11 +335,11 @@ class Processor:
         if announced.waiting:
             return announced.waiting
         alerts = announced.alerts + inspect(micro, findings_at, stuck, self._tracks, self._announcer.context)
-        self._stages.models.remember(micro.findings)
+        self._stages.models.remember(micro.observed)
         table.scatter(layout.slots, rows, self._gathered)
         table.scatter_host(layout.slots, host)
         table.reset(layout.slots[announced.restarted])
-        return Settled(scores_of(layout, micro.findings, micro.verdicts), alerts, announced.opened, announced.incident_ids)
+        return Settled(scores_of(layout, micro.observed, micro.verdicts), alerts, announced.opened, announced.incident_ids)
 
     def _messages(self, alerts: Sequence[Alert], rejections: Sequence[Rejection]) -> tuple[Message, ...]:
         now_us = self._now_us() if self._now_us is not None and alerts else None

@@ -76,11 +76,11 @@ def _scores(artifact: Artifact, sequences: Sequence[EntitySequence], settings: S
             values = np.stack([sequences[one].values[at] for one, at in zip(entity.tolist(), step.tolist(), strict=True)])
             gaps_s = np.array([sequences[one].gaps_s[at] for one, at in zip(entity.tolist(), step.tolist(), strict=True)])
             model = models.of([entities[one] for one in number[layout.slots].tolist()])
-            findings = models.observe(model, layout, rows, table, values, gaps_s)
+            observed = models.observe(model, layout, rows, table, values, gaps_s)
             given = {name: torch.ones(len(layout.slots), dtype=torch.float64, device=device) for name in ("parameter.z", "parameter.level")}
             rows |= {"slot": torch.from_numpy(layout.slots), MODEL: torch.from_numpy(model).to(device)} | given
-            verdicts = judge.judge(layout, rows, findings.error, findings.fresh)
-            models.remember(findings)
+            verdicts = judge.judge(layout, rows, observed.error, observed.fresh)
+            models.remember(observed)
             table.scatter(layout.slots, rows, names)
             score = verdicts.anomaly_score.cpu().numpy()
             found[entity, step] = score / (1 - score)

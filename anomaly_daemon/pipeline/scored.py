@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anomaly_daemon.channels.models import Findings
+from anomaly_daemon.channels.models import Observed
 from anomaly_daemon.domain.records import Scores
 from anomaly_daemon.state.segments import Layout
 from anomaly_daemon.thresholds.judge import Verdicts
 
 
-def scores_of(layout: Layout, findings: Findings, verdicts: Verdicts) -> Scores:
+def scores_of(layout: Layout, observed: Observed, verdicts: Verdicts) -> Scores:
     """Verdicts back in log order."""
 
     def in_log_order(values: torch.Tensor) -> NDArray[np.float64]:
@@ -31,7 +31,7 @@ def scores_of(layout: Layout, findings: Findings, verdicts: Verdicts) -> Scores:
         grade=in_log_order(verdicts.grade),
         phase=in_log_order(verdicts.phase).astype(np.int8),
         deviations=in_log_order(verdicts.deviations),
-        evidence={name: in_log_order(error) for name, error in findings.error.items()},
+        evidence={name: in_log_order(error) for name, error in observed.error.items()},
     )
 
 

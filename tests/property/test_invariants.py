@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from anomaly_daemon.channels.engine import Window
-from anomaly_daemon.channels.models import Findings, Models
+from anomaly_daemon.channels.models import Models, Observed
 from anomaly_daemon.domain.records import Batch, Partition
 from anomaly_daemon.state.checkpoint import digest
 from tests.small import EVERY_CHANNEL, Outcome, P, is_sound, judge, processor, snapshot, stream
@@ -281,10 +281,10 @@ def test_incidents_that_were_told_before_are_not_explained_again_but_count_towar
     explained: list[int] = []
 
     def looked_again(
-        models: Models, findings: Findings, rows: NDArray[np.int64], points: int, weights: Mapping[str, NDArray[np.float64]]
+        models: Models, observed: Observed, rows: NDArray[np.int64], points: int, weights: Mapping[str, NDArray[np.float64]]
     ) -> list[Window]:
         explained.extend(rows.tolist())
-        return explain(models, findings, rows, points, weights)
+        return explain(models, observed, rows, points, weights)
 
     explain = Models.explain
     monkeypatch.setattr(Models, "explain", looked_again)
