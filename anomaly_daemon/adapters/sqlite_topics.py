@@ -14,9 +14,8 @@ from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.errors import TopicError
 from anomaly_daemon.domain.ports import Clock
 from anomaly_daemon.domain.records import Message
-from anomaly_daemon.settings import KAFKA_NAME
+from anomaly_daemon.settings import KAFKA_NAME, PARTITIONS_MAX
 
-PARTITIONS_MAX = 4096
 _CHUNK_RECORDS = 8192
 _CHUNK_BYTES = 16 * 2**20
 _NAME = re.compile(KAFKA_NAME)  # so that settings fit either log

@@ -18,11 +18,11 @@ from anomaly_daemon.adapters.file_rows import check_files, is_json_lines, read_r
 from anomaly_daemon.domain.errors import InputError, TopicError
 from anomaly_daemon.domain.ports import Clock, Topics
 from anomaly_daemon.domain.records import Message
+from anomaly_daemon.settings import PARTITIONS_MAX
 
 # Interleaving keeps every file open at once; systems commonly allow 1024.
 INTERLEAVED_FILES_MAX = 512
 _DAY_S = 86_400.0
-PARTITIONS_MAX = 4096  # as topics.partitions
 STANDARD_INPUT_NAMES = ("-", str(STANDARD_INPUT))
 _SUFFIXES = {"csv": ".csv", "jsonl": ".jsonl", "dump": ".jsonl"}
 _PROGRESS_RECORDS = 1000

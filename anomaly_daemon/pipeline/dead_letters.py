@@ -13,7 +13,7 @@ _CUT = "cut"
 _FRAME_BYTES = 200
 
 
-def dead_letter_message(rejection: Rejection, topic: str, bytes_max: int = 1_040_000) -> Message:
+def dead_letter_message(rejection: Rejection, topic: str, bytes_max: int) -> Message:
     """The rejected record, key and value byte for byte, its own headers kept, with why and whence in `dead_letter.*` headers.
 
     A record that was a dead letter before keeps the last pass as `dead_letter.previous.*`, and only that one. What has no room in `bytes_max` is

@@ -28,6 +28,7 @@ from anomaly_daemon.settings.threshold import RIVER_PREFIX, Threshold, is_river
 from anomaly_daemon.settings.topics import Input, Output, TopicCreation
 from anomaly_daemon.settings.values import (
     KAFKA_NAME,
+    PARTITIONS_MAX,
     Duration,
     Instant,
     format_duration,
@@ -43,6 +44,7 @@ __all__ = [
     "KAFKA_NAME",
     "NETWORK_CHANNELS",
     "NUMBER_KINDS",
+    "PARTITIONS_MAX",
     "RIVER_PREFIX",
     "RULES",
     "SECRETS_DIR_VARIABLE",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from anomaly_daemon.settings.section import Section
-from anomaly_daemon.settings.values import KAFKA_NAME, Duration, LimitOrNone, spelled
+from anomaly_daemon.settings.values import KAFKA_NAME, PARTITIONS_MAX, Duration, LimitOrNone, spelled
 
 TopicName = Annotated[str, Field(pattern=f"^{KAFKA_NAME}$")]
 _BATCH_INTERVAL_MAX_S = 10.0
@@ -60,7 +60,7 @@ class TopicCreation(Section):
     """Whether missing topics are made."""
 
     create_topics: bool = Field(False, description="Make missing topics instead of refusing to start.")
-    partitions: int = Field(4, ge=1, le=4096, description="Partitions of a topic that is made.")
+    partitions: int = Field(4, ge=1, le=PARTITIONS_MAX, description="Partitions of a topic that is made.")
     retention: LimitOrNone = Field(
         None, description="Records older than this are deleted; Kafka: of a topic that is made. None: kept; Kafka: as the broker has it."
     )

@@ -14,6 +14,7 @@ _UNITS_US = {"w": 604_800_000_000, "d": DAY_US, "h": 3_600_000_000, "m": 60_000_
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d|w)")
 _DURATION_US_MAX = 100 * 366 * DAY_US
 KAFKA_NAME = r"[A-Za-z0-9._-]{1,249}"  # what Kafka takes as the name of a topic or a member
+PARTITIONS_MAX = 4096  # of a topic that is made
 _NAIVE_EPOCH = datetime(1970, 1, 1)
 
 

@@ -1,6 +1,8 @@
 from anomaly_daemon.domain.records import Message, Partition, Reason, Record, Rejection
 from anomaly_daemon.pipeline.dead_letters import dead_letter_message
 
+BYTES_MAX = 1_000_000
+
 
 def headers_of(message: Message) -> dict[str, str]:
     return {name: value.decode() for name, value in message.headers}
@@ -11,7 +13,7 @@ def rejected(headers: tuple[tuple[str, bytes], ...] = (), detail: str = "no fiel
 
 
 def test_dead_letter_keeps_the_bytes_and_says_why_and_whence() -> None:
-    message = dead_letter_message(rejected((("trace", b"\xfe"),)), "dead-letters")
+    message = dead_letter_message(rejected((("trace", b"\xfe"),)), "dead-letters", BYTES_MAX)
 
     assert (message.topic, message.key, message.value, message.partition_number) == ("dead-letters", b"\xff", b"\x00not json", None)
     assert message.headers == (
@@ -41,16 +43,16 @@ def test_dead_letter_beyond_the_limit_is_cut_and_says_of_what() -> None:
 def test_tombstone_stays_a_tombstone() -> None:
     record = Record(Partition("readings", 0), 7, 0, b"pump-7", None)
 
-    message = dead_letter_message(Rejection(record, Reason.TOMBSTONE, "no value"), "dead-letters")
+    message = dead_letter_message(Rejection(record, Reason.TOMBSTONE, "no value"), "dead-letters", BYTES_MAX)
 
     assert (message.key, message.value) == (b"pump-7", None)
 
 
 def test_record_that_was_a_dead_letter_before_keeps_its_last_pass_and_only_that() -> None:
-    message = dead_letter_message(rejected(), "dead-letters")
+    message = dead_letter_message(rejected(), "dead-letters", BYTES_MAX)
     for _ in range(3):
         again = Record(Partition("dead-letters", 0), 5, 0, message.key, message.value, (*message.headers, ("dead_letter.note", b"mine")))
-        message = dead_letter_message(Rejection(again, Reason.SCHEMA, "still wrong"), "dead-letters")
+        message = dead_letter_message(Rejection(again, Reason.SCHEMA, "still wrong"), "dead-letters", BYTES_MAX)
 
     names = [name for name, _ in message.headers]
     assert message.headers[names.index("dead_letter.reason")][1] == b"schema"
@@ -60,6 +62,6 @@ def test_record_that_was_a_dead_letter_before_keeps_its_last_pass_and_only_that(
 
 
 def test_long_detail_is_cut_and_undecodable_text_cannot_break_a_dead_letter() -> None:
-    headers = dict(dead_letter_message(rejected(detail="\ud800" * 5000), "dead-letters").headers)
+    headers = dict(dead_letter_message(rejected(detail="\ud800" * 5000), "dead-letters", BYTES_MAX).headers)
 
     assert headers["dead_letter.detail"] == b"?" * 1000
