@@ -20,12 +20,13 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+WRITER = "checkpoint-writer"
 _ANSWER_TIMEOUT_S = 120.0
 _TRIM_EVERY_S = 10.0
 
 
 class BackgroundCheckpoints:
-    """A store that one thread asks and writes to, so that one which hangs holds up neither the loop nor, for longer than told, a recovery.
+    """A store that one thread writes to and one asks, so that one which hangs holds up neither the loop nor, for longer than told, a recovery.
 
     Of a partition one checkpoint is under way at most. Now and then, after one is written, memory that is free goes back to the
     system: else what a rebalance leaves in pieces stays for good.
@@ -34,7 +35,7 @@ class BackgroundCheckpoints:
     def __init__(self, store: CheckpointStore, metrics: Metrics | None = None, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
         """metrics: where those written and those that failed are counted. timeout_s: what the loop waits for, at most."""
         self._store, self._metrics, self._timeout_s = store, metrics, timeout_s
-        self._thread = _Thread()
+        self._writer, self._asker = _Thread(WRITER), _Thread("checkpoint-asker")
         self._writing: dict[Partition, Future[Any]] = {}
         self._next_trim_s = 0.0
 
@@ -43,19 +44,21 @@ class BackgroundCheckpoints:
         earlier = self._writing.get(checkpoint.partition)
         if earlier is not None and not earlier.done():
             return False
-        self._writing[checkpoint.partition] = self._thread.do(lambda: self._write(checkpoint))
+        self._writing[checkpoint.partition] = self._writer.do(lambda: self._write(checkpoint))
         return True
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """What the store has, once whatever is being written is done; None too where it does not answer. not_after: the committed offset."""
+        """What the store has, once what is being written of it is done; None too where it does not answer. not_after: the committed offset."""
 
         def find() -> Checkpoint | None:
+            if partition in self._writing:
+                wait([self._writing[partition]])
             # A checkpoint is saved behind a commit only. One ahead of it would be taken for this log's once that offset is reached.
             self._store.forget_after(partition, not_after)
             return self._store.load(partition, fingerprint, not_after)
 
         try:
-            return self._thread.ask(find, self._timeout_s)
+            return self._asker.ask(find, self._timeout_s)
         except OSError as error:
             log.error(
                 "checkpoints_unreadable", partition=str(partition), error=str(error), remedy="the log is used; see that checkpoints.url answers"
@@ -64,11 +67,11 @@ class BackgroundCheckpoints:
 
     def load_rules(self, partition: Partition) -> list[tuple[Offset, str]]:
         """See RuleStore."""
-        return self._thread.ask(lambda: self._store.load_rules(partition), self._timeout_s)
+        return self._asker.ask(lambda: self._store.load_rules(partition), self._timeout_s)
 
     def save_rules(self, partition: Partition, entries: Sequence[tuple[Offset, str]]) -> None:
         """See RuleStore."""
-        self._thread.ask(lambda: self._store.save_rules(partition, entries), self._timeout_s)
+        self._asker.ask(lambda: self._store.save_rules(partition, entries), self._timeout_s)
 
     def flush(self, timeout_s: float) -> None:
         """Wait for what is under way, so long at most; a checkpoint is a cache, the rest is dropped."""
@@ -78,7 +81,8 @@ class BackgroundCheckpoints:
         """Begin nothing more; what hangs ends with the process."""
         for writing in self._writing.values():
             writing.cancel()
-        self._thread.end()
+        for thread in (self._writer, self._asker):
+            thread.end()
 
     def _write(self, checkpoint: Checkpoint) -> None:
         try:
@@ -144,11 +148,11 @@ class NoCheckpoints:
 class _Thread:
     """Does one thing after another, and ends with the process, done or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._todo: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._under_way: Future[Any] | None = None
         self._late: Future[Any] | None = None
-        threading.Thread(target=self._run, name="checkpoints", daemon=True).start()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def do(self, work: Callable[[], T]) -> Future[T]:
         """Once everything before is done."""

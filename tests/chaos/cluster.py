@@ -17,8 +17,9 @@ from tests.end_to_end.harness import Site, start, write_site
 from tests.kafka.broker import Broker, new_broker, new_brokers
 
 PARTITIONS = 4
-# Short times, so that what must time out does so within a run.
+# Short times, so that what must time out does so within a run; fewer entities in memory than there are, so that some lie on disk whenever it breaks.
 _ASSIGNMENTS = (
+    "engine.resident_max=16",
     "input.batch_records_max=64",
     "checkpoints.every=500ms",
     "kafka.session_timeout=3s",

@@ -21,7 +21,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from anomaly_daemon import cli
 from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
-from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
+from anomaly_daemon.adapters.checkpointers import WRITER, BackgroundCheckpoints
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
 from anomaly_daemon.adapters.kafka_source import KafkaSource
 from anomaly_daemon.adapters.sqlite_append import Appender
@@ -136,7 +136,7 @@ def install(passings: Passings) -> None:
 
 def _install_in_checkpoint(passings: Passings) -> None:
     """With a part of the bytes handed to the file, and with all of them there, before older ones are removed."""
-    writing, whole = threading.Event(), checkpoint_bytes.pieces
+    whole = checkpoint_bytes.pieces
 
     def pieces(checkpoint: Checkpoint) -> Iterator[bytes | memoryview]:
         for number, piece in enumerate(whole(checkpoint)):
@@ -145,8 +145,11 @@ def _install_in_checkpoint(passings: Passings) -> None:
                 passings.passed(Point.IN_CHECKPOINT)
 
     checkpoint_bytes.pieces = pieces
-    wrap(FsspecCheckpointStore, "save", before=writing.set, after=lambda _: writing.clear())
-    wrap(FsspecCheckpointStore, "_entries", before=lambda: passings.passed(Point.IN_CHECKPOINT) if writing.is_set() else None)
+    wrap(FsspecCheckpointStore, "_entries", before=lambda: passings.passed(Point.IN_CHECKPOINT) if _is_writing() else None)
+
+
+def _is_writing() -> bool:
+    return threading.current_thread().name == WRITER
 
 
 def _install_in_reload(passings: Passings) -> None:
