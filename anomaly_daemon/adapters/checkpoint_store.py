@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 _RULES, _PART = "rules.json", ".part"
 _NAME = re.compile(rf"\d{{20}}-[0-9a-f]{{16}}\.safetensors({re.escape(_PART)})?$")
 _RULES_BYTES_MAX = 256 << 20
+_NAME_MAX = 180
 
 
 class _Rules(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,12 +116,12 @@ class FsspecCheckpointStore:
             return checkpoint
         return None
 
-    def forget_after(self, partition: Partition, offset: Offset) -> None:
+    def forget_after(self, partition: Partition, offset: Offset, is_wanted: Callable[[], bool] = lambda: True) -> None:
         """See CheckpointStore. Where that fails it is told: the state that a later recovery begins from could be another's."""
         try:
             with self._telling():
                 entries = [entry for entry in self._entries(partition) if _is_whole(entry) and _is_plain(entry)]
-                ahead = [str(entry["name"]) for entry in entries if _offset_of(entry) > offset]
+                ahead = [str(entry["name"]) for entry in entries if _offset_of(entry) > offset] if is_wanted() else []
                 for name in ahead:
                     self._files.rm(name)
         except OSError as error:
@@ -230,5 +231,6 @@ def _digest(entries: Sequence[tuple[Offset, str]]) -> str:
 
 
 def _safe(name: str) -> str:
-    """A folder name for a topic or group: never one that leads elsewhere, nor another's."""
-    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+    """A folder name for a topic or group: never one that leads elsewhere, nor another's, nor longer than file systems take."""
+    safe = quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+    return safe if len(safe) <= _NAME_MAX else f"{safe[:_NAME_MAX]}~{hashlib.sha256(name.encode()).hexdigest()}"

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 WRITER = "checkpoint-writer"
 _ANSWER_TIMEOUT_S = 120.0
+_RULES_TIMEOUT_S = 5.0  # a reload holds the loop up meanwhile
 _TRIM_EVERY_S = 10.0
 
 
@@ -49,17 +50,20 @@ class BackgroundCheckpoints:
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
         """What the store has, once what is being written of it is done; None too where it does not answer. not_after: the committed offset."""
+        is_awaited = threading.Event()
+        is_awaited.set()
 
         def find() -> Checkpoint | None:
             if partition in self._writing:
                 wait([self._writing[partition]])
             # A checkpoint is saved behind a commit only. One ahead of it would be taken for this log's once that offset is reached.
-            self._store.forget_after(partition, not_after)
+            self._store.forget_after(partition, not_after, is_awaited.is_set)
             return self._store.load(partition, fingerprint, not_after)
 
         try:
             return self._asker.ask(find, self._timeout_s)
         except OSError as error:
+            is_awaited.clear()  # what is committed may move on
             log.error(
                 "checkpoints_unreadable", partition=str(partition), error=str(error), remedy="the log is used; see that checkpoints.url answers"
             )
@@ -67,11 +71,11 @@ class BackgroundCheckpoints:
 
     def load_rules(self, partition: Partition) -> list[tuple[Offset, str]]:
         """See RuleStore."""
-        return self._asker.ask(lambda: self._store.load_rules(partition), self._timeout_s)
+        return self._asker.ask(lambda: self._store.load_rules(partition), min(_RULES_TIMEOUT_S, self._timeout_s))
 
     def save_rules(self, partition: Partition, entries: Sequence[tuple[Offset, str]]) -> None:
         """See RuleStore."""
-        self._asker.ask(lambda: self._store.save_rules(partition, entries), self._timeout_s)
+        self._asker.ask(lambda: self._store.save_rules(partition, entries), min(_RULES_TIMEOUT_S, self._timeout_s))
 
     def flush(self, timeout_s: float) -> None:
         """Wait for what is under way, so long at most; a checkpoint is a cache, the rest is dropped."""

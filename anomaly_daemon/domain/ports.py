@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from anomaly_daemon.domain.records import Batch, BatchOutput, Bounds, Checkpoint, Message, Offset, Partition
@@ -110,8 +110,11 @@ class CheckpointStore(Protocol):
         """Replace them, durably and at once. Raises OSError."""
         ...
 
-    def forget_after(self, partition: Partition, offset: Offset) -> None:
-        """Remove those of a higher offset, and say so: they are of a log that went back, as to a backup, and may tell of other records."""
+    def forget_after(self, partition: Partition, offset: Offset, is_wanted: Callable[[], bool]) -> None:
+        """Remove those of a higher offset, and say so: they are of a log that went back, as to a backup, and may tell of other records.
+
+        is_wanted: asked when they are found, before any is removed.
+        """
         ...
 
 

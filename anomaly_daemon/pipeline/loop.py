@@ -31,7 +31,7 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 5.0
-_PASS_OVER_EVERY_S = 10.0
+_PASS_OVER_EVERY_S, _SETTLE_EVERY_S = 10.0, 1.0
 # Of records, all of which may become dead letters: on a slow way the commit of more would run out of time, again and again.
 _COMMIT_BYTES_MAX = 4 << 20
 _EVENTS: Mapping[type[Recoverable], str] = {CommitFailed: "commit_failed", NoRoom: "room_exhausted"}
@@ -114,7 +114,7 @@ class Loop:
         self._is_stopping = self._is_reload_asked = False
         self._failures = 0
         self._trusted_s = 0.0
-        self._next_poll_s = self._next_pass_s = 0.0
+        self._next_poll_s = self._next_pass_s = self._next_settling_s = 0.0
 
     @property
     def positions(self) -> dict[Partition, Offset]:
@@ -174,6 +174,9 @@ class Loop:
         if not batch.changes:
             self._pass_over(batch.lease)
         self._saving.step(self._caught_up())
+        if self._rule_book is not None and not self._rule_book.is_settled and self._clock.monotonic_s() >= self._next_settling_s:
+            self._rule_book.settle()
+            self._next_settling_s = self._clock.monotonic_s() + _SETTLE_EVERY_S
 
     def _poll(self) -> Batch:
         """While the log is followed, not before the batch before has lasted its interval: each is a transaction, however small."""

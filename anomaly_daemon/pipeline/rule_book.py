@@ -35,30 +35,41 @@ class RuleStore(Protocol):
 class RuleBook:
     """The rules of now, as text, and those that a recovery still has to pass through.
 
+    What is known of a partition at hand counts, not what the store says of it meanwhile: that may be part of a cut that was refused.
     parse: text → rules; raises ValueError for one that this version cannot read.
     """
 
     def __init__(self, store: RuleStore, current: str, parse: Callable[[str], Rules]) -> None:
         self._store, self._current, self._parse = store, current, parse
         self._ahead: dict[Partition, list[tuple[Offset, Rules]]] = {}
-        # What counts in place of what the store says: it has, or may have, part of a cut that was refused.
-        self._withdrawn: dict[Partition, list[Entry]] = {}
+        self._known: dict[Partition, list[Entry]] = {}
+        # The store has, or may have, other entries than are known; and what is yet to be noted behind entries that could not be read.
+        self._unsaved: set[Partition] = set()
+        self._unread: dict[Partition, tuple[Offset, Offset]] = {}
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the store has all that is known."""
+        return not (self._unsaved or self._unread)
 
     def cut(self, committed: Mapping[Partition, Offset], positions: Mapping[Partition, Offset], text: str) -> None:
         """From the committed offsets on the rules are `text`. Raises OSError where that cannot be noted of all: the reload is refused.
 
-        What was noted of some is then taken back, at once or, where the store does not let it, as soon as it does. A partition
+        What was noted of some is then taken back, at once or, where the store does not let it, when it does. A partition
         whose position is still before its committed offset goes on under what it passes through, and turns there.
         """
         rules = self._parse(text)
-        before = {partition: self._kept(partition) for partition in committed}
+        for partition in list(self._unread):
+            self._read(partition)
+        entries = {partition: _with(self._known.get(partition, []), offset, text, 0) for partition, offset in committed.items()}
         try:
-            for partition, offset in committed.items():
-                self._note(partition, offset, text, 0)
+            for partition in committed:
+                self._save(partition, entries[partition])
         except OSError:
-            self._withdrawn |= before
+            self._unsaved |= committed.keys()
             self.settle()
             raise
+        self._known |= entries
         for partition, offset in committed.items():
             ahead = [entry for entry in self._ahead.get(partition, []) if entry[0] < offset]
             self._ahead[partition] = [*ahead, (offset, rules)] if positions[partition] < offset else []
@@ -66,17 +77,24 @@ class RuleBook:
 
     def recover(self, partition: Partition, start: Offset, committed: Offset, earliest: Offset) -> Rules:
         """The rules in force at `start`; others follow up to `committed`, from where on it is those of now."""
-        now = self._parse(self._current)
+        known = self._known.get(partition, [])
         try:
-            entries = self._note(partition, committed, self._current, earliest)
+            kept = known if partition in self._unsaved else self._store.load_rules(partition) or known
         except OSError as error:
             log.warning(
                 "rules_unreadable",
                 partition=str(partition),
                 error=str(error),
-                remedy="see checkpoints.url; the rules of now are taken for records before the committed offset too",
+                remedy="see checkpoints.url; where none are known the rules of now are taken for records before the committed offset too",
             )
-            entries = []
+            kept = known
+            if not known:
+                self._unread[partition] = (committed, earliest)
+        entries = self._known[partition] = _with(kept, committed, self._current, earliest)
+        if entries != kept and partition not in self._unread:
+            self._unsaved.add(partition)
+        self.settle()
+        now = self._parse(self._current)
         found = []
         for offset, text in entries:
             try:
@@ -89,15 +107,18 @@ class RuleBook:
 
     def forget(self, partition: Partition) -> None:
         """The partition is no longer at hand."""
-        self._ahead.pop(partition, None)
         self.settle()
-        self._withdrawn.pop(partition, None)
+        for facts in (self._ahead, self._known, self._unread):
+            facts.pop(partition, None)
+        self._unsaved.discard(partition)
 
     def settle(self) -> None:
-        """Take back what is left of a refused cut, where the store lets it: before somebody else reads it."""
-        for partition, entries in list(self._withdrawn.items()):
-            with suppress(OSError):
-                self._save(partition, entries)
+        """What the store could not take before it is given now, as far as it lets it."""
+        with suppress(OSError):
+            for partition in list(self._unread):
+                self._read(partition)
+            for partition in sorted(self._unsaved):
+                self._save(partition, self._known[partition])
 
     def next_cuts(self) -> dict[Partition, Offset]:
         """Of the partitions whose rules at hand are not those of now, the offset from which the next are in force."""
@@ -107,24 +128,26 @@ class RuleBook:
         """The rules from the next cut on, which is passed."""
         return self._ahead[partition].pop(0)[1]
 
-    def _note(self, partition: Partition, offset: Offset, text: str, earliest: Offset) -> list[Entry]:
-        """The entries with `text` in force from `offset` on; those that no retained record was under are dropped."""
-        kept = self._kept(partition)
-        entries = [entry for entry in kept if entry[0] < offset]
-        if not entries or entries[-1][1] != text:
-            entries.append((offset, text))
-        while len(entries) > 1 and entries[1][0] <= earliest:
-            entries.pop(0)
-        if len(entries) > ENTRIES_MAX:
-            log.warning("rules_forgotten", partition=str(partition), entries=len(entries) - ENTRIES_MAX, reason="reloads beyond the bound")
-            entries = entries[-ENTRIES_MAX:]
-        if entries != kept or partition in self._withdrawn:
-            self._save(partition, entries)
-        return entries
-
-    def _kept(self, partition: Partition) -> list[Entry]:
-        return self._withdrawn[partition] if partition in self._withdrawn else self._store.load_rules(partition)
+    def _read(self, partition: Partition) -> None:
+        """What was to be noted is noted behind what the store has. Raises OSError."""
+        offset, earliest = self._unread[partition]
+        self._known[partition] = _with(self._store.load_rules(partition), offset, self._current, earliest)
+        del self._unread[partition]
+        self._save(partition, self._known[partition])
 
     def _save(self, partition: Partition, entries: Sequence[Entry]) -> None:
+        self._unsaved.add(partition)  # what raises may have written all the same
         self._store.save_rules(partition, entries)
-        self._withdrawn.pop(partition, None)
+        self._unsaved.discard(partition)
+
+
+def _with(kept: Sequence[Entry], offset: Offset, text: str, earliest: Offset) -> list[Entry]:
+    """These, with `text` in force from `offset` on; those that no retained record was under are left out."""
+    entries = [entry for entry in kept if entry[0] < offset]
+    if not entries or entries[-1][1] != text:
+        entries.append((offset, text))
+    while len(entries) > 1 and entries[1][0] <= earliest:
+        entries.pop(0)
+    if len(entries) > ENTRIES_MAX:
+        log.warning("rules_forgotten", entries=len(entries) - ENTRIES_MAX, reason="reloads beyond the bound")
+    return entries[-ENTRIES_MAX:]

@@ -20,7 +20,9 @@ class Checkpoints(Section):
         description="Folder or fsspec URL, such as s3://bucket/folder; one that needs a password belongs into the secrets directory.",
     )
     every: Duration = spelled("60s", "Time between two checkpoints of a partition.")
-    timeout: Duration = spelled("2m", "Time that a recovery waits for the store, as for a whole checkpoint; then state comes from the log.")
+    timeout: Duration = spelled(
+        "2m", "Time that a recovery waits for the store, as for a whole checkpoint; then state comes from the log. A reload waits 5s."
+    )
     keep: int = Field(2, ge=1, le=16, description="Checkpoints kept per partition.")
     rewind_records_max: int | None = Field(
         None,

@@ -129,11 +129,11 @@ def test_a_damaged_one_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
 
 
 def test_each_group_and_topic_has_a_folder_of_its_own_within_that_of_the_store(tmp_path: Path) -> None:
-    names = ["a/b", "a_b", "a%2Fb", "..", "%2E%2E", "grüße"]
+    names = ["a/b", "a_b", "a%2Fb", "..", "%2E%2E", "grüße", "x" * 249, "x" * 248, "ü" * 240]
     for name in names:
         one = FsspecCheckpointStore(str(tmp_path / "groups"), name, 2)
         one.save(replace(EXAMPLE, offset=len(name)))
-        found = one.load(P, A, 99)
+        found = one.load(P, A, 999)
         assert found is not None
         assert found.offset == len(name)
 
@@ -252,6 +252,22 @@ def test_a_store_that_hangs_is_waited_for_once_and_used_again_when_it_answers() 
     assert found.offset == EXAMPLE.offset
     assert background.load_rules(P) == []
     background.close()
+
+
+def test_a_recovery_that_no_longer_waits_removes_nothing_when_the_store_answers() -> None:
+    kept = hanging()
+    Hanging.is_free.set()
+    kept.save(EXAMPLE)
+    Hanging.is_free.clear()
+    background = BackgroundCheckpoints(kept, timeout_s=0.2)
+
+    assert background.load(P, A, not_after=EXAMPLE.offset - 1) is None
+    Hanging.is_free.set()
+    while (found := background.load(P, A, not_after=EXAMPLE.offset)) is None:
+        time.sleep(0.01)
+    background.close()
+
+    assert found.offset == EXAMPLE.offset
 
 
 def test_a_process_ends_though_its_store_hangs() -> None:
