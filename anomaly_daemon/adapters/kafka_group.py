@@ -1,4 +1,4 @@
-"""What a member sees to in its group that the client (3.0.12) does not: its lease, who took its name, and what nobody owns.
+"""What a member sees to in its group that the client (3.0.12) does not: its lease, who took its name, its joins, what nobody owns.
 
 A static member that comes back is given what its predecessor had at the last rebalance. Where that was the first of the two
 by which partitions move, the predecessor would have asked for the second, and nobody else does: what it had to give up
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition, errors
+from kafka.consumer import group
+from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.protocol.admin import DescribeGroupsRequest
 from kafka.protocol.consumer import ConsumerProtocolAssignment
 from kafka.structs import ConsumerGroupMetadata
@@ -46,6 +48,32 @@ def is_fenced(consumer: KafkaConsumer) -> bool:
     with coordinator._lock:
         is_joined = coordinator.stable() and not coordinator.rejoining
         return bool(is_joined and not coordinator.is_dynamic_member() and not coordinator._heartbeat_enabled)
+
+
+class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
+    """The client's own, but that a join once begun is finished, however short the polls and however long what lies between."""
+
+    _join_task: Any
+
+    def need_rejoin(self) -> bool:
+        """A leader that joins anew because the partitions changed would forget about it after one poll: no heartbeats, no way back."""
+        return bool(super().need_rejoin() or self.rejoining)
+
+    async def join_group_async(self, timeout_ms: float | None = None) -> Any:
+        """What ended since the last poll would be thrown away and begun anew: where a leader does, the whole group, over and over."""
+        ended = self._join_task
+        if ended is not None and ended.is_done:
+            self._join_task = self._manager.call_soon(_outcome, ended)
+        return await super().join_group_async(timeout_ms)
+
+
+async def _outcome(ended: Any) -> Any:
+    return await ended
+
+
+def finish_joins() -> None:
+    """For every consumer that this process makes from now on; may be called twice."""
+    group.ConsumerCoordinator = _Coordinator
 
 
 class GroupWatch:

@@ -20,7 +20,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, IllegalStateError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, Reaction, address, consumer_arguments, open_client, reaction_to, translate
-from anomaly_daemon.adapters.kafka_group import GroupWatch, Lease, is_fenced
+from anomaly_daemon.adapters.kafka_group import GroupWatch, Lease, finish_joins, is_fenced
 from anomaly_daemon.adapters.kafka_stall import StallWatch
 from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpacking
 from anomaly_daemon.adapters.topic_names import missing_topics
@@ -92,6 +92,7 @@ class KafkaSource:
         if group is not None and (not _MEMBER.fullmatch(member) or member in (".", "..")):
             raise SettingsError(f"input.member: {member!r}: use letters, digits, '.', '_' and '-', at most 249 of them")
         bound_unpacking()
+        finish_joins()
         self._servers, self._topics, self._group = servers, tuple(topics), group
         self._batch_records_max, self._stall_timeout_s, self._monotonic_s = batch_records_max, stall_timeout_s, monotonic_s
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
@@ -207,10 +208,6 @@ class KafkaSource:
         if has_fetched_ahead and fetched and room > 0 and _bytes_of(fetched) < _TOPPED_UP_BYTES_MAX:
             for name, rows in self._answered("reading", consumer.poll, _TOP_UP_MS, max_records=room).items():
                 fetched.setdefault(name, []).extend(rows)
-        # A leader that joins anew because the partitions changed, and does not finish within one poll, forgets about it:
-        # no heartbeats, no way back, while fetching goes on (3.0.12).
-        if consumer._coordinator.rejoining:
-            consumer._coordinator.request_rejoin()
         if is_fenced(consumer):
             self._give_up()
             raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
