@@ -20,7 +20,7 @@ from anomaly_daemon.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-WRITER = "checkpoint-writer"
+WRITER, ASKER = "checkpoint-writer", "checkpoint-asker"
 _ANSWER_TIMEOUT_S = 120.0
 _RULES_TIMEOUT_S = 5.0  # a reload holds the loop up meanwhile
 _TRIM_EVERY_S = 10.0
@@ -36,7 +36,7 @@ class BackgroundCheckpoints:
     def __init__(self, store: CheckpointStore, metrics: Metrics | None = None, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
         """metrics: where those written and those that failed are counted. timeout_s: what the loop waits for, at most."""
         self._store, self._metrics, self._timeout_s = store, metrics, timeout_s
-        self._writer, self._asker = _Thread(WRITER), _Thread("checkpoint-asker")
+        self._writer, self._asker = _Thread(WRITER), _Thread(ASKER)
         self._writing: dict[Partition, Future[Any]] = {}
         self._next_trim_s = 0.0
 
@@ -113,16 +113,20 @@ class BackgroundCheckpoints:
 class SavedCheckpoints:
     """What a daemon saved, for a replay: only ever read."""
 
-    def __init__(self, store: CheckpointStore) -> None:
-        self._store = store
+    def __init__(self, store: CheckpointStore, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+        """timeout_s: what the store is waited for, at most."""
+        self._store, self._timeout_s, self._asker = store, timeout_s, _Thread(ASKER)
 
     def save(self, _checkpoint: Checkpoint) -> bool:
         """Nothing: a replay leaves the daemon's checkpoints alone."""
         return True
 
     def load(self, partition: Partition, fingerprint: str, not_after: Offset) -> Checkpoint | None:
-        """The newest valid one. Raises InputError where there is none: the replay was asked to begin from it."""
-        found = self._store.load(partition, fingerprint, not_after)
+        """The newest valid one. Raises InputError where there is none, or no answer: the replay was asked to begin from it."""
+        try:
+            found = self._asker.ask(lambda: self._store.load(partition, fingerprint, not_after), self._timeout_s)
+        except OSError as error:
+            raise InputError(f"--start-from checkpoint: {error}; see that checkpoints.url answers, or use --warm-up in its place") from None
         if found is None:
             raise InputError(
                 f"--start-from checkpoint: none of {partition} at or before offset {not_after} under these settings and this model; "

@@ -13,6 +13,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.consumer import group
+from kafka.coordinator.base import UNKNOWN_MEMBER_ID
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.protocol.admin import DescribeGroupsRequest
 from kafka.protocol.consumer import ConsumerProtocolAssignment
@@ -59,11 +60,24 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
         """A leader that joins anew because the partitions changed would forget about it after one poll: no heartbeats, no way back."""
         return bool(super().need_rejoin() or self.rejoining)
 
+    def group_protocols(self) -> Any:
+        """A member claims what it has; the client's would claim what it had before it was expelled too, and before it was made anew."""
+        for assignor in self._assignors.values():
+            assignor.member_assignment = sorted(self._subscription.assigned_partitions())
+        return super().group_protocols()
+
+    def reset_generation(self, member_id: str = UNKNOWN_MEMBER_ID) -> None:
+        """Whoever is expelled while it joins is told too that what it had is lost: it may be given it again when others have gone on with it."""
+        super().reset_generation(member_id)
+        self.rejoining = False
+
     async def join_group_async(self, timeout_ms: float | None = None) -> Any:
         """What ended since the last poll would be thrown away and begun anew: where a leader does, the whole group, over and over."""
         ended = self._join_task
         if ended is not None and ended.is_done:
-            self._join_task = self._manager.call_soon(_outcome, ended)
+            # The client takes every timeout for that of the poll, after which the task goes on.
+            is_void = isinstance(ended.exception, errors.KafkaTimeoutError) or (ended.exception is None and self._generation.is_lost())
+            self._join_task = None if is_void else self._manager.call_soon(_outcome, ended)
         return await super().join_group_async(timeout_ms)
 
 

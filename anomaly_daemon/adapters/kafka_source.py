@@ -21,6 +21,7 @@ from kafka.errors import FencedInstanceIdError, IllegalStateError, KafkaError, K
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, Reaction, address, consumer_arguments, open_client, reaction_to, translate
 from anomaly_daemon.adapters.kafka_group import GroupWatch, Lease, finish_joins, is_fenced
+from anomaly_daemon.adapters.kafka_offsets import SOON_MS, ends_told, led
 from anomaly_daemon.adapters.kafka_stall import StallWatch
 from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpacking
 from anomaly_daemon.adapters.topic_names import missing_topics
@@ -34,7 +35,6 @@ T = TypeVar("T")
 _MEMBER = re.compile(KAFKA_NAME)
 _STALL_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_MS = 2_000
-_BUSY_ANSWER_TIMEOUT_MS = 1_000
 # For what is there the broker's answer takes less; where nothing is, a record waits so long for others.
 _TOP_UP_MS = 5
 _TOPPED_UP_BYTES_MAX = 1 << 20
@@ -264,7 +264,7 @@ class KafkaSource:
             if self._observer is None:
                 self._observer = self._opened(self._observer_arguments)
             try:
-                return ask(self._observer, asked, timeout_ms=self._answer_timeout_ms // _OBSERVERS_MAX)
+                return led(ask, self._observer, asked, timeout_ms=self._answer_timeout_ms // _OBSERVERS_MAX)
             except KafkaError as error:
                 self._end(self._observer)
                 self._observer, failure = None, error
@@ -281,7 +281,7 @@ class KafkaSource:
     def _answered(self, doing: str, ask: Callable[..., T], *arguments: object, **options: object) -> T:
         """What the client answers; on any error the consumer is given up, and what it owned is LOST."""
         try:
-            return ask(*arguments, **options)
+            return led(ask, *arguments, **options)
         except KafkaError as error:
             self._give_up()
             if isinstance(error, OffsetOutOfRangeError):
@@ -333,9 +333,10 @@ class KafkaSource:
         return records
 
     def _positions(self, consumer: KafkaConsumer) -> dict[TopicPartition, Offset]:
-        names = self._sought & consumer.assignment()
-        positions = {name: self._answered("looking up a position", consumer.position, name, timeout_ms=self._answer_timeout_ms) for name in names}
-        return {name: int(position) for name, position in positions.items() if position is not None}
+        """As the client has noted them: its own `position` waits for the leader of each one that has lost it."""
+        noted = {name: consumer._subscription.assignment.get(name) for name in self._sought}
+        positions = {name: state.position for name, state in noted.items() if state is not None}
+        return {name: int(position.offset) for name, position in positions.items() if position is not None}
 
     def _look_for_stalls(self, consumer: KafkaConsumer, records: Sequence[Record]) -> None:
         """Every few seconds one round trip: it shows that the broker answers, and whether a partition stands still below its end."""
@@ -348,31 +349,31 @@ class KafkaSource:
         if self._group is not None:
             self._look_for_unowned(consumer)
         try:
-            ends = self._ends(consumer, is_reading)
+            names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
+            ends = ends_told(consumer, names, self._answer_timeout_ms, is_reading=is_reading)
         except KafkaError as error:
             # One partition without a leader is no reason to leave the others.
             if is_reading and isinstance(error, KafkaTimeoutError):
                 return
             self._give_up()
             raise translate(error, self._servers, "no broker answers") from error
-        positions = {self._owned[name]: at for name, at in self._positions(consumer).items()}
-        is_dry = len(records) < self._batch_records_max and sum(len(record.value or b"") for record in records) < POLL_BYTES_MAX // 2
+        positions = {self._owned[name]: at for name, at in self._positions(consumer).items() if self._owned[name] in ends}
+        # While the member joins it reads nothing, and the group may wait for another for a session.
+        is_dry = not consumer._coordinator.rejoining and _is_short(records, self._batch_records_max)
         stalled = self._watch.stalled(now_s, positions, ends, is_dry)
         if stalled is not None:
             self._give_up()
             raise LogUnavailable(f"{address(self._servers)}: {stalled} brings nothing though it is behind its end: connecting anew")
 
-    def _ends(self, consumer: KafkaConsumer, is_reading: bool) -> dict[Partition, Offset]:
-        """The last stable offsets of what is read; of any partition where nothing is. Raises KafkaError."""
-        names = sorted(self._sought) or [TopicPartition(self._topics[0], 0)]
-        timeout_ms = min(_BUSY_ANSWER_TIMEOUT_MS, self._answer_timeout_ms) if is_reading else self._answer_timeout_ms
-        return {Partition(*name): int(end) for name, end in consumer.end_offsets(names, timeout_ms=timeout_ms).items()}
-
     def _look_for_unowned(self, consumer: KafkaConsumer) -> None:
         with suppress(KafkaError):  # whether the broker answers is asked for next
-            if unowned := self._group_watch.look(consumer, self._topics, _BUSY_ANSWER_TIMEOUT_MS):
+            if unowned := self._group_watch.look(consumer, self._topics, SOON_MS):
                 named = [str(Partition(*name)) for name in unowned]
                 log.warning("partitions_unowned", group=self._group, partitions=named, reason="a rebalance was not finished: joining anew")
+
+
+def _is_short(records: Sequence[Record], records_max: int) -> bool:
+    return len(records) < records_max and sum(len(record.value or b"") for record in records) < POLL_BYTES_MAX // 2
 
 
 def _bytes_of(fetched: dict[TopicPartition, list[Any]]) -> int:

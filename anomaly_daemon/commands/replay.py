@@ -243,7 +243,7 @@ def _checkpoints(options: argparse.Namespace, settings: Settings, processor: Pro
     if not is_checkpointed:
         raise InputError(f"--start-from checkpoint: threshold.method {settings.threshold.method} cannot be checkpointed; use --warm-up")
     with closing(wiring.open_topics(settings, options.source)) as topics:
-        return SavedCheckpoints(wiring.open_checkpoints(settings, processor, topics.log_id()))
+        return SavedCheckpoints(wiring.open_checkpoints(settings, processor, topics.log_id()), settings.checkpoints.timeout)
 
 
 def _evaluate(export: Path, labels: Labels, output: Path | None) -> Evaluation:

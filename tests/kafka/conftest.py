@@ -9,6 +9,7 @@ import pytest
 
 from tests.contract.kafka_log import KafkaLog, broker_or_skip
 from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, require_tools, start_broker
+from tests.kafka.loops import PARTITIONS
 from tests.kafka.secured import SecuredBroker, start_secured, telling
 
 _serial = itertools.count()
@@ -82,6 +83,22 @@ def log(broker: Broker | ForeignBroker) -> Iterator[KafkaLog]:
     log = KafkaLog(broker.bootstrap)
     yield log
     log.close()
+
+
+@pytest.fixture
+def dynamic(log: KafkaLog) -> Iterator[KafkaLog]:
+    """The same cluster, for members that are not static."""
+    dynamic = KafkaLog(log.bootstrap, static_membership=False)
+    yield dynamic
+    dynamic.close()
+
+
+@pytest.fixture
+def readings(log: KafkaLog, fresh: Callable[[str], str]) -> str:
+    """A topic of PARTITIONS."""
+    topic = fresh("readings")
+    log.create(topic, PARTITIONS)
+    return topic
 
 
 @pytest.fixture

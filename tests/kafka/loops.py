@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from anomaly_daemon.domain.errors import CommitFailed, LogUnavailable
 from anomaly_daemon.domain.ports import Sink, Source
 from anomaly_daemon.domain.records import BatchOutput, ChangeKind, Message, Partition, PartitionChange, Record
-from tests.contract.logs import begin
+from tests.contract.logs import LogUnderTest, begin
 
 ALERT_EVERY = 100
+PARTITIONS = 4
 
 
 class Member:
@@ -54,6 +55,11 @@ class Member:
         self.sink.commit(BatchOutput(alerts, next_offsets, lease))
         self.next_offsets |= next_offsets
         self.committed += records
+
+
+def append(log: LogUnderTest, topic: str, per_partition: int) -> None:
+    """So many records to each partition."""
+    log.append(Message(topic, None, b"1", partition_number=number % PARTITIONS) for number in range(per_partition * PARTITIONS))
 
 
 def name(record: Record) -> bytes:

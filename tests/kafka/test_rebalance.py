@@ -2,60 +2,21 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.coordinator.consumer import ConsumerCoordinator
 
-from anomaly_daemon.adapters.kafka_group import Lease
 from anomaly_daemon.domain.errors import Fenced, LogUnavailable
 from anomaly_daemon.domain.ports import Source
-from anomaly_daemon.domain.records import Batch, ChangeKind, Message, Partition
+from anomaly_daemon.domain.records import ChangeKind, Message, Partition
 from tests.contract.kafka_log import KafkaLog
 from tests.contract.logs import Reader, joined, until
 from tests.kafka.broker import Broker, ForeignBroker
-from tests.kafka.loops import Member, expected
+from tests.kafka.loops import PARTITIONS, Member, append, expected
 
 Fresh = Callable[[str], str]
-PARTITIONS = 4
-BUSY_S, HEARTBEAT_S = 0.3, 1.0
-
-
-@pytest.fixture
-def readings(log: KafkaLog, fresh: Fresh) -> str:
-    topic = fresh("readings")
-    log.create(topic, PARTITIONS)
-    return topic
-
-
-def append(log: KafkaLog, topic: str, per_partition: int) -> None:
-    log.append(Message(topic, None, b"1", partition_number=number % PARTITIONS) for number in range(per_partition * PARTITIONS))
-
-
-class Busy(Reader):
-    """Longer about its records than a join takes."""
-
-    def step(self, timeout_s: float = 0.002) -> Batch:
-        batch = super().step(timeout_s)
-        time.sleep(BUSY_S)
-        return batch
-
-
-def until_rested(*members: Busy) -> int:
-    """Longer than a heartbeat, by which a member would learn of a rebalance; the generation after it."""
-    ends_s = time.monotonic() + 3 * HEARTBEAT_S
-    until(lambda: time.monotonic() >= ends_s, *members)
-    (generation,) = {member.lease.membership.generation_id for member in members if isinstance(member.lease, Lease)}
-    return generation
-
-
-@pytest.fixture
-def dynamic(log: KafkaLog) -> Iterator[KafkaLog]:
-    """The same cluster, for members that are not static."""
-    dynamic = KafkaLog(log.bootstrap, static_membership=False)
-    yield dynamic
-    dynamic.close()
 
 
 @pytest.mark.parametrize("membership", ["log", "dynamic"])
@@ -85,22 +46,6 @@ def test_partitions_move_from_one_member_to_two_without_a_record_processed_twice
     assert revoked >= two.owned
     # Cooperative: what one member keeps is never taken from it.
     assert revoked.isdisjoint(one.owned)
-
-
-@pytest.mark.parametrize("membership", ["log", "dynamic"])
-def test_members_that_are_busy_between_short_polls_share_the_partitions_and_the_group_comes_to_rest(
-    request: pytest.FixtureRequest, membership: str, fresh: Fresh, readings: str
-) -> None:
-    log: KafkaLog = request.getfixturevalue(membership)
-    group = fresh("detectors")
-    one, two = Busy(log.source([readings], group, member="one")), Busy(log.source([readings], group, member="two"))
-    until(lambda: len(one.owned) == len(two.owned) == 2, one, two)
-    append(log, readings, 50)
-    until(lambda: len(one.records) + len(two.records) == 50 * PARTITIONS, one, two)
-
-    generations = {until_rested(one, two) for _ in range(2)}
-
-    assert len(generations) == 1
 
 
 def test_what_a_member_that_dies_between_the_two_rounds_of_a_rebalance_leaves_to_nobody_is_taken_up(

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_daemon.adapters.checkpoint_store import FsspecCheckpointStore
-from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints
-from anomaly_daemon.domain.errors import CheckpointInvalid, SettingsError
+from anomaly_daemon.adapters.checkpointers import BackgroundCheckpoints, SavedCheckpoints
+from anomaly_daemon.domain.errors import CheckpointInvalid, InputError, SettingsError
 from anomaly_daemon.domain.records import Checkpoint, Partition
 from anomaly_daemon.state.checkpoint import decode, digest, encode
 from anomaly_daemon.telemetry.metrics import Metrics
@@ -268,6 +268,14 @@ def test_a_recovery_that_no_longer_waits_removes_nothing_when_the_store_answers(
     background.close()
 
     assert found.offset == EXAMPLE.offset
+
+
+def test_a_replay_waits_for_a_store_that_hangs_no_longer_than_told() -> None:
+    saved = SavedCheckpoints(hanging(), timeout_s=0.2)
+
+    with pytest.raises(InputError, match=r"--start-from checkpoint: the store has not answered for 0\.2 s; .*--warm-up"):
+        saved.load(P, A, not_after=99)
+    Hanging.is_free.set()
 
 
 def test_a_process_ends_though_its_store_hangs() -> None:
