@@ -55,6 +55,7 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
     """The client's own, but that a join once begun is finished, however short the polls and however long what lies between."""
 
     _join_task: Any
+    _asked = 0
 
     def need_rejoin(self) -> bool:
         """A leader that joins anew because the partitions changed would forget about it after one poll: no heartbeats, no way back."""
@@ -64,7 +65,22 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
         """A member claims what it has; the client's would claim what it had before it was expelled too, and before it was made anew."""
         for assignor in self._assignors.values():
             assignor.member_assignment = sorted(self._subscription.assigned_partitions())
-        return super().group_protocols()
+        told = super().group_protocols()
+        for _, metadata in told:
+            metadata.user_data = b"%d" % self._asked
+        return told
+
+    def ask_for_rebalance(self) -> None:
+        """Whoever does not lead the group and joins anew is given what it has, unless it tells something new of itself."""
+        self._asked += 1
+        self.request_rejoin()
+
+    async def _on_join_complete_async(self, generation: int, member_id: str, protocol: str, assignment: bytes) -> None:
+        """Where a static member is given what its predecessor had, of topics too that it does not read, the client takes none, and asks in vain."""
+        await super()._on_join_complete_async(generation, member_id, protocol, assignment)
+        given = {partition.topic for partition in ConsumerProtocolAssignment.decode(assignment).partitions()}
+        if not given <= (self._subscription.subscription or set()):
+            self.ask_for_rebalance()
 
     def reset_generation(self, member_id: str = UNKNOWN_MEMBER_ID) -> None:
         """Whoever is expelled while it joins is told too that what it had is lost: it may be given it again when others have gone on with it."""
@@ -111,7 +127,7 @@ class GroupWatch:
         every = {TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()}
         self._is_whole = owned >= every
         if not self._is_whole:
-            consumer._coordinator.request_rejoin()
+            consumer._coordinator.ask_for_rebalance()
         return sorted(every - owned)
 
 

@@ -127,3 +127,21 @@ def test_members_that_wait_for_one_that_died_are_not_taken_for_stalled(log: Kafk
         until(lambda: len(one.owned) + len(three.owned) == PARTITIONS and bool(three.owned), one, three)
 
         assert ChangeKind.LOST not in [change.kind for change in one.changes]
+
+
+def test_members_that_are_restarted_one_by_one_with_fewer_topics_share_those_that_are_left(log: KafkaLog, fresh: Fresh, readings: str) -> None:
+    group, more = fresh("detectors"), fresh("more-readings")
+    log.create(more, PARTITIONS)
+
+    def member(name: str, *topics: str) -> Reader:
+        return Reader(log.source(topics, group, member=name))
+
+    one, two = joined(log.source([readings, more], group, member="one"), 2 * PARTITIONS), member("two", readings, more)
+    until(lambda: len(one.owned) == len(two.owned) == PARTITIONS, one, two)
+    one.source.close()
+    one = member("one", readings)
+    until(lambda: {partition.topic for partition in one.owned} == {readings} and len(one.owned) + len(two.owned) == 2 * PARTITIONS, one, two)
+    two.source.close()
+    two = member("two", readings)
+
+    until(lambda: len(one.owned) == len(two.owned) == PARTITIONS / 2, one, two)

@@ -22,7 +22,7 @@ TOGETHER = "input.batch_records_max=256"
 GROUP = "least"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a module's may be made more than once, and its topics are there then
 def sites(secured: SecuredBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Site]]:
     """The administrator's view of one and the same detector, and the detector's own."""
     folder = tmp_path_factory.mktemp("rights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
@@ -27,6 +28,7 @@ from tests.small import stream
 
 RECORDS = stream(3, 6, 600, with_bad=True)
 REFUSED_WITHIN_S = 30
+_serial = itertools.count(1)
 VERBS = {"SCRAM-SHA-512": ("load", "train", "check", "run", "replay", "incidents", "dump"), "MUTUAL": ("load", "check", "run")}
 
 
@@ -46,9 +48,10 @@ class Life:
 @pytest.fixture(scope="module", params=VERBS)
 def life(request: pytest.FixtureRequest, secured: SecuredBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     folder, secrets = tmp_path_factory.mktemp("life"), tmp_path_factory.mktemp("secrets")
-    topic = f"readings-{request.param}"
+    name = f"{request.param}-{next(_serial)}"  # it may be made more than once
+    topic = f"readings-{name}"
     talkative = ("logging.level=debug", "input.batch_records_max=256", "kafka.compression=none")
-    site = make_site(folder, f"kafka://{secured.bootstrap}", RECORDS[:500], topic=topic, group=request.param, assignments=talkative)
+    site = make_site(folder, f"kafka://{secured.bootstrap}", RECORDS[:500], topic=topic, group=name, assignments=talkative)
     if request.param == "MUTUAL":
         client = secured.authority.sign("client", key_password=KEY_PASSWORD)
         client.key.chmod(0o600)
