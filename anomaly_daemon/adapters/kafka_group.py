@@ -20,6 +20,8 @@ from kafka.protocol.consumer import ConsumerProtocolAssignment
 from kafka.structs import ConsumerGroupMetadata
 
 _SETTLED = "Stable"
+# How the client calls a broker by its connection for groups.
+_OF_GROUPS = "coordinator-"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +57,7 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
     """The client's own, but that a join once begun is finished, however short the polls and however long what lies between."""
 
     _join_task: Any
-    _asked = 0
+    _asked, _is_beside = 0, False
 
     def need_rejoin(self) -> bool:
         """A leader that joins anew because the partitions changed would forget about it after one poll: no heartbeats, no way back."""
@@ -81,6 +83,19 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
         given = {partition.topic for partition in ConsumerProtocolAssignment.decode(assignment).partitions()}
         if not given <= (self._subscription.subscription or set()):
             self.ask_for_rebalance()
+
+    def coordinator(self) -> Any:
+        """By its connection for the group, or, for committed offsets while a join waits there for others, by that for records."""
+        found = super().coordinator()
+        if found is None or not self._is_beside:
+            return found
+        self._is_beside = False
+        return int(str(found).removeprefix(_OF_GROUPS))
+
+    async def _send_offset_fetch_request(self, partitions: Sequence[TopicPartition]) -> Any:
+        """The broker answers what comes by one connection one after the other."""
+        self._is_beside = self.rejoining
+        return await super()._send_offset_fetch_request(partitions)
 
     def reset_generation(self, member_id: str = UNKNOWN_MEMBER_ID) -> None:
         """Whoever is expelled while it joins is told too that what it had is lost: it may be given it again when others have gone on with it."""

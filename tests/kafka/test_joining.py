@@ -8,11 +8,12 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import MemberToRemove
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.errors import KafkaTimeoutError
 
+from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S
 from anomaly_daemon.adapters.kafka_group import Lease
 from anomaly_daemon.adapters.kafka_source import KafkaSource
 from anomaly_daemon.domain.records import Batch, ChangeKind
@@ -35,12 +36,29 @@ class Busy(Reader):
         return batch
 
 
-def until_rested(*members: Busy) -> int:
-    """Longer than a heartbeat, by which a member would learn of a rebalance; the generation after it."""
+def rest(*members: Reader) -> None:
+    """Longer than a heartbeat, by which a member would learn of a rebalance."""
     ends_s = time.monotonic() + 3 * HEARTBEAT_S
     until(lambda: time.monotonic() >= ends_s, *members)
+
+
+def generation_at_rest(*members: Reader) -> int:
+    rest(*members)
     (generation,) = {member.lease.membership.generation_id for member in members if isinstance(member.lease, Lease)}
     return generation
+
+
+def let_join(leader: Reader, beside: Reader) -> KafkaConsumer:
+    """The leader joins anew, and waits for the other one as long as that is not polled."""
+    rest(leader, beside)
+    consumer: KafkaConsumer = leader.source._consumer
+    assert consumer._coordinator._is_leader, "no rebalance begins where another member joins anew"
+    consumer._coordinator.request_rejoin()
+    joins_until_s = time.monotonic() + 0.5
+    while time.monotonic() < joins_until_s:
+        leader.step()
+    assert consumer._coordinator.rejoining
+    return consumer
 
 
 @pytest.mark.parametrize("membership", ["log", "dynamic"])
@@ -54,7 +72,7 @@ def test_members_that_are_busy_between_short_polls_share_the_partitions_and_the_
     append(log, readings, 50)
     until(lambda: len(one.records) + len(two.records) == 50 * PARTITIONS, one, two)
 
-    generations = {until_rested(one, two) for _ in range(2)}
+    generations = {generation_at_rest(one, two) for _ in range(2)}
 
     assert len(generations) == 1
 
@@ -63,15 +81,7 @@ def test_a_member_that_is_expelled_while_it_joins_is_told_that_it_lost_what_it_i
     group = fresh("detectors")
     one, two = joined(dynamic.source([readings], group, member="one"), PARTITIONS), Reader(dynamic.source([readings], group, member="two"))
     until(lambda: len(one.owned) == len(two.owned) == 2, one, two)
-    rested_s = time.monotonic() + 3 * HEARTBEAT_S
-    until(lambda: time.monotonic() >= rested_s, one, two)
-    consumer = one.source._consumer
-    assert consumer._coordinator._is_leader, "no rebalance begins where another member joins anew"
-    consumer._coordinator.request_rejoin()
-    joins_until_s = time.monotonic() + 0.5
-    while time.monotonic() < joins_until_s:  # in vain: two is not polled
-        one.step()
-    assert consumer._coordinator.rejoining
+    consumer = let_join(one, beside=two)
     one.changes.clear()
 
     with closing(KafkaAdminClient(bootstrap_servers=dynamic.bootstrap)) as admin:
@@ -79,6 +89,21 @@ def test_a_member_that_is_expelled_while_it_joins_is_told_that_it_lost_what_it_i
     until(lambda: len(one.owned) == 2 and any(change.kind is ChangeKind.ASSIGNED for change in one.changes), one, two)
 
     assert [change.kind for change in one.changes] == [ChangeKind.LOST, ChangeKind.ASSIGNED]
+
+
+def test_committed_offsets_are_told_while_a_join_waits_for_others(log: KafkaLog, fresh: Fresh, readings: str) -> None:
+    group = fresh("detectors")
+    one, two = joined(log.source([readings], group, member="one"), PARTITIONS), Reader(log.source([readings], group, member="two"))
+    append(log, readings, 5)
+    until(lambda: len(one.owned) == len(two.owned) == 2 and len(one.records) >= 10, one, two)
+    rest(one, two)
+    log.sink(one.source, group).commit(one.output())
+    committed = one.output().next_offsets
+    let_join(one, beside=two)
+    began_s = time.monotonic()
+
+    assert one.source.committed(sorted(committed)) == committed
+    assert time.monotonic() - began_s < ANSWER_TIMEOUT_S / 2
 
 
 def test_a_join_that_ran_out_of_time_is_begun_anew(log: KafkaLog, fresh: Fresh, readings: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +166,9 @@ def test_members_that_are_restarted_one_by_one_with_fewer_topics_share_those_tha
     one.source.close()
     one = member("one", readings)
     until(lambda: {partition.topic for partition in one.owned} == {readings} and len(one.owned) + len(two.owned) == 2 * PARTITIONS, one, two)
+    restarted_s = time.monotonic()
     two.source.close()
     two = member("two", readings)
 
     until(lambda: len(one.owned) == len(two.owned) == PARTITIONS / 2, one, two)
+    assert time.monotonic() - restarted_s < log.kafka.session_timeout / 2
