@@ -115,6 +115,11 @@ class Fleet:
         if is_removed:
             self._groups.remove(self.group, member)
 
+    def expel(self, member: str) -> None:
+        """Out of the group while it runs, in the midst of a join or not; nothing to one that has not joined yet."""
+        self._refuse_ended(member)
+        self._groups.remove(self.group, member)
+
     def note_recovery(self, since_s: float) -> None:
         """Wait for the first commit after a fault and keep how long it took."""
         at_s = self.wait_for(lambda: self.timeline.first_commit(since_s), COMMITS_WITHIN_S, "no commit")

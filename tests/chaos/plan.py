@@ -99,6 +99,7 @@ class ChangeKind(Enum):
     LEAVE = "leave; where static, the session times out"
     REMOVAL = "leave and be removed"
     RESTART = "crash and come back within the session"
+    EXPULSION = "be removed while it runs, and join anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +120,15 @@ _SIZES = (1, 3, 2, 1, 4, 2)
 
 def changes(dice: random.Random, count: int) -> list[Change]:
     """Of static members; see `_changes`."""
-    return _changes(dice, count, _GOING)
+    return _changes(dice, count, _GOING, (ChangeKind.RESTART, ChangeKind.EXPULSION))
 
 
 def dynamic_changes(dice: random.Random, count: int) -> list[Change]:
     """Of others."""
-    return _changes(dice, count, _GOING_BY_ITSELF)
+    return _changes(dice, count, _GOING_BY_ITSELF, (ChangeKind.RESTART,))
 
 
-def _changes(dice: random.Random, count: int, going: Sequence[ChangeKind]) -> list[Change]:
+def _changes(dice: random.Random, count: int, going: Sequence[ChangeKind], staying: Sequence[ChangeKind]) -> list[Change]:
     """From one member to three, two, one, four, two and again, by one at a time; who goes and how is the dice's."""
     found: list[Change] = []
     members: list[str] = []
@@ -135,13 +136,13 @@ def _changes(dice: random.Random, count: int, going: Sequence[ChangeKind]) -> li
         for size in _SIZES:
             while len(members) != size:
                 kind = ChangeKind.JOIN if len(members) < size else dice.choice(going)
-                if members and dice.random() < _RESTART_SHARE:
-                    kind = ChangeKind.RESTART
+                if members and dice.random() < _STAYING_SHARE:
+                    kind = dice.choice(staying)
                 found.append(_change(kind, members, dice))
     return found[:count]
 
 
-_RESTART_SHARE, _AWAITED_SHARE = 0.15, 0.6
+_STAYING_SHARE, _AWAITED_SHARE = 0.25, 0.6
 
 
 def _change(kind: ChangeKind, members: list[str], dice: random.Random) -> Change:
@@ -151,7 +152,7 @@ def _change(kind: ChangeKind, members: list[str], dice: random.Random) -> Change
         members.append(member)
     else:
         member = dice.choice(members)
-        if kind is not ChangeKind.RESTART:
+        if kind not in (ChangeKind.RESTART, ChangeKind.EXPULSION):
             members.remove(member)
     return Change(kind, member, dice.random() < _AWAITED_SHARE)
 

@@ -1,4 +1,4 @@
-"""Members come and go under load: they join, crash, leave, are removed, come back within their session; some before the last change has settled."""
+"""Members come and go under load: they join, crash, leave, come back within their session, are removed; some before the last change has settled."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ def _carry_out(change: Change, fleet: Fleet, *, is_static: bool) -> float:
             return fleet.crash(change.member)
         case ChangeKind.LEAVE | ChangeKind.REMOVAL:
             fleet.leave(change.member, is_removed=change.kind is ChangeKind.REMOVAL)
+            return time.monotonic()
+        case ChangeKind.EXPULSION:
+            fleet.expel(change.member)
             return time.monotonic()
         case ChangeKind.JOIN | ChangeKind.RESTART:
             began_s = fleet.crash(change.member) if change.kind is ChangeKind.RESTART else time.monotonic()
