@@ -1,52 +1,38 @@
-"""What source, sink and topics share of the Kafka client: settings → arguments, foreign errors → ours, deadlines, clean ends.
+"""What source, sink and topics share of the Kafka client: settings → arguments, foreign errors → ours, deadlines.
 
-kafka-python 3.0.12 waits without a timeout in some calls, leaks an I/O thread where a constructor fails, and closes a
-producer only after a flush that a broker which is away never answers; each is contained here, once.
+kafka-python 3.0.12 waits without a timeout in some calls, and leaks an I/O thread where a constructor fails; each is contained here, once.
 """
 
 from __future__ import annotations
 
 import enum
 import re
+import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, TypeVar
 
-from kafka import KafkaProducer, errors
+from kafka import errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.net.compat import KafkaNetClient
-from kafka.producer.future import FutureRecordMetadata
-from kafka.serializer import Serializer
 
-from anomaly_daemon.adapters.kafka_security import TlsRefusedError, last_refusal, open_net, security_arguments
+from anomaly_daemon.adapters.kafka_net import Net, TlsRefusedError, open_net
+from anomaly_daemon.adapters.kafka_security import security_arguments
 from anomaly_daemon.domain.errors import AnomalyDaemonError, CommitFailed, Fenced, LogUnavailable, SettingsError, TopicError
-from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
 
 T = TypeVar("T")
 
 ANSWER_TIMEOUT_S = 10.0
 _RECONNECT_MAX_MS = 1_000
+# What drops an idle connection in silence, such as a NAT, is kept from it or noticed within a minute, before a commit needs the connection.
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 # A member learns of a rebalance by its heartbeat, and a cooperative one takes two rounds.
 _HEARTBEAT_MAX_MS = 1_000
-# The broker's max.message.bytes decides what is too large; the client's own limit (1 MB) would only come before it.
-_REQUEST_BYTES_MAX = 64 << 20
 # By default 50 MB: with as much behind, a way that carries 1 MB/s never brings an answer within the time of a request.
 _FETCH_BYTES_MAX = 4 << 20
-_TRANSACTION_BACKOFF_MS = 10
-_FORCED_END_TIMEOUT_S = 60.0
 
 
-class _Values(Serializer):  # type: ignore[misc]
-    """Lets a message have neither key nor value, which Kafka allows and the client refuses."""
-
-    def serialize(self, _topic: str, _headers: object, value: object) -> object:
-        return None if value is _NO_VALUE else value
-
-
-_NO_VALUE = object()
 _NAMED = re.compile(r"\[Error \d+\] (\w+Error)\b")
 
 
@@ -161,8 +147,15 @@ def connection_arguments(servers: str, kafka: Kafka, answer_timeout_s: float = A
         "bootstrap_timeout_ms": round(answer_timeout_s * 1000),
         "request_timeout_ms": round(answer_timeout_s * 1000),
         "reconnect_backoff_max_ms": _RECONNECT_MAX_MS,
+        "socket_options": _socket_options(),
         **security_arguments(kafka),
     }
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    named = [(getattr(socket, name, None), seconds) for name, seconds in _KEEP_ALIVE.items()]  # not every system has them all
+    tcp = [(socket.IPPROTO_TCP, option, value) for option, value in ((socket.TCP_NODELAY, 1), *named) if option is not None]
+    return [*tcp, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
 
 
 def consumer_arguments(
@@ -187,81 +180,23 @@ def consumer_arguments(
     }
 
 
-def producer_arguments(
-    servers: str, kafka: Kafka, delivery_timeout_s: float, transactional_id: str | None = None, answer_timeout_s: float = ANSWER_TIMEOUT_S
-) -> dict[str, Any]:
-    """An idempotent producer, transactional where an id is given.
-
-    A message is given up after `delivery_timeout_s`, one request after half of it.
-    """
-    arguments = connection_arguments(servers, kafka, answer_timeout_s) | {
-        "transactional_id": transactional_id,
-        "compression_type": None if kafka.compression == "none" else kafka.compression,
-        "value_serializer": _Values(),
-        "linger_ms": 20,
-        "batch_size": 64 << 10,
-        "max_request_size": _REQUEST_BYTES_MAX,
-        "request_timeout_ms": round(delivery_timeout_s * 500),
-        "max_block_ms": round(answer_timeout_s * 1000),
-        "delivery_timeout_ms": round(delivery_timeout_s * 1000),
-        "allow_auto_create_topics": False,
-        "metrics_enabled": False,
-    }
-    if transactional_id is not None:
-        arguments["transaction_timeout_ms"] = round(kafka.transaction_timeout * 1000)
-        # The broker finishes a transaction after it has answered: one that begins within milliseconds is told to come again.
-        arguments["retry_backoff_ms"] = _TRANSACTION_BACKOFF_MS
-    return arguments
-
-
 def open_client(make: Callable[..., T], arguments: Mapping[str, Any]) -> T:
     """A consumer, producer or admin client; where its constructor fails, the sockets and the I/O thread it had started are closed."""
-    opened: list[KafkaNetClient] = []
+    opened: list[Net] = []
 
-    def keep(**configuration: object) -> KafkaNetClient:
+    def keep(**configuration: object) -> Net:
         opened.append(open_net(**configuration))
         return opened[-1]
 
     try:
         return make(kafka_client=keep, **arguments)
     except BaseException as error:
-        refusal = last_refusal(opened[-1]) if opened else ""
+        refusal = opened[-1].last_refusal if opened else ""
         if isinstance(error, errors.KafkaTimeoutError) and refusal:
             error.args = (f"{error.args[0]}, at last: {refusal}",)
         for client in opened:
             client.close()
         raise
-
-
-def send(producer: KafkaProducer, message: Message) -> FutureRecordMetadata:
-    """Hand a message to the producer; raises KafkaError, ValueError or TypeError where it cannot be taken."""
-    try:
-        return producer.send(
-            message.topic,
-            _NO_VALUE if message.value is None else message.value,
-            message.key,
-            list(message.headers),
-            message.partition_number,
-            message.timestamp_ms,
-        )
-    except errors.KafkaTimeoutError as error:
-        raise errors.KafkaTimeoutError(f"topic {message.topic}: {error}; does it exist, and may this user write to it?") from error
-
-
-def flush(producer: KafkaProducer, sent: Sequence[FutureRecordMetadata], timeout_s: float | None = None) -> None:
-    """Until each message was taken or refused. Raises KafkaError where one was not acknowledged.
-
-    The client's own flush gives up where a topic takes so little that a batch is split (3.0.12), and says nothing of what was refused.
-    """
-    try:
-        producer.flush(timeout=timeout_s)
-    except errors.UnknownError:
-        for one in sent:
-            with suppress(errors.KafkaError):
-                one.get(timeout_s)
-    for one in sent:
-        if not one.succeeded():
-            raise one.exception or errors.KafkaError("a message was not acknowledged")
 
 
 class DeadlineExceededError(Exception):
@@ -286,21 +221,5 @@ def within(deadline_s: float, name: str, work: Callable[[], T]) -> T:
         return outcome.result(max(0.0, deadline_s))
     except TimeoutError:
         if outcome.done():
-            raise
+            return outcome.result()
         raise DeadlineExceededError(f"no answer after {deadline_s:.1f} s") from None
-
-
-def discard(producer: KafkaProducer) -> None:
-    """End a producer whose transaction has an unknown outcome: at once it begins nothing new; its threads end by themselves.
-
-    `close(timeout=0)` flushes first and raises before it has closed anything, and a call that waits for a transactional
-    request which will never be sent waits for ever: hence the two private names.
-    """
-    producer._sender.force_close()
-
-    def end() -> None:
-        producer._sender.join(_FORCED_END_TIMEOUT_S)
-        producer._transaction_manager.authentication_failed(errors.KafkaError("the producer was discarded"))
-        producer.close(timeout=0)
-
-    threading.Thread(target=end, name="kafka-discard", daemon=True).start()

@@ -1,9 +1,9 @@
 """Applies a batch's effects to Kafka: alerts, dead letters and the group's offsets in one transaction; the last step of a record's way.
 
-Transactions are of protocol version 1 (no KIP-890): a request that was delayed may still end a later transaction of the
-same epoch. So after anything but a clean, quick commit the producer is given up and `init_transactions` of a new one
-raises the epoch, which also aborts what the old one left open; until then read_committed readers and
-`KafkaSource.committed` would wait for it. The new one is made in the background, at once.
+Transactions are of protocol version 1 (no KIP-890): a request that was delayed may still begin or end a later transaction of
+the same epoch. So after anything but a clean, quick commit in which no connection was lost the producer is given up, and
+`init_transactions` of a new one raises the epoch, which also aborts what the old one left open; until then read_committed
+readers and `KafkaSource.committed` would wait for it. The new one is made in the background, at once.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 
 import structlog
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import OffsetAndMetadata
@@ -25,17 +25,14 @@ from anomaly_daemon.adapters.kafka_client import (
     DeadlineExceededError,
     Reaction,
     address,
-    discard,
-    flush,
     is_kind,
     open_client,
-    producer_arguments,
     reaction_to,
-    send,
     translate,
     within,
 )
 from anomaly_daemon.adapters.kafka_group import Lease
+from anomaly_daemon.adapters.kafka_producer import Producer, discard, flush, producer_arguments, send
 from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 from anomaly_daemon.domain.errors import CommitFailed, Fenced, Recoverable, TopicError
 from anomaly_daemon.domain.records import BatchOutput
@@ -56,16 +53,16 @@ _REST_S = 2.0
 class _Preparation:
     """Makes one transactional producer in a thread of its own, trying again until it succeeds, is refused, or is cancelled."""
 
-    def __init__(self, make: Callable[[], KafkaProducer], rest_s: float = 0.0) -> None:
+    def __init__(self, make: Callable[[], Producer], rest_s: float = 0.0) -> None:
         """rest_s: before the first attempt."""
         self._make, self._rest_s, self.is_resting = make, rest_s, rest_s > 0
         self._lock = threading.Lock()
         self._is_cancelled = threading.Event()
-        self._producer: Future[KafkaProducer] = Future()
+        self._producer: Future[Producer] = Future()
         self.last_error: KafkaError | None = None
         threading.Thread(target=self._run, name="kafka-prepare", daemon=True).start()
 
-    def wait(self, timeout_s: float) -> KafkaProducer:
+    def wait(self, timeout_s: float) -> Producer:
         """The producer. Raises TimeoutError, or KafkaError where the broker refuses this instance."""
         return self._producer.result(timeout_s)
 
@@ -89,7 +86,7 @@ class _Preparation:
         if producer is not None:
             discard(producer)
 
-    def _made(self) -> KafkaProducer | None:
+    def _made(self) -> Producer | None:
         backoff_s = _BACKOFF_FIRST_S
         self._is_cancelled.wait(self._rest_s)
         self.is_resting = False
@@ -109,21 +106,30 @@ class _Preparation:
 class _Transaction:
     """One batch's effects: the calls in their order, run where a deadline can leave them behind."""
 
-    def __init__(self, producer: KafkaProducer, output: BatchOutput, lease: Lease | None) -> None:
+    def __init__(self, producer: Producer, output: BatchOutput, lease: Lease | None) -> None:
         self._producer, self._output, self._lease = producer, output, lease
         self._sent: list[FutureRecordMetadata] = []
+        self._doing = "begin"
 
     def run(self) -> None:
         """Commit. The client ends a transaction well even where it gave a message up, so each has to be acknowledged before."""
         self._producer.begin_transaction()
+        self._doing = "write messages"
         for message in self._output.messages:
             self._sent.append(send(self._producer, message))
         if self._sent:
             flush(self._producer, self._sent)
         if self._lease is not None:
+            self._doing = "write offsets"
             offsets = {TopicPartition(one.topic, one.number): OffsetAndMetadata(at, "", -1) for one, at in self._output.next_offsets.items()}
             self._producer.send_offsets_to_transaction(offsets, self._lease.membership)
+        self._doing = "end the transaction"
         self._producer.commit_transaction()
+
+    def waiting_to(self) -> str:
+        """What is being done, for a person."""
+        open_topics = {message.topic for message, sent in zip(self._output.messages, self._sent, strict=False) if not sent.is_done}
+        return " ".join([self._doing, *(["to", ", ".join(sorted(open_topics))] if open_topics else [])])
 
     def cause(self, error: KafkaError) -> KafkaError:
         """The error that says most: once fenced, the client answers every call with a general error around the first one."""
@@ -155,6 +161,7 @@ class KafkaSink:
         self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
         self._fenced_by: str | None = None
         self._gone: frozenset[str] = frozenset()
+        self._is_left_open, self._told = False, ""
         self._preparation = _Preparation(self._make)
 
     def commit(self, output: BatchOutput) -> None:
@@ -171,14 +178,16 @@ class KafkaSink:
         lease = self._checked(output.lease) if offsets else None
         deadline_s = self._monotonic_s() + self._commit_timeout_s
         producer = self._prepared()
-        began_s = self._monotonic_s()
+        began_s, lost = self._monotonic_s(), producer.connections_lost
         transaction = _Transaction(producer, output, lease)
         try:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:
+            waiting = transaction.waiting_to()
+            self._told = f"; told last: {producer.why_waiting}" if producer.why_waiting else ""
             self._replace(producer, _REST_S)
             self._refuse_gone(output)
-            raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}") from error
+            raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}, waiting to {waiting}{self._told}") from error
         except KafkaError as error:
             failure = self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s, lease)
             if isinstance(failure, CommitFailed):
@@ -187,14 +196,17 @@ class KafkaSink:
         except BaseException:
             self._replace(producer)
             raise
-        self._gone = frozenset()
-        took_s = self._monotonic_s() - began_s
-        if took_s > _SLOW_COMMIT_S:
-            log.info("producer_recycled", servers=self._servers, commit_s=round(took_s, 3))
+        self._gone, self._is_left_open, self._told = frozenset(), False, ""
+        took_s, lost = self._monotonic_s() - began_s, producer.connections_lost - lost
+        if took_s > _SLOW_COMMIT_S or lost:
+            log.info("producer_recycled", servers=self._servers, commit_s=round(took_s, 3), connections_lost=lost)
             self._replace(producer)
 
     def close(self) -> None:
-        """Let go of the producer; may be called twice."""
+        """Let go of the producer; of one that ends what a failed commit left open once it has, or after a moment. May be called twice."""
+        if self._is_left_open and not self._preparation.is_resting:  # while it rests there may be a namesake
+            with suppress(TimeoutError, KafkaError):
+                self._preparation.wait(_CLOSE_TIMEOUT_S)
         self._preparation.cancel()
 
     def _checked(self, lease: object) -> Lease:
@@ -205,19 +217,19 @@ class KafkaSink:
             raise CommitFailed(f"{address(self._servers)}: commit: not a member of group {lease.membership.group_id} when the batch was read")
         return lease
 
-    def _prepared(self) -> KafkaProducer:
+    def _prepared(self) -> Producer:
         if self._preparation.is_resting:  # not waited for: it takes a poll to learn of a namesake
             raise CommitFailed(f"{address(self._servers)}: commit: it waits to learn whether this process is still a member")
         try:
             return self._preparation.wait(self._commit_timeout_s)
         except TimeoutError:
-            told = f": {self._preparation.last_error}" if self._preparation.last_error is not None else ""
-            raise CommitFailed(f"{address(self._servers)}: commit: no producer after {self._commit_timeout_s:.1f} s{told}") from None
+            why = f": {self._preparation.last_error}" if self._preparation.last_error is not None else ""
+            raise CommitFailed(f"{address(self._servers)}: commit: no producer after {self._commit_timeout_s:.1f} s{why}{self._told}") from None
         except KafkaError as error:
             self._preparation = _Preparation(self._make)
             raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
 
-    def _failure(self, producer: KafkaProducer, error: KafkaError, open_s: float, lease: Lease | None) -> Exception:
+    def _failure(self, producer: Producer, error: KafkaError, open_s: float, lease: Lease | None) -> Exception:
         """What to raise after a failed transaction; the producer is replaced, unless someone else holds our identity now.
 
         Our own next producer never fences one that is still used. But the broker also fences a transaction that was
@@ -248,12 +260,13 @@ class KafkaSink:
         if found:
             raise TopicError(f"{address(self._servers)}: commit: no topic {', '.join(found)}; make it anew, or start with topics.create_topics: true")
 
-    def _replace(self, producer: KafkaProducer, rest_s: float = 0.0) -> None:
+    def _replace(self, producer: Producer, rest_s: float = 0.0) -> None:
         discard(producer)
+        self._is_left_open = True
         self._preparation = _Preparation(self._make, rest_s)
 
-    def _make(self) -> KafkaProducer:
-        producer = open_client(KafkaProducer, self._arguments)
+    def _make(self) -> Producer:
+        producer = open_client(Producer, self._arguments)
         try:
             producer.init_transactions()
         except BaseException:

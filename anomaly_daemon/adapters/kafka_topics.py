@@ -6,21 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
-from anomaly_daemon.adapters.kafka_client import (
-    ANSWER_TIMEOUT_S,
-    address,
-    connection_arguments,
-    discard,
-    flush,
-    open_client,
-    producer_arguments,
-    send,
-    translate,
-)
+from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, address, connection_arguments, open_client, translate
+from anomaly_daemon.adapters.kafka_producer import Producer, discard, flush, producer_arguments, send
 from anomaly_daemon.adapters.topic_names import missing_topics
 from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
@@ -55,7 +46,7 @@ class KafkaTopics:
         self._admin_arguments = connection_arguments(servers, kafka, answer_timeout_s)
         self._producer_arguments = producer_arguments(servers, kafka, _DELIVERY_TIMEOUT_S, None, answer_timeout_s)
         self._admin: KafkaAdminClient | None = None
-        self._producer: KafkaProducer | None = None
+        self._producer: Producer | None = None
         self._known: set[str] = set()
 
     def log_id(self) -> str:
@@ -154,9 +145,9 @@ class KafkaTopics:
             self._close_admin()
             raise translate(error, self._servers, doing) from error
 
-    def _appending(self) -> KafkaProducer:
+    def _appending(self) -> Producer:
         if self._producer is None:
-            self._producer = open_client(KafkaProducer, self._producer_arguments)
+            self._producer = open_client(Producer, self._producer_arguments)
         return self._producer
 
     def _close_admin(self) -> None:

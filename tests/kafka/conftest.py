@@ -8,18 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.contract.kafka_log import KafkaLog, broker_or_skip
-from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, require_tools, start_broker
+from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, new_brokers, require_tools, start_broker
 from tests.kafka.loops import PARTITIONS
 from tests.kafka.secured import SecuredBroker, start_secured, telling
 
 _serial = itertools.count()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """kafka-python 3.0.12 leaks the socket of a connection that is refused: these tests take the broker away."""
-    config.addinivalue_line(
-        "filterwarnings", r"ignore:unclosed <socket\.socket fd=\d+, family=2, type=1, proto=6, laddr=\('0\.0\.0\.0', \d+\)>:ResourceWarning"
-    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,7 +20,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what needs the broker; where it cannot run, leave all of that out, of the contract suites too."""
     folder = Path(__file__).parent
     for item in items:
-        if folder in item.path.parents and {"broker", "own_broker", "secured"} & set(getattr(item, "fixturenames", ())):
+        if folder in item.path.parents and {"broker", "own_broker", "brokers", "secured"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
     needing = [item for item in items if item.get_closest_marker("kafka") is not None]
     if needing and _why_left_out() is not None:
@@ -65,6 +58,15 @@ def own_broker() -> Iterator[Broker]:
     broker = shared if isinstance(shared, Broker) else broker_or_skip(start_broker)
     yield broker
     broker.revive()
+
+
+@pytest.fixture
+def brokers() -> Iterator[list[Broker]]:
+    """Three of our own in one cluster, any of which may be killed."""
+    brokers = broker_or_skip(lambda: new_brokers(3))
+    yield brokers
+    for broker in brokers:
+        broker.stop()
 
 
 @pytest.fixture(scope="session")

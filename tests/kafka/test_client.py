@@ -14,11 +14,11 @@ from anomaly_daemon.adapters.kafka_client import (
     connection_arguments,
     consumer_arguments,
     open_client,
-    producer_arguments,
     reaction_to,
     translate,
     within,
 )
+from anomaly_daemon.adapters.kafka_producer import producer_arguments
 from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 from anomaly_daemon.domain.errors import CommitFailed, Fenced, LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.settings import Kafka

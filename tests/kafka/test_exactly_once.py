@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from anomaly_daemon.adapters import kafka_sink
+from anomaly_daemon.adapters.kafka_producer import Producer
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
 from anomaly_daemon.domain.errors import CommitFailed, Fenced
 from anomaly_daemon.domain.records import BatchOutput, Message, Partition
@@ -45,14 +45,14 @@ def test_every_seventh_transaction_aborted_after_its_offsets_were_sent_leaves_ea
 ) -> None:
     turns = itertools.count(1)
 
-    class Aborting(KafkaProducer):
+    class Aborting(Producer):
         def commit_transaction(self) -> None:
             if next(turns) % 7 == 0:
                 self.abort_transaction()
                 raise KafkaError("aborted on purpose, after the offsets were sent")
             super().commit_transaction()
 
-    monkeypatch.setattr(kafka_sink, "KafkaProducer", Aborting)
+    monkeypatch.setattr(kafka_sink, "Producer", Aborting)
     one = member(log, readings, alerts, fresh("detectors"))
 
     per_partition = RECORDS // PARTITIONS
@@ -65,13 +65,13 @@ def test_every_seventh_transaction_aborted_after_its_offsets_were_sent_leaves_ea
 def test_a_restart_ends_at_once_the_transaction_that_its_predecessor_left_open(
     log: KafkaLog, fresh: Fresh, readings: str, alerts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Dying(KafkaProducer):
+    class Dying(Producer):
         def commit_transaction(self) -> None:
             raise SystemExit("killed before the end of the transaction")
 
     group = fresh("detectors")
     with monkeypatch.context() as patched:
-        patched.setattr(kafka_sink, "KafkaProducer", Dying)
+        patched.setattr(kafka_sink, "Producer", Dying)
         patched.setattr(KafkaSink, "_replace", lambda *_: None)
         dying = member(log, readings, alerts, group)
         with pytest.raises(SystemExit):

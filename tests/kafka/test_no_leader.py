@@ -1,25 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from kafka import KafkaAdminClient
 
 from anomaly_daemon.domain.errors import LogUnavailable
 from anomaly_daemon.domain.records import ChangeKind, Message, Partition
-from tests.contract.kafka_log import KafkaLog, broker_or_skip
+from tests.contract.kafka_log import KafkaLog
 from tests.contract.logs import Reader, joined, until
-from tests.kafka.broker import Broker, new_brokers
+from tests.kafka.broker import Broker
 
 PARTITIONS = 6
-
-
-@pytest.fixture
-def brokers() -> Iterator[list[Broker]]:
-    brokers = broker_or_skip(lambda: new_brokers(3))
-    yield brokers
-    for broker in brokers:
-        broker.stop()
 
 
 @pytest.mark.slow

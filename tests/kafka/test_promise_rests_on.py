@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from anomaly_daemon.adapters.kafka_client import open_client, producer_arguments
+from anomaly_daemon.adapters.kafka_client import open_client
+from anomaly_daemon.adapters.kafka_producer import producer_arguments
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
 from anomaly_daemon.domain.records import BatchOutput, Message
 from tests.chaos.cluster import delete_groups
