@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"python -m tests.chaos: {error}", file=sys.stderr)
             return 2
         try:
+            cluster.wishes = options.wishes
             with closing(cluster):
                 if options.mutants:
                     return _catch(cluster, options.seed)
@@ -71,6 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="of the fault points and the input")
     parser.add_argument("--slice", action="store_true", help="a part of the faults, all on one input: minutes in place of an hour")
     parser.add_argument("--mutants", action="store_true", help="plant known defects, one after the other: every one has to be found")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="wishes",
+        metavar="KEY=VALUE",
+        help="a setting of the daemons, such as kafka.commit_timeout=30s, in place of the harness's own short times",
+    )
     parser.add_argument(
         "--bootstrap",
         metavar="HOST:PORT",
@@ -101,6 +110,7 @@ def _rows_of_several(folder: Path, replicated: Sequence[Scenario[Any]], options:
     for scenario in replicated:
         if _is_asked_for(scenario, options):
             with closing(ReplicatedCluster(folder)) as cluster:
+                cluster.wishes = options.wishes
                 yield from _told(conduct(cluster, [scenario], options.seed, is_slice=options.slice), options)
 
 
@@ -110,6 +120,7 @@ def _told(rows: list[Row], options: argparse.Namespace) -> list[Row]:
     if not rows[0].is_equal:
         words = [*(row.scenario.name for row in rows), f"--seed {options.seed}"]
         words += ["--slice"] if options.slice else []
+        words += [f"--set {wish}" for wish in options.wishes]
         words += [f"--bootstrap {options.bootstrap}"] if options.bootstrap else []
         print("".join(f"    {difference}\n" for difference in rows[0].verdict.differences), end="")
         print(f"  again: python -m tests.chaos {' '.join(words)}", flush=True)

@@ -49,6 +49,8 @@ class Cluster:
         self._groups: list[str] = []
         self.left: Sequence[str] = ()
         """Topics and groups that could not be removed."""
+        self.wishes: Sequence[str] = ()
+        """Settings in place of those that the harness or a scenario gives."""
         # The first process of all waits for everything heavy to be imported; no fault shall be timed by it.
         start("tests.chaos.daemon", ["--help"], folder / "first.log").join()
 
@@ -70,7 +72,7 @@ class Cluster:
     def site(self, name: str, topic: str, *assignments: str, is_harmed: bool = True) -> Site:
         """Settings for a group of its own; one that is harmed goes the way of daemons. Its topics are there."""
         group = f"{self._run}-{name}-{next(self._serial)}"
-        log, given = f"kafka://{self._way if is_harmed else self.bootstrap}", (*self._assignments, *assignments)
+        log, given = f"kafka://{self._way if is_harmed else self.bootstrap}", (*self._assignments, *assignments, *self.wishes)
         site = write_site(self._folder / group, log, topic=topic, group=group, partitions=PARTITIONS, assignments=given)
         self._groups.append(group)
         self.create(group + ".alerts", group + ".dead-letters")
