@@ -61,7 +61,7 @@ class Producer(KafkaProducer):  # type: ignore[misc]
     @property
     def why_waiting(self) -> str:
         """What it was told last, by topic and of connections, since the transaction began, while it tried again and again; empty where nothing."""
-        told = [f"topic {topic}: {error}".removesuffix(": None") for topic, error in sorted(self._refusals.items())]
+        told = [f"topic {topic}: {error}".removesuffix(": None") for topic, error in sorted(dict(self._refusals).items())]  # the sender adds to it
         return "; ".join(one for one in (*told, self._net.last_refusal) if one)
 
     @property
