@@ -49,6 +49,8 @@ class Net(KafkaNetClient):  # type: ignore[misc]
         """Begin to connect, if there is a way; a refusal is heard by whoever waits for an answer, and remembered as `last_refusal`."""
         with suppress(errors.KafkaError):
             super().maybe_connect(node_id, **options)
+        if options:  # from a producer's sender, which asks again at once, and would do nothing else
+            self.poll(_LOOK_AGAIN_MS[0])
 
     def await_ready(self, node_id: str, timeout_ms: float = 30_000) -> bool:
         """Whether a request can be sent there, after a wait. The client's own raises where it cannot; the sender then forgets its request."""
@@ -58,6 +60,11 @@ class Net(KafkaNetClient):  # type: ignore[misc]
             shortest_ms, longest_ms = _LOOK_AGAIN_MS
             self.poll(min(max(shortest_ms, 1000 * self.connection_delay(node_id)), longest_ms), Future())
             return False
+
+    @property
+    def refusal(self) -> errors.KafkaError | None:
+        """What a broker that refuses us for good said first; None where none does."""
+        return next(iter(dict(self._manager._auth_failures).values()), None)
 
     def _note_refusal(self, error: Exception) -> None:
         self.last_refusal = str(error)

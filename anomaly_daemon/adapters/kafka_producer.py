@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer, errors
+from kafka.errors import KafkaError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.serializer import Serializer
 
@@ -42,7 +43,7 @@ class Producer(KafkaProducer):  # type: ignore[misc]
     def __init__(self, **arguments: Any) -> None:
         self._refusals: dict[str, Exception] = {}
         super().__init__(**arguments)
-        if self._transaction_manager is not None:
+        if self._transaction_manager is not None and self._transaction_manager.is_transactional():
             # What was fenced while it stood still would end the transaction of its successor thereby: the broker aborts what it finds open.
             self._transaction_manager._supports_epoch_bump = lambda: False
         self._settle, self._sender._dispatch_error = self._sender._dispatch_error, self._note_refusal
@@ -63,6 +64,11 @@ class Producer(KafkaProducer):  # type: ignore[misc]
         """What it was told last, by topic and of connections, since the transaction began, while it tried again and again; empty where nothing."""
         told = [f"topic {topic}: {error}".removesuffix(": None") for topic, error in sorted(dict(self._refusals).items())]  # the sender adds to it
         return "; ".join(one for one in (*told, self._net.last_refusal) if one)
+
+    @property
+    def refusal(self) -> KafkaError | None:
+        """Why a broker refuses us for good, its certificate or our login; None where none does."""
+        return self._net.refusal
 
     @property
     def _net(self) -> Net:

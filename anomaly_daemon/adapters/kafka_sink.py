@@ -183,15 +183,21 @@ class KafkaSink:
         try:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:
-            waiting = transaction.waiting_to()
-            self._told = f"; told last: {producer.why_waiting}" if producer.why_waiting else ""
-            self._replace(producer, _REST_S)
-            self._refuse_gone(output)
+            waiting, self._told = transaction.waiting_to(), _told(producer)
+            self._give_up(producer, output, _REST_S)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}, waiting to {waiting}{self._told}") from error
         except KafkaError as error:
-            failure = self._failure(producer, transaction.cause(error), self._monotonic_s() - began_s, lease)
-            if isinstance(failure, CommitFailed):
-                self._refuse_gone(output)
+            self._told = _told(producer)
+            open_s = self._monotonic_s() - began_s
+            failure = self._failure(transaction.cause(error), open_s, lease)
+            rest_s = _REST_S if open_s > _SLOW_COMMIT_S or isinstance(failure, _JoinedAnew) else 0.0
+            if isinstance(failure, Fenced):
+                discard(producer)
+                self._fenced_by = str(failure)
+            elif isinstance(failure, CommitFailed):
+                self._give_up(producer, output, rest_s)
+            else:
+                self._replace(producer, rest_s)
             raise failure from error
         except BaseException:
             self._replace(producer)
@@ -204,9 +210,10 @@ class KafkaSink:
 
     def close(self) -> None:
         """Let go of the producer; of one that ends what a failed commit left open once it has, or after a moment. May be called twice."""
-        if self._is_left_open and not self._preparation.is_resting:  # while it rests there may be a namesake
-            with suppress(TimeoutError, KafkaError):
+        if self._is_left_open:
+            with suppress(Exception):
                 self._preparation.wait(_CLOSE_TIMEOUT_S)
+        self._is_left_open = False
         self._preparation.cancel()
 
     def _checked(self, lease: object) -> Lease:
@@ -229,25 +236,28 @@ class KafkaSink:
             self._preparation = _Preparation(self._make)
             raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
 
-    def _failure(self, producer: Producer, error: KafkaError, open_s: float, lease: Lease | None) -> Exception:
-        """What to raise after a failed transaction; the producer is replaced, unless someone else holds our identity now.
+    def _failure(self, error: KafkaError, open_s: float, lease: Lease | None) -> Exception:
+        """What to raise after a failed transaction: Fenced where someone else holds our identity now.
 
         Our own next producer never fences one that is still used. But the broker also fences a transaction that was
         open for too long, and a membership from before we joined anew: these were ours, and recovery is enough.
         """
         if lease is not None and is_kind(error, FencedInstanceIdError) and lease.is_succeeded_by_itself():
-            self._replace(producer, _REST_S)
-            return CommitFailed(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read")
-        if reaction_to(error) is Reaction.FENCED and open_s < self._transaction_timeout_s:
-            discard(producer)
-            self._fenced_by = str(translate(error, self._servers, "commit"))
-            return Fenced(self._fenced_by)
-        self._replace(producer, _REST_S if open_s > _SLOW_COMMIT_S else 0.0)
-        if reaction_to(error) is Reaction.FENCED:
+            return _JoinedAnew(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read")
+        if reaction_to(error) is Reaction.FENCED and open_s >= self._transaction_timeout_s:
             return CommitFailed(
                 f"{address(self._servers)}: commit: the transaction was open for {open_s:.1f} s, longer than kafka.transaction_timeout: {error}"
             )
-        return translate(error, self._servers, "commit", is_commit=True)
+        failure = translate(error, self._servers, "commit", is_commit=True)
+        return CommitFailed(f"{failure}{self._told}") if isinstance(failure, CommitFailed) else failure
+
+    def _give_up(self, producer: Producer, output: BatchOutput, rest_s: float) -> None:
+        """Raises TopicError, see `_refuse_gone`; the next producer's rest begins after it, for it is a poll that learns of a namesake."""
+        discard(producer)
+        try:
+            self._refuse_gone(output)
+        finally:
+            self._prepare(rest_s)
 
     def _refuse_gone(self, output: BatchOutput) -> None:
         """The client waits for a topic that is deleted as for a broker that is away. Raises TopicError once two commits in turn found it gone."""
@@ -262,14 +272,27 @@ class KafkaSink:
 
     def _replace(self, producer: Producer, rest_s: float = 0.0) -> None:
         discard(producer)
-        self._is_left_open = True
+        self._prepare(rest_s)
+
+    def _prepare(self, rest_s: float) -> None:
+        self._is_left_open = rest_s == 0  # to be waited for at the end; not where a namesake may have begun
         self._preparation = _Preparation(self._make, rest_s)
 
     def _make(self) -> Producer:
         producer = open_client(Producer, self._arguments)
         try:
             producer.init_transactions()
-        except BaseException:
+        except BaseException as error:
             discard(producer)
+            if producer.refusal is not None:
+                raise producer.refusal from error
             raise
         return producer
+
+
+class _JoinedAnew(CommitFailed):
+    """The membership that the batch was read under is one of this very member's before."""
+
+
+def _told(producer: Producer) -> str:
+    return f"; told last: {producer.why_waiting}" if producer.why_waiting else ""
