@@ -25,10 +25,13 @@ GROUP = "least"
 @pytest.fixture(scope="session")  # a module's may be made more than once, and its topics are there then
 def sites(secured: SecuredBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Site]]:
     """The administrator's view of one and the same detector, and the detector's own."""
-    folder = tmp_path_factory.mktemp("rights")
-    admin = make_site(folder, f"kafka://{secured.bootstrap}", RECORDS, topic="watched", group=GROUP, assignments=[TOGETHER])
-    yield admin, Site(folder, (*admin.assignments, *secured.settings(), f"kafka.sasl_password={PASSWORD}", "topics.create_topics=false"))
+    yield both_views(secured, tmp_path_factory.mktemp("rights"), "watched", GROUP)
     secured.allow_only([])
+
+
+def both_views(secured: SecuredBroker, folder: Path, topic: str, group: str) -> tuple[Site, Site]:
+    admin = make_site(folder, f"kafka://{secured.bootstrap}", RECORDS, topic=topic, group=group, assignments=[TOGETHER])
+    return admin, Site(folder, (*admin.assignments, *secured.settings(), f"kafka.sasl_password={PASSWORD}", "topics.create_topics=false"))
 
 
 def told(site: Site, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str]]:
@@ -46,11 +49,10 @@ def granted_by(command: str) -> tuple[str, str, str]:
     return resource.removeprefix("--"), name, operation
 
 
-def test_what_check_prints_is_enough_for_run(
-    sites: tuple[Site, Site], secured: SecuredBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    admin, own = sites
-    embedded = make_site(tmp_path, f"sqlite:///{tmp_path}/topics.db", RECORDS, topic="watched", group=GROUP, assignments=[TOGETHER])
+def test_what_check_prints_is_enough_for_run(secured: SecuredBroker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A topic of its own: other tests, in whatever order they come, add to theirs.
+    admin, own = both_views(secured, tmp_path / "kafka", "alone", "alone")
+    embedded = make_site(tmp_path / "embedded", f"sqlite:///{tmp_path}/topics.db", RECORDS, topic="alone", group="alone", assignments=[TOGETHER])
     secured.allow_only([])
     refused, problems = told(own, capsys)
     code, commands = told(own, capsys, "--acls")
