@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from kafka import errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
-from anomaly_daemon.adapters.kafka_net import Net, TlsRefusedError, open_net
+from anomaly_daemon.adapters.kafka_net import Net, TlsRefusedError
 from anomaly_daemon.adapters.kafka_security import security_arguments
 from anomaly_daemon.domain.errors import AnomalyDaemonError, CommitFailed, Fenced, LogUnavailable, SettingsError, TopicError
 from anomaly_daemon.settings import Kafka
@@ -31,8 +31,6 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _HEARTBEAT_MAX_MS = 1_000
 # By default 50 MB: with as much behind, a way that carries 1 MB/s never brings an answer within the time of a request.
 _FETCH_BYTES_MAX = 4 << 20
-
-
 _NAMED = re.compile(r"\[Error \d+\] (\w+Error)\b")
 
 
@@ -185,13 +183,13 @@ def open_client(make: Callable[..., T], arguments: Mapping[str, Any]) -> T:
     opened: list[Net] = []
 
     def keep(**configuration: object) -> Net:
-        opened.append(open_net(**configuration))
+        opened.append(Net(**configuration))
         return opened[-1]
 
     try:
         return make(kafka_client=keep, **arguments)
     except BaseException as error:
-        refusal = opened[-1].last_refusal if opened else ""
+        refusal = opened[-1].connections.last_refusal if opened else ""
         if isinstance(error, errors.KafkaTimeoutError) and refusal:
             error.args = (f"{error.args[0]}, at last: {refusal}",)
         for client in opened:

@@ -4,7 +4,7 @@ It waits for a TLS handshake without a bound, drops an answer after which the br
 password, and tries a refused login or certificate again until `bootstrap_timeout_ms` is over, then tells none of it; of
 several servers it takes one at random and may spend the whole of that on it, as it may on one address of several. A socket
 that nobody answered it leaves to the garbage collector. A transactional request that meets a refused connection is
-forgotten by the producer's sender: its commit then waits for nothing. `open_net` mends all of it for every client.
+forgotten by the producer's sender: its commit then waits for nothing. `Net` mends all of it for every client.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -39,11 +39,17 @@ class TlsRefusedError(errors.KafkaError):  # type: ignore[misc]
 
 
 class Net(KafkaNetClient):  # type: ignore[misc]
-    """What a client sees of its connections. last_refusal: why the last one that failed was not made; lost: how many ended so far."""
+    """The network side of a client, as `kafka_client` of its arguments."""
 
-    def __init__(self, net: NetworkSelector, **configuration: Any) -> None:
-        super().__init__(net, _Manager(net, self._note_refusal, self._note_lost, **configuration))
-        self.last_refusal, self.lost = "", 0
+    def __init__(self, **configuration: Any) -> None:
+        net = NetworkSelector(**configuration)
+        super().__init__(net, Connections(net, **configuration))
+
+    @property
+    def connections(self) -> Connections:
+        """All there are, and what was met in making them."""
+        connections: Connections = self._manager
+        return connections
 
     def maybe_connect(self, node_id: str, **options: object) -> None:
         """Begin to connect, if there is a way; a refusal is heard by whoever waits for an answer, and remembered as `last_refusal`."""
@@ -60,22 +66,6 @@ class Net(KafkaNetClient):  # type: ignore[misc]
             shortest_ms, longest_ms = _LOOK_AGAIN_MS
             self.poll(min(max(shortest_ms, 1000 * self.connection_delay(node_id)), longest_ms), Future())
             return False
-
-    @property
-    def refusal(self) -> errors.KafkaError | None:
-        """What a broker that refuses us for good said first; None where none does."""
-        return next(iter(dict(self._manager._auth_failures).values()), None)
-
-    def _note_refusal(self, error: Exception) -> None:
-        self.last_refusal = str(error)
-
-    def _note_lost(self, _why: object) -> None:
-        self.lost += 1
-
-
-def open_net(**configuration: Any) -> Net:
-    """The network side of a client, as `kafka_client` of its arguments."""
-    return Net(NetworkSelector(**configuration), **configuration)
 
 
 class _WholeAnswers:
@@ -113,21 +103,29 @@ class _Sockets(KafkaNetSocket):  # type: ignore[misc]
         return sock
 
 
-class _Manager(KafkaConnectionManager):  # type: ignore[misc]
-    """Connects within its deadline, and lets whoever asks for a connection know at once that it is refused."""
+class Connections(KafkaConnectionManager):  # type: ignore[misc]
+    """Connects within its deadline, and lets whoever asks for a connection know at once that it is refused.
 
-    def __init__(
-        self, net: NetworkSelector, note_refusal: Callable[[Exception], None], note_lost: Callable[[object], None], **configuration: Any
-    ) -> None:
-        self._note_refusal, self._note_lost = note_refusal, note_lost
-        super().__init__(net, **configuration)
+    last_refusal: why the last one that failed was not made; lost: how many ended so far.
+    """
+
+    last_refusal, lost = "", 0
+
+    @property
+    def refusal(self) -> errors.KafkaError | None:
+        """What a broker that refuses us for good said first; None where none does."""
+        return next(iter(dict(self._auth_failures).values()), None)
 
     def get_connection(self, node_id: str, *arguments: Any, **options: Any) -> KafkaConnection:
+        """See KafkaConnectionManager; a new one is counted when it ends."""
         known = self._conns.get(node_id)
         found = super().get_connection(node_id, *arguments, **options)
         if found is not known:
-            found.close_future.add_both(self._note_lost)
+            found.close_future.add_both(self._count_lost)
         return found
+
+    def _count_lost(self, _why: object) -> None:
+        self.lost += 1
 
     async def _build_transport(self, node: Any, timeout_at: float) -> KafkaTCPTransport:
         sock = await self._open_socket(node.host, node.port, timeout_at)
@@ -165,7 +163,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]
         if not conn.init_future.failed():
             return
         error = conn.init_future.exception
-        self._note_refusal(error)
+        self.last_refusal = str(error)
         refusal = error if isinstance(error, (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)) else _tls_refusal(error)
         if refusal is not None:
             self._auth_failures[node.node_id] = refusal

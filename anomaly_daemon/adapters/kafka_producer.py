@@ -12,12 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaProducer, errors
-from kafka.errors import KafkaError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.serializer import Serializer
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, connection_arguments
-from anomaly_daemon.adapters.kafka_net import Net
+from anomaly_daemon.adapters.kafka_net import Connections, Net
 from anomaly_daemon.domain.records import Message
 from anomaly_daemon.settings import Kafka
 
@@ -51,29 +50,29 @@ class Producer(KafkaProducer):  # type: ignore[misc]
     def begin_transaction(self) -> None:
         """See KafkaProducer; what was met before is forgotten."""
         self._refusals.clear()
-        self._net.last_refusal = ""
+        self._connections.last_refusal = ""
         super().begin_transaction()
 
     @property
     def connections_lost(self) -> int:
         """How many ended so far: what was on its way in one may still arrive."""
-        return self._net.lost
+        return self._connections.lost
 
     @property
     def why_waiting(self) -> str:
         """What it was told last, by topic and of connections, since the transaction began, while it tried again and again; empty where nothing."""
         told = [f"topic {topic}: {error}".removesuffix(": None") for topic, error in sorted(dict(self._refusals).items())]  # the sender adds to it
-        return "; ".join(one for one in (*told, self._net.last_refusal) if one)
+        return "; ".join(one for one in (*told, self._connections.last_refusal) if one)
 
     @property
-    def refusal(self) -> KafkaError | None:
+    def refusal(self) -> errors.KafkaError | None:
         """Why a broker refuses us for good, its certificate or our login; None where none does."""
-        return self._net.refusal
+        return self._connections.refusal
 
     @property
-    def _net(self) -> Net:
+    def _connections(self) -> Connections:
         net: Net = self._sender._client
-        return net
+        return net.connections
 
     def _note_refusal(self, batch: Any, error: Exception, partition_response: object) -> None:
         self._refusals[batch.topic_partition.topic] = error

@@ -187,10 +187,9 @@ class KafkaSink:
             self._give_up(producer, output, _REST_S)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}, waiting to {waiting}{self._told}") from error
         except KafkaError as error:
-            self._told = _told(producer)
-            open_s = self._monotonic_s() - began_s
-            failure = self._failure(transaction.cause(error), open_s, lease)
-            rest_s = _REST_S if open_s > _SLOW_COMMIT_S or isinstance(failure, _JoinedAnew) else 0.0
+            cause, open_s, self._told = transaction.cause(error), self._monotonic_s() - began_s, _told(producer)
+            failure = self._failure(cause, open_s, lease)
+            rest_s = _REST_S if open_s > _SLOW_COMMIT_S or is_kind(cause, FencedInstanceIdError) else 0.0
             if isinstance(failure, Fenced):
                 discard(producer)
                 self._fenced_by = str(failure)
@@ -243,7 +242,7 @@ class KafkaSink:
         open for too long, and a membership from before we joined anew: these were ours, and recovery is enough.
         """
         if lease is not None and is_kind(error, FencedInstanceIdError) and lease.is_succeeded_by_itself():
-            return _JoinedAnew(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read")
+            return CommitFailed(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read")
         if reaction_to(error) is Reaction.FENCED and open_s >= self._transaction_timeout_s:
             return CommitFailed(
                 f"{address(self._servers)}: commit: the transaction was open for {open_s:.1f} s, longer than kafka.transaction_timeout: {error}"
@@ -290,9 +289,5 @@ class KafkaSink:
         return producer
 
 
-class _JoinedAnew(CommitFailed):
-    """The membership that the batch was read under is one of this very member's before."""
-
-
 def _told(producer: Producer) -> str:
-    return f"; told last: {producer.why_waiting}" if producer.why_waiting else ""
+    return f"; told last: {why}" if (why := producer.why_waiting) else ""

@@ -114,18 +114,19 @@ class Change:
 _GOING = (ChangeKind.CRASH, ChangeKind.LEAVE, ChangeKind.REMOVAL)
 # Who is no static member is out of the group once it has left.
 _GOING_BY_ITSELF = (ChangeKind.CRASH, ChangeKind.LEAVE, ChangeKind.LEAVE)
+_STAYING, _STAYING_BY_ITSELF = (ChangeKind.RESTART, ChangeKind.EXPULSION), (ChangeKind.RESTART,)
 _MEMBERS = ("one", "two", "three", "four")
 _SIZES = (1, 3, 2, 1, 4, 2)
 
 
 def changes(dice: random.Random, count: int) -> list[Change]:
     """Of static members; see `_changes`."""
-    return _changes(dice, count, _GOING, (ChangeKind.RESTART, ChangeKind.EXPULSION))
+    return _changes(dice, count, _GOING, _STAYING)
 
 
 def dynamic_changes(dice: random.Random, count: int) -> list[Change]:
     """Of others."""
-    return _changes(dice, count, _GOING_BY_ITSELF, (ChangeKind.RESTART,))
+    return _changes(dice, count, _GOING_BY_ITSELF, _STAYING_BY_ITSELF)
 
 
 def _changes(dice: random.Random, count: int, going: Sequence[ChangeKind], staying: Sequence[ChangeKind]) -> list[Change]:
@@ -152,7 +153,7 @@ def _change(kind: ChangeKind, members: list[str], dice: random.Random) -> Change
         members.append(member)
     else:
         member = dice.choice(members)
-        if kind not in (ChangeKind.RESTART, ChangeKind.EXPULSION):
+        if kind not in _STAYING:
             members.remove(member)
     return Change(kind, member, dice.random() < _AWAITED_SHARE)
 

@@ -34,7 +34,7 @@ def alerts(log: KafkaLog, fresh: Fresh) -> str:
 
 
 @pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[KafkaLog, Callable[[Cut], None]]]:
+def cut() -> Iterator[tuple[KafkaLog, Callable[[Cut], None]]]:
     """A log behind a proxy, and what arms it."""
     with closing(Proxy()) as proxy:
         broker = new_broker(advertised_port=proxy.port)
