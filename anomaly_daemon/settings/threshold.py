@@ -23,8 +23,8 @@ class Threshold(Section):
         "ewma",
         description=(
             "ewma, spot, quantile, static; or a class of river: river:anomaly.CLASS such as river:anomaly.GaussianScorer, river:stats.Quantile, "
-            "RollingQuantile, Max or RollingMax. spot and quantile, on an entity's last scores, are exceeded far more often than they say where a "
-            "stream changes its ways."
+            "RollingQuantile, Max or RollingMax. ewma holds the deviations of the log score above its own mean against z, spot and quantile against "
+            "the tail of the last ones."
         ),
     )
     z: float = Field(4.0, gt=0, le=50, description="ewma: deviations of the log score above its mean.")
@@ -39,13 +39,13 @@ class Threshold(Section):
             "one in as many as the topics had when the daemon started, or as there are files. Days without a record, and warm-up, do not count."
         ),
     )
-    half_life: float = Field(1440, ge=2, description="ewma: observations after which a score counts half.")
+    half_life: float = Field(1440, ge=2, description="ewma, spot, quantile, static: observations after which a score counts half.")
     span: int = Field(
         1,
         ge=1,
         le=1000,
         description=(
-            "ewma, static: records that the log score is averaged over before it is held against its own mean, so that an anomaly must last; "
+            "all but river: records that the log score is averaged over before it is held against its own mean, so that an anomaly must last; "
             "1: each stands for itself. The level of static, and anomaly_score, are those of the single record."
         ),
     )
@@ -54,7 +54,7 @@ class Threshold(Section):
         ge=16,
         le=10_000_000,
         description=(
-            "ewma, static: the mean and deviation of an entity's first so many observations stay, and nothing is an anomaly that is no higher than "
+            "all but river: the mean and deviation of an entity's first so many observations stay, and nothing is an anomaly that is no higher than "
             "the highest of them; so they should be normal ones. none: what is usual goes on being learned, by half_life."
         ),
     )
@@ -63,12 +63,12 @@ class Threshold(Section):
         ge=0,
         lt=1,
         description=(
-            "ewma, static: a score below this share of the highest since it was last at its mean is no anomaly: what is going back recovers. The "
+            "all but river: a score below this share of the highest since it was last at its mean is no anomaly: what is going back recovers. The "
             "highest counts half after each half_life. 0: any score above the threshold is one."
         ),
     )
     tail: float = Field(1e-3, gt=0, lt=0.5, description="spot, quantile, river quantiles: probability of a normal score beyond the threshold.")
-    window: int = Field(2000, ge=50, le=20_000, description="spot, quantile: scores remembered per entity.")
+    window: int = Field(2000, ge=50, le=20_000, description="spot, quantile: deviations remembered per entity.")
     level: float = Field(
         0.9,
         gt=0,
@@ -95,7 +95,7 @@ class Threshold(Section):
         4.0,
         gt=0,
         le=50,
-        description="ewma, static: deviations from which a score is suspect. Apart from z, so that another z never changes what is learned.",
+        description="all but river: deviations from which a score is suspect. Apart from z, so that another z never changes what is learned.",
     )
     suspect_learning: float = Field(
         0.1, ge=0, le=1, description="How much a suspect observation teaches, against 1 for a normal one; from an entity's 17th on."
@@ -104,7 +104,7 @@ class Threshold(Section):
     outliers: Literal["bounded", "full"] = Field(
         "bounded",
         description=(
-            "ewma, static: bounded: a score counts as far as it is within reach of its mean, so that neither hours at rest nor scores just short of "
+            "all but river: bounded: a score counts as far as it is within reach of its mean, so that neither hours at rest nor scores just short of "
             "suspect make an entity deaf; full: as it is, where the spread of the scores themselves changes from day to day and is to be followed."
         ),
     )
@@ -119,13 +119,13 @@ class Threshold(Section):
     @property
     def holds_back(self) -> bool:
         """Whether the method heeds the keys of HOLDING."""
-        return self.method not in ("spot", "quantile") and not is_river(self.method)
+        return not is_river(self.method)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         idle = [key for key in self.HOLDING if getattr(self, key) != type(self).model_fields[key].default]
         if idle and not self.holds_back:
-            raise ValueError(f"{', '.join(idle)}: without effect on method {self.method}; set method: ewma or static, or leave it out")
+            raise ValueError(f"{', '.join(idle)}: without effect on method {self.method}; set another method, or leave it out")
         if self.level >= 1 and not is_river(self.method):
             raise ValueError(f"level ({self.level:g}) must be below 1, as anomaly_score is; only river detectors read higher")
         if self.alerts_per_day is not None and self.method != "ewma":

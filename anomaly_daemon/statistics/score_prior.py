@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ _TAIL_SHARE = 50
 _EXCESSES_MIN = 3  # beyond an entity's quantile, from which it tells how far it goes there
 EXCESS_AT: Final = 1  # of LEVELS, the quantile that excesses are counted from
 EXCESS_MIN, SHAPE_MIN, SHAPE_MAX = 1e-3, -0.4, 0.4
+_GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, are spread evenly from the first on
 
 
 class ScorePrior(NamedTuple):
@@ -41,6 +43,14 @@ class ScorePrior(NamedTuple):
         slope = (self.quantiles[-1] - self.quantiles[-2]) / (steps[-1] - steps[-2])
         wanted = math.log(LEVELS[0] / tail)
         return float(np.interp(wanted, steps, self.quantiles)) + float(slope) * max(0.0, wanted - float(steps[-1]))
+
+    def sample(self, count: int) -> NDArray[np.float32]:
+        """So many deviations as these, [count], in an order in which any stretch of them is spread as all are; below LEVELS[0] as if normal."""
+        ranks = np.argsort(np.argsort(np.arange(1, count + 1) * _GOLDEN % 1))
+        normal, known = NormalDist(), LEVELS[0]
+        tails = ((ranks + 0.5) / count).tolist()
+        drawn = [self.quantile(min(tail, known)) + min(0.0, normal.inv_cdf(1 - tail) - normal.inv_cdf(1 - known)) for tail in tails]
+        return np.array(drawn, np.float32)
 
 
 UNKNOWN = ScorePrior(-1.0, 1.0, (0.842, 1.645, 2.054, 2.326, 2.748, 3.090, 3.432, 3.719))

@@ -1,4 +1,4 @@
-"""Window-SPOT: the tail of an entity's last scores as a generalised Pareto distribution, refitted as they pass."""
+"""Window-SPOT: the tail of an entity's last values as a generalised Pareto distribution, refitted as they pass."""
 
 from __future__ import annotations
 
@@ -9,46 +9,48 @@ import torch
 from torch import Tensor
 
 from anomaly_daemon.domain.columns import Column
-from anomaly_daemon.statistics.window import REFIT_EVERY, SCORE_MAX, TAIL_PROBABILITY_MIN, Window
+from anomaly_daemon.statistics.window import TAIL_PROBABILITY_MIN, Window, begun
 
-_PEAK_SHARE = 20  # one score in 20 is a peak: the excess over the .95 quantile
-_PEAKS_MIN = 10  # while the window is short, more of it counts as tail, up to a quarter
-_SHAPE_MIN, _SHAPE_MAX = 1e-9, 0.5  # from the exponential tail, where expm1 and log1p still tell 1e-9 from 0, to the heaviest
-_SCALE_FLOOR_ABSOLUTE, _SCALE_FLOOR_RELATIVE = 1e-6, 1e-3
+_PEAK_SHARE = 20  # one value in 20 is a peak: the excess over the .95 quantile
+_PEAKS_MIN = 10  # of a short window more of it counts as tail, up to a quarter
+_SHAPE_MIN, _SHAPE_MAX = -0.2, 0.5
+_SHAPE_NONE = 1e-9  # in place of 0, from which expm1 and log1p still tell it
+_SCALE_MIN = 0.1  # what never varied exceeds itself by a hundredth of a deviation
+_SURE = 1 - 1e-12  # beyond the end of a tail that has one
 
 
 class Spot:
-    """Tail probability of a score and the score at a given tail probability.
+    """Tail probability of a value and the value at a given tail probability.
 
-    The peaks over u, the .95 quantile of the last `length` scores, are fitted by probability-weighted moments every
-    `refit_every` scores; below u the rank in the window counts. Until the first fit nothing is beyond the threshold.
+    The peaks over u, the .95 quantile of the window, are fitted by probability-weighted moments every `refit_every` values; below u the rank in the
+    window counts.
     Sources: Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory" (SPOT); Hosking & Wallis 1987,
     "Parameter and Quantile Estimation for the Generalized Pareto Distribution".
     """
 
-    def __init__(self, name: str, length: int, tail: float, refit_every: int = REFIT_EVERY) -> None:
-        """tail: the probability, at least 1e-4, of a score beyond `quantile`."""
-        self.window = Window(name, length, refit_every)
+    def __init__(self, name: str, window: Window, tail: float) -> None:
+        """window: of values in some unit, deviations. tail: the probability, at least 1e-4, of a value beyond `quantile`."""
+        self.window, self._tail = window, tail
         self.quantile = f"{name}.quantile"
         self._peak, self._scale, self._shape, self._peak_tail = (f"{name}.{part}" for part in ("peak", "scale", "shape", "peak_tail"))
-        self._tail = tail
+        length = window.length
         self._highest_count = min(length, max(length // _PEAK_SHARE, min(_PEAKS_MIN, length // 4), math.ceil(tail * length)) + 2)
 
     def columns(self) -> tuple[Column, ...]:
-        """The window and the fit: u, σ, ξ, the share of scores beyond u, and the threshold."""
-        fit = ((self._peak, SCORE_MAX), (self._scale, 1.0), (self._shape, _SHAPE_MIN), (self._peak_tail, 1.0), (self.quantile, SCORE_MAX))
-        return (*self.window.columns(), *(Column(name, "float64", fill=fill) for name, fill in fit))
+        """The window and the fit: u, σ, ξ, the share of values beyond u, and the value at `tail`."""
+        fit = (self._peak, self._scale, self._shape, self._peak_tail, self.quantile)
+        return begun([*self.window.columns(), *(Column(name, "float64") for name in fit)], fit, self._refit)
 
-    def tail_probability(self, rows: Mapping[str, Tensor], score: Tensor) -> Tensor:
-        """Probability of a score as high, float64 [n] in [1e-4, 1]."""
+    def tail_probability(self, rows: Mapping[str, Tensor], value: Tensor) -> Tensor:
+        """Probability of a value as high, float64 [n] in [1e-4, 1]."""
         peak, shape = rows[self._peak], rows[self._shape]
-        excess = ((score - peak) / rows[self._scale]).clamp_(min=0)
-        beyond = torch.exp(-torch.log1p(excess * shape) / shape) * rows[self._peak_tail]
-        return torch.where(score > peak, beyond, self.window.rank(rows, score)).clamp_(TAIL_PROBABILITY_MIN, 1.0)
+        excess = ((value - peak) / rows[self._scale]).clamp_(min=0)
+        beyond = torch.exp(-torch.log1p((excess * shape).clamp_(min=-_SURE)) / shape) * rows[self._peak_tail]
+        return torch.where(value > peak, beyond, self.window.rank(rows, value)).clamp_(TAIL_PROBABILITY_MIN, 1.0)
 
-    def learn(self, rows: Mapping[str, Tensor], score: Tensor, weight: Tensor) -> None:
-        """Take score [n] ≥ 0 in at weight [n] in [0, 1]; see Window for weights below 1."""
-        due = self.window.learn(rows, score, weight)
+    def learn(self, rows: Mapping[str, Tensor], value: Tensor, weight: Tensor) -> None:
+        """Take value [n] in at weight [n] in [0, 1]; see Window for weights below 1."""
+        due = self.window.learn(rows, value, weight)
         if len(due):
             self._refit(rows, due)
 
@@ -63,7 +65,8 @@ class Spot:
         b0 = excess.cumsum(1)[:, -1] / peaks
         b1 = (excess * rank).cumsum(1)[:, -1] / (peaks * (peaks - 1).clamp_(min=1))
         shape = (2 - b0 / (b0 - 2 * b1).clamp_(min=1e-300)).clamp_(_SHAPE_MIN, _SHAPE_MAX)
-        scale = (b0 * (1 - shape)).maximum(peak * _SCALE_FLOOR_RELATIVE + _SCALE_FLOOR_ABSOLUTE)
+        shape = torch.where(shape.abs() < _SHAPE_NONE, _SHAPE_NONE, shape)
+        scale = (b0 * (1 - shape)).clamp_(min=_SCALE_MIN)
         peak_tail = peaks.to(torch.float64) / held
         extrapolated = peak + scale * torch.expm1(shape * torch.log(peak_tail / self._tail).clamp_(min=0)) / shape
         within = highest.gather(1, (held.to(torch.float64) * self._tail).long().unsqueeze(1)).squeeze(1)

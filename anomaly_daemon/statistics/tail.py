@@ -43,7 +43,7 @@ class Tail:
         """Quantiles, moments, odds and credit, 48 bytes."""
         return (self._quantiles.gaps, self._excesses.moments, Column(self._odds, "float32"), self._credit.column())
 
-    def known(self, rows: Mapping[str, Tensor]) -> Tensor:
+    def known(self, rows: Mapping[str, Tensor], _deviations: Tensor) -> Tensor:
         """What is known of the tail as it stands, a copy, float32 [n, K + 3]."""
         return torch.cat([rows[self._gaps], rows[self._moments], rows[self._odds][:, None]], 1)
 
@@ -59,7 +59,7 @@ class Tail:
         pooled = torch.where(excess > 0, torch.lerp(followed, fitted, share), followed)
         return pooled.clamp_(TAIL_PROBABILITY_MIN, 1.0)
 
-    def learn(self, rows: Mapping[str, Tensor], deviations: Tensor, weight: Tensor, is_taught: Tensor, seen: Tensor) -> None:
+    def learn(self, rows: Mapping[str, Tensor], _known: Tensor, deviations: Tensor, weight: Tensor, is_taught: Tensor, seen: Tensor) -> None:
         """Take deviations [n] in where they teach at all, [n] bool, at `weight` [n] in [0, 1], below 1 suspect; elsewhere no bit changes.
 
         Suspects of weight 0 teach too, while there is credit, see Credit. `seen` [n] float64 says how much was learned before.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from anomaly_daemon.domain.errors import SettingsError
 from anomaly_daemon.settings import RIVER_PREFIX
 from anomaly_daemon.settings import Threshold as ThresholdSettings
-from anomaly_daemon.statistics.window import SCORE_MAX
+from anomaly_daemon.statistics.window import VALUE_MAX
 
 _MODULES = ("anomaly", "stats")  # nothing else is ever imported by name
 _QUANTILES = ("Quantile", "RollingQuantile", "Max", "RollingMax")  # of stats: a threshold by themselves; a maximum is the last quantile
@@ -41,7 +41,7 @@ class Statistic:
     def judge(self, score: float, level: float) -> tuple[float, bool]:  # noqa: ARG002 - the level is the detectors'
         """See Estimator."""
         threshold = self._statistic.get()
-        threshold = SCORE_MAX if threshold is None or math.isnan(threshold) else min(max(float(threshold), 0.0), SCORE_MAX)
+        threshold = VALUE_MAX if threshold is None or math.isnan(threshold) else min(max(float(threshold), 0.0), VALUE_MAX)
         return threshold, score > threshold
 
     def learn(self, score: float) -> None:
@@ -62,11 +62,11 @@ class Detector:
         """See Estimator; the threshold is where the reading would reach its bound if it grew as the score does."""
         reading = float(self._detector.score_one(*self._arguments(score)))
         if math.isnan(reading):
-            return SCORE_MAX, False
-        reading = min(max(reading, -SCORE_MAX), SCORE_MAX)
+            return VALUE_MAX, False
+        reading = min(max(reading, -VALUE_MAX), VALUE_MAX)
         is_anomaly = bool(self._detector.classify(reading)) if self._is_filter else reading >= level
         bound = self._bound() if self._is_filter else level
-        threshold = min(score * bound / reading, SCORE_MAX) if reading > 0 and bound > 0 else SCORE_MAX
+        threshold = min(score * bound / reading, VALUE_MAX) if reading > 0 and bound > 0 else VALUE_MAX
         return (min(threshold, score) if is_anomaly else max(threshold, score)), is_anomaly
 
     def learn(self, score: float) -> None:
@@ -76,7 +76,7 @@ class Detector:
     def _bound(self) -> float:
         """The reading from which the filter classifies as anomalous."""
         bound = self._detector.quantile.get() if hasattr(self._detector, "quantile") else self._detector.threshold
-        return SCORE_MAX if bound is None else float(bound)
+        return VALUE_MAX if bound is None else float(bound)
 
     def _arguments(self, score: float) -> tuple[Any, ...]:
         return ({}, score) if self._is_supervised else ({"score": score / (1 + score)},)

@@ -1,4 +1,4 @@
-"""The default threshold: so many deviations above the mean of the entity's own log score."""
+"""The threshold of all methods that learn but river's: so many deviations above the mean of the entity's own log score."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from anomaly_daemon.statistics.ewma import Ewma
 from anomaly_daemon.statistics.log_error import OFFSET, log_of
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.statistics.tail import Tail
+from anomaly_daemon.statistics.window_tail import WindowTail
 from anomaly_daemon.thresholds.base import HELD_BACK, JUDGED, PREFIX, WARMUP_MARGIN, Judgement, Rows, may_teach
 from anomaly_daemon.thresholds.holding import Holding, RecentAverage
 
@@ -25,26 +26,29 @@ _LEARNED = Column(f"{PREFIX}.learned", "float32")
 
 
 class EwmaThreshold:
-    """Threshold exp(mean + z·σ) of the exponentially weighted mean and deviation of the log score, averaged over `span` records.
+    """Threshold exp(mean + limit·σ) of the exponentially weighted mean and deviation of the log score, averaged over `span` records.
 
+    The limit is z, or the quantile of a window of such deviations.
     What is far from the mean hardly moves it or widens σ, so that neither an incident nor a machine at rest makes its entity deaf: see `reach`. With
     `outliers: full` that holds of suspects alone, which teach as if they lay `suspect_z`·σ above the mean at most. Reference observations count in
     full.
     Until the entity showed `warmup_observations` scores, mean and variance are those of a mixture with the prior, whose share falls in a
     straight line, and σ is the wider the larger that share. What an entity's own statistics learn does not depend on the prior.
-    The tail probability is the entity's own, see Tail. The threshold said is what this very score would have had to exceed.
+    The tail probability is the entity's own, see Tail and WindowTail. The threshold said is what this very score would have had to exceed.
     """
 
     is_checkpointable = True
 
-    def __init__(self, settings: ThresholdSettings, prior: ScorePrior = UNKNOWN) -> None:
+    def __init__(self, settings: ThresholdSettings, prior: ScorePrior = UNKNOWN, window: WindowTail | None = None) -> None:
+        """window: whose quantile stands in for z."""
         self._suspect_z, self._prior = settings.suspect_z, prior
         self._reference_observations = settings.reference_observations
         self._own_after = min(settings.warmup_observations, settings.reference_observations or settings.warmup_observations)
         half_life = math.inf if settings.reference_observations else settings.half_life
         is_bounded = settings.outliers == "bounded" and not settings.reference_observations
         self._log_score = Ewma(PREFIX, half_life, deviation_floor=_DEVIATION_FLOOR, is_bounded=is_bounded)
-        self._tail = Tail(f"{PREFIX}.tail", settings.half_life, prior)
+        self._window = window
+        self._tail = window or Tail(f"{PREFIX}.tail", settings.half_life, prior)
         self._recent = RecentAverage(settings.span, _LOG_MIN)
         self._holding = Holding(settings, _LOG_MIN)
         self._is_remembering = bool(self._recent.columns() or self._holding.columns())
@@ -56,14 +60,16 @@ class EwmaThreshold:
     def judge(self, rows: Rows, score: Tensor) -> Judgement:
         """See Threshold; reads rows["parameter.z"]."""
         mean, deviation = self._usual(rows)
-        limit, least = (deviation * rows["parameter.z"]).add_(mean), self._holding.limit(rows)
+        most = rows["parameter.z"] if self._window is None else self._window.quantile(rows)
+        limit, least = (deviation * most).add_(mean), self._holding.limit(rows)
         average = self._average(rows, score)
         deviations = (average - mean).div_(deviation)
         is_suspect = deviations > self._suspect_z
-        tail = (self._tail.known(rows), deviations)
+        tail = (self._tail.known(rows, deviations), deviations)
         if least is not None:
             limit, deviations = torch.maximum(limit, least), torch.where(average > least, deviations, HELD_BACK)
-        return Judgement(self._needed(rows, limit), deviations > rows["parameter.z"], is_suspect, tail, deviations)
+        told = deviations if self._window is None else torch.full_like(score, torch.nan)
+        return Judgement(self._needed(rows, limit), deviations > most, is_suspect, tail, told)
 
     def least(self, rows: Rows) -> Tensor | None:
         """What a score must exceed not to be held back, float64 [n]; None where none is."""
@@ -85,7 +91,8 @@ class EwmaThreshold:
         taught = torch.where(weight < 1, average.minimum(most.add_(mean)), average)
         learned = rows[_LEARNED.name]
         seen = learned.double()
-        self._tail.learn(rows, judgement.tail[1], weight, may_teach(rows), seen)
+        known, deviations = judgement.tail
+        self._tail.learn(rows, known, deviations, weight, may_teach(rows), seen)
         if self._reference_observations:
             weight = weight * (rows[OBSERVATIONS.name] < self._reference_observations)
         self._log_score.learn(rows, taught, weight, seen / _YOUTH)

@@ -11,15 +11,15 @@ from anomaly_daemon.settings import Threshold as ThresholdSettings
 from anomaly_daemon.statistics.score_prior import UNKNOWN, ScorePrior
 from anomaly_daemon.thresholds.base import Threshold
 from anomaly_daemon.thresholds.ewma import EwmaThreshold
-from anomaly_daemon.thresholds.quantile import QuantileThreshold
+from anomaly_daemon.thresholds.quantile import quantile_threshold
 from anomaly_daemon.thresholds.river import RiverThreshold
-from anomaly_daemon.thresholds.spot import SpotThreshold
+from anomaly_daemon.thresholds.spot import spot_threshold
 from anomaly_daemon.thresholds.static import StaticThreshold
 
 METHODS: Mapping[str, Callable[[ThresholdSettings, ScorePrior], Threshold]] = {
     "ewma": EwmaThreshold,
-    "spot": SpotThreshold,
-    "quantile": QuantileThreshold,
+    "spot": spot_threshold,
+    "quantile": quantile_threshold,
     "static": StaticThreshold,
 }
 

@@ -20,6 +20,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "static, held back": {"method": "static", "span": 2, "recovery": 0.6, "suspect_learning": 0.0},
     "spot": {"tail": 0.01, "window": 60},
     "quantile": {"tail": 0.05, "window": 60},
+    "spot, held back": {"method": "spot", "tail": 0.01, "window": 60, "span": 4, "reference_observations": 20, "recovery": 0.6},
+    "quantile, held back": {"method": "quantile", "tail": 0.05, "window": 60, "span": 2, "recovery": 0.6, "suspect_learning": 0.0},
     "river:anomaly.GaussianScorer": {"parameters": {"grace_period": 5}},
     "river:anomaly.HalfSpaceTrees": {"parameters": {"n_trees": 2, "height": 3, "window_size": 10}},
     "river:stats.RollingQuantile": {"tail": 0.05, "window": 60},

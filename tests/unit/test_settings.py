@@ -268,9 +268,10 @@ def test_a_log_may_stand_at_any_address(url: str) -> None:
 @pytest.mark.parametrize(
     ("assignments", "told"),
     [
-        (("threshold={method: spot, span: 5}",), "threshold: span: without effect on method spot; set method: ewma or static, or leave it out"),
-        (("threshold={method: quantile, span: 5, recovery: 0.5}",), "threshold: span, recovery: without effect on method quantile"),
-        (("threshold={method: 'river:stats.Max', reference_observations: 100}",), "reference_observations: without effect on method river:stats.Max"),
+        (
+            ("threshold={method: 'river:stats.Max', span: 5, recovery: 0.5}",),
+            "threshold: span, recovery: without effect on method river:stats.Max; set another method, or leave it out",
+        ),
         (("model.network=shared",), "network: shared goes with `per: group` or `per: entity`"),
         (("evidence={calibration: trained, half_life: 100}",), "half_life: without effect on calibration: trained"),
         *(

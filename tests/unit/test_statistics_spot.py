@@ -5,15 +5,21 @@ from numpy.typing import NDArray
 from scipy.stats import genpareto
 
 from anomaly_daemon.statistics.spot import Spot
+from anomaly_daemon.statistics.window import Window
 from tests.slab_rows import fresh_rows, vector
 
 WINDOW = 2000
+FIRST = np.linspace(0, 1, 20, dtype=np.float32)
+
+
+def new(length: int = WINDOW, tail: float = 1e-3) -> Spot:
+    return Spot("s", Window("s", length, FIRST), tail)
 
 
 def filled(spot: Spot, scores: NDArray[np.float64]) -> dict[str, torch.Tensor]:
     """A window filled at once, score by score only for the last twenty: the same fit, sooner."""
     rows = fresh_rows(spot.columns())
-    rows["s.scores"][0, : len(scores) - 20] = torch.from_numpy(scores[:-20]).float()
+    rows["s.values"][0, : len(scores) - 20] = torch.from_numpy(scores[:-20]).float()
     rows["s.learned"][0] = len(scores) - 20
     for score in scores[-20:]:
         spot.learn(rows, vector(score), vector(1))
@@ -28,7 +34,7 @@ def draw(kind: str, shape: tuple[int, ...], seed: int) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("kind", ["exponential", "heavy"])
 def test_tail_and_quantile_follow_the_generalised_pareto_distribution_fitted(kind: str) -> None:
-    spot = Spot("s", WINDOW, tail=1e-3)
+    spot = new()
     rows = filled(spot, draw(kind, (WINDOW,), seed=3))
     peak, scale, shape = (rows[f"s.{name}"].item() for name in ("peak", "scale", "shape"))
     fitted = genpareto(shape, loc=peak, scale=scale)
@@ -41,7 +47,7 @@ def test_tail_and_quantile_follow_the_generalised_pareto_distribution_fitted(kin
 def test_moments_recover_the_shape_and_scale_of_a_known_tail() -> None:
     shapes, scales = [], []
     for seed in range(60):
-        spot = Spot("s", 20_000, tail=1e-3)
+        spot = new(20_000)
         rows = filled(spot, draw("heavy", (20_000,), seed))
         shapes.append(rows["s.shape"].item())
         scales.append(rows["s.scale"].item() / (1 + 0.25 * rows["s.peak"].item()))  # of a Pareto tail above u: σ + ξ·u
@@ -54,10 +60,10 @@ def test_moments_recover_the_shape_and_scale_of_a_known_tail() -> None:
 @pytest.mark.parametrize("tail", [1e-2, 1e-3])
 def test_scores_exceed_the_threshold_about_as_often_as_they_should(kind: str, tail: float) -> None:
     entities, steps = 64, 600
-    spot = Spot("s", WINDOW, tail)
+    spot = new(tail=tail)
     rows = fresh_rows(spot.columns(), entities)
     history = draw(kind, (entities, WINDOW), seed=5)
-    rows["s.scores"][:] = torch.from_numpy(history).float()
+    rows["s.values"][:] = torch.from_numpy(history).float()
     rows["s.learned"][:] = WINDOW - 1
     spot.learn(rows, torch.from_numpy(history[:, -1].copy()), torch.ones(entities, dtype=torch.float64))
     distribution = genpareto(0.0 if kind == "exponential" else 0.25)
@@ -71,7 +77,7 @@ def test_scores_exceed_the_threshold_about_as_often_as_they_should(kind: str, ta
 
 
 def test_below_the_peaks_the_rank_in_the_window_counts() -> None:
-    spot = Spot("s", WINDOW, tail=1e-2)
+    spot = new(tail=1e-2)
     scores = draw("exponential", (WINDOW,), seed=7)
     rows = filled(spot, scores)
 
@@ -79,39 +85,49 @@ def test_below_the_peaks_the_rank_in_the_window_counts() -> None:
 
 
 def test_nothing_rarer_than_one_in_ten_thousand_is_claimed() -> None:
-    spot = Spot("s", WINDOW, tail=1e-3)
+    spot = new()
 
     assert spot.tail_probability(filled(spot, draw("exponential", (WINDOW,), seed=8)), vector(1e300)).item() == 1e-4
 
 
-def test_before_the_first_fit_nothing_is_beyond_the_threshold() -> None:
-    spot = Spot("s", WINDOW, tail=1e-3)
-    rows = fresh_rows(spot.columns())
-    for _ in range(19):
-        spot.learn(rows, vector(1.0), vector(1))
+def test_what_the_window_begins_with_is_fitted_at_once() -> None:
+    drawn = draw("exponential", (400,), seed=12).astype(np.float32)
+    begun = fresh_rows(Spot("s", Window("s", WINDOW, drawn), tail=1e-2).columns())
+    learned = filled(new(400, tail=1e-2), drawn.astype(np.float64))
 
-    assert rows["s.quantile"].item() == 1e30
+    for part in ("peak", "scale", "shape", "peak_tail", "quantile"):
+        assert begun[f"s.{part}"].item() == pytest.approx(learned[f"s.{part}"].item(), abs=1e-6)
+
+
+def test_a_tail_that_ends_is_fitted_as_one_and_nothing_beyond_its_end_breaks_it() -> None:
+    uniform = np.random.default_rng(11).uniform(0, 20, WINDOW).astype(np.float32).astype(np.float64)
+    spot = new(tail=1e-3)
+    rows = filled(spot, uniform)
+
+    assert rows["s.shape"].item() == pytest.approx(-0.2)
+    assert 19.9 < rows["s.quantile"].item() < 25
+    assert spot.tail_probability(rows, vector(1e6)).item() == 1e-4
 
 
 def test_equal_scores_give_a_finite_fit_just_above_them() -> None:
-    spot = Spot("s", 100, tail=1e-2)
+    spot = new(100, 1e-2)
     rows = fresh_rows(spot.columns())
     for _ in range(200):
         spot.learn(rows, vector(2.0), vector(1))
 
     assert all(torch.isfinite(column).all() for column in rows.values())
-    assert 2.0 <= rows["s.quantile"].item() < 2.02
+    assert 2.0 <= rows["s.quantile"].item() < 2.5
 
 
 def test_a_tail_that_the_window_holds_is_read_from_the_window() -> None:
-    spot = Spot("s", WINDOW, tail=0.1)
+    spot = new(tail=0.1)
     scores = draw("exponential", (WINDOW,), seed=9)
 
     assert (scores > filled(spot, scores)["s.quantile"].item()).mean() == pytest.approx(0.1)
 
 
 def test_a_fit_has_the_same_bits_alone_and_among_others() -> None:
-    spot = Spot("s", 200, tail=1e-3)
+    spot = new(200)
     together = fresh_rows(spot.columns(), entities=7)
     alone = [fresh_rows(spot.columns()) for _ in range(7)]
     for scores in torch.from_numpy(draw("heavy", (220, 7), seed=10)):

@@ -21,8 +21,9 @@ def taught(
     rows = fresh_rows(tail.columns(), samples.shape[1])
     found = np.empty_like(samples)
     for step, sample in enumerate(torch.from_numpy(samples)):
-        found[step] = tail.probability(tail.known(rows), sample).numpy()
-        tail.learn(rows, sample, torch.full_like(sample, weight), torch.ones_like(sample, dtype=torch.bool), torch.full_like(sample, step))
+        known = tail.known(rows, sample)
+        found[step] = tail.probability(known, sample).numpy()
+        tail.learn(rows, known, sample, torch.full_like(sample, weight), torch.ones_like(sample, dtype=torch.bool), torch.full_like(sample, step))
     return tail, rows, found
 
 
@@ -36,7 +37,7 @@ def test_of_normal_deviations_it_begins_with_their_probability() -> None:
     rows = fresh_rows(tail.columns(), 5)
     deviations = vector(-1.0, 0.0, 1.0, 2.5, 3.3)
 
-    assert tail.probability(tail.known(rows), deviations).numpy() == pytest.approx(norm.sf(deviations.numpy()), rel=0.06)
+    assert tail.probability(tail.known(rows, deviations), deviations).numpy() == pytest.approx(norm.sf(deviations.numpy()), rel=0.06)
 
 
 STEPS, ENTITIES = 1600, 120
@@ -90,7 +91,7 @@ def test_a_probability_never_rises_with_the_deviation_and_stays_within_what_is_c
     tail, rows, _ = taught(np.random.default_rng(0).standard_t(3, (500, 1)))
     grid = torch.linspace(-50, 200, 400, dtype=torch.float64)
 
-    found = tail.probability(tail.known(rows).expand(400, -1), grid)
+    found = tail.probability(tail.known(rows, grid[:1]).expand(400, -1), grid)
 
     assert (found.diff() <= 0).all()
     assert (found[0].item(), found[-1].item()) == (1.0, TAIL_PROBABILITY_MIN)
@@ -101,7 +102,8 @@ def test_what_does_not_teach_changes_no_bit() -> None:
     _, rows, _ = taught(np.random.default_rng(0).standard_normal((50, 3)))
     before = {name: column.clone() for name, column in rows.items()}
 
-    Tail("tail", HALF_LIFE, UNKNOWN).learn(rows, vector(9.0, 0.0, -5.0), vector(0, 0, 0), torch.zeros(3, dtype=torch.bool), vector(50, 50, 50))
+    tail, wild = Tail("tail", HALF_LIFE, UNKNOWN), vector(9.0, 0.0, -5.0)
+    tail.learn(rows, tail.known(rows, wild), wild, vector(0, 0, 0), torch.zeros(3, dtype=torch.bool), vector(50, 50, 50))
 
     assert all(torch.equal(rows[name], column) for name, column in before.items())
 
@@ -112,8 +114,9 @@ def test_suspects_that_teach_nothing_else_keep_the_tail_from_ending_where_they_b
     rows = fresh_rows(tail.columns(), ENTITIES)
     found = np.empty_like(samples)
     for step, sample in enumerate(torch.from_numpy(samples)):
-        found[step] = tail.probability(tail.known(rows), sample).numpy()
-        tail.learn(rows, sample, (sample < 3.5).double(), torch.ones(ENTITIES, dtype=torch.bool), torch.full_like(sample, step))
+        known = tail.known(rows, sample)
+        found[step] = tail.probability(known, sample).numpy()
+        tail.learn(rows, known, sample, (sample < 3.5).double(), torch.ones(ENTITIES, dtype=torch.bool), torch.full_like(sample, step))
 
     assert 0.7 <= (found[STEPS // 2 :] <= 1e-3).mean() / 1e-3 <= 1.4
 
