@@ -55,7 +55,7 @@ class WindowTail:
         return known
 
     def learn(self, rows: Mapping[str, Tensor], known: Tensor, deviations: Tensor, weight: Tensor, is_taught: Tensor, _seen: Tensor) -> None:
-        """See Tail; of suspects at weight 1/k every k-th is taken in, and they stretch nothing."""
+        """See Tail; once their credit is used up, of suspects at weight 1/k every k-th is taken in, and none stretches anything."""
         within = torch.where(weight < 1, deviations.minimum(self.quantile(rows) + _BEYOND), deviations)
         taught = self._credit.weighed(rows, weight, is_taught)
         is_beyond = (known <= self._tail) & (taught == 1)
