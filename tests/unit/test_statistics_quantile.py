@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from river import stats
 
 from anomaly_daemon.statistics.quantile import RollingQuantile
 from anomaly_daemon.statistics.window import Window
@@ -26,6 +27,21 @@ def test_equals_the_quantile_of_the_last_values_that_the_next_exceeds_as_often(t
         last = found[max(0, end - 50) : end]
         assert rows["q.quantile"].item() == pytest.approx(np.quantile(last, 1 - tail, method="weibull") + ALIKE, abs=1e-6)
         rolling.learn(rows, vector(found[end % 200]), vector(1))
+
+
+@pytest.mark.parametrize("tail", [0.5, 0.1, 0.02])
+def test_equals_river_s_rolling_quantile_of_the_probability_that_has_the_same_place(tail: float) -> None:
+    first, later, length = scores(250)[:50], scores(250)[50:], 50
+    rolling, reference = new(length, tail, first, refit_every=1), stats.RollingQuantile(((length + 1) * (1 - tail) - 1) / (length - 1), length)
+    rows = fresh_rows(rolling.columns())
+    for score in first:
+        reference.update(score)
+
+    for score in later:
+        rolling.learn(rows, vector(score), vector(1))
+        reference.update(score)
+
+        assert rows["q.quantile"].item() == pytest.approx(reference.get() + ALIKE, abs=1e-6)
 
 
 def test_is_brought_up_to_date_every_twenty_scores() -> None:
