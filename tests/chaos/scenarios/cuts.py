@@ -17,8 +17,6 @@ _MEMBER = "one"
 
 
 def inject(cluster: Cluster, fleet: Fleet, _: Feed, points: Sequence[CutPoint]) -> None:
-    if _MEMBER in fleet.members:  # the scenario before may have left it: two of one name are another scenario
-        fleet.crash(_MEMBER)
     fleet.start(_MEMBER)
     fleet.note_recovery(time.monotonic())
     for point in points:

@@ -32,6 +32,7 @@ def inject(_: Cluster, fleet: Fleet, __: Feed, plan: Sequence[Life]) -> None:
     fleet.start(_MEMBER)
     if died_s is not None:
         fleet.note_recovery(died_s)
+    fleet.crash(_MEMBER)
 
 
 def _reload_options(fleet: Fleet, number: int) -> tuple[str, ...]:
