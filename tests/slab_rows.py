@@ -19,10 +19,7 @@ CHANNELS = ("prediction", "reconstruction")
 
 
 def fresh_rows(columns: Iterable[Column], entities: int = 1, z: float = 4.0, level: float = 0.9) -> dict[str, Tensor]:
-    rows = {
-        column.name: torch.from_numpy(np.array(np.broadcast_to(np.asarray(column.fill, column.dtype), (entities, *column.shape))))
-        for column in columns
-    }
+    rows = {column.name: torch.from_numpy(column.fresh(entities)) for column in columns}
     rows[OBSERVATIONS.name] = torch.zeros(entities, dtype=torch.int64)
     rows["slot"] = torch.arange(entities)
     rows[JUDGED] = torch.ones(entities, dtype=torch.float64)

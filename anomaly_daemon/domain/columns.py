@@ -30,6 +30,10 @@ class Column:
         """Memory of one entity's share."""
         return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
 
+    def fresh(self, count: int) -> NDArray[Any]:
+        """What so many new entities start with, [count, *shape], an array of its own."""
+        return np.array(np.broadcast_to(np.asarray(self.fill, self.dtype), (count, *self.shape)))
+
 
 FROZEN = "frozen"
 """Beside the columns: bool [B], entities that learn nothing at present; absent where all learn."""

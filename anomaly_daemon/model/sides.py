@@ -47,10 +47,7 @@ class Side:
     def start(self, columns: Sequence[Column]) -> dict[str, Tensor]:
         """Rows of these columns as entities begin with them."""
         count = len(self.layout.slots)
-        return {
-            column.name: torch.from_numpy(np.array(np.broadcast_to(np.asarray(column.fill, column.dtype), (count, *column.shape))))
-            for column in columns
-        }
+        return {column.name: torch.from_numpy(column.fresh(count)) for column in columns}
 
 
 def sides(corpus: Corpus) -> Iterator[Side]:

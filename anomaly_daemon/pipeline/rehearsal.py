@@ -100,10 +100,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], NDArra
 def _deviations(settings: ThresholdSettings, prior: ScorePrior, scores: Tensor) -> Tensor:
     """[entities, steps] by how many deviations each score is above its entity's mean, as the threshold judges under this prior."""
     threshold = EwmaThreshold(settings, prior)
-    rows = {
-        column.name: torch.from_numpy(np.array(np.broadcast_to(column.fill, (len(scores), *column.shape)), column.dtype))
-        for column in threshold.columns()
-    }
+    rows = {column.name: torch.from_numpy(column.fresh(len(scores))) for column in threshold.columns()}
     rows["parameter.z"] = torch.full((len(scores),), settings.z, dtype=torch.float64)
     found = torch.full_like(scores, torch.nan)
     for step, score in enumerate(scores.unbind(1)):

@@ -39,7 +39,7 @@ class Threshold(Section):
             "one in as many as the topics had when the daemon started, or as there are files. Days without a record, and warm-up, do not count."
         ),
     )
-    half_life: float = Field(1440, ge=2, description="ewma, spot, quantile, static: observations after which a score counts half.")
+    half_life: float = Field(1440, ge=2, description="all but river: observations after which a score counts half.")
     span: int = Field(
         1,
         ge=1,

@@ -73,7 +73,7 @@ class Window:
 
 def begun(columns: Sequence[Column], fitted: Sequence[str], refit: Callable[[Mapping[str, Tensor], Tensor], None]) -> tuple[Column, ...]:
     """The columns, those of `fitted` filled with what `refit` makes of the window's first values, to six digits: machines differ in the last ones."""
-    rows = {column.name: torch.from_numpy(np.array(np.broadcast_to(column.fill, (1, *column.shape)), column.dtype)) for column in columns}
+    rows = {column.name: torch.from_numpy(column.fresh(1)) for column in columns}
     refit(rows, torch.zeros(1, dtype=torch.int64))
     return tuple(replace(column, fill=round(rows[column.name].item(), _DIGITS)) if column.name in fitted else column for column in columns)
 
