@@ -8,6 +8,7 @@ stays with nobody, and what it had of a topic that was not there yet is nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from kafka.structs import ConsumerGroupMetadata
 _SETTLED = "Stable"
 # How the client calls a broker by its connection for groups.
 _OF_GROUPS = "coordinator-"
+# What a heartbeat of a member that has to join anew is answered: nobody else has its name.
+_TO_JOIN_ANEW = (errors.RebalanceInProgressError, errors.IllegalGenerationError, errors.UnknownMemberIdError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +46,17 @@ class Lease:
     def is_succeeded_by_itself(self) -> bool:
         """Whether this very member has joined anew, as when the group's leader changes: the broker calls its own earlier id fenced."""
         return bool(self.consumer.group_metadata().member_id != self.membership.member_id)
+
+    def refuse_taken(self, timeout_ms: int) -> None:
+        """Ask the group. Raises FencedInstanceIdError where another process has taken this static member's name, KafkaError where nobody answers.
+
+        Nobody is asked where this process joins anew or has given the consumer up for one that will: whoever joins later has the name.
+        """
+        coordinator = self.consumer._coordinator
+        if self.consumer._closed or coordinator.is_dynamic_member():
+            return
+        with suppress(*_TO_JOIN_ANEW):
+            coordinator._net.run(_heartbeat, coordinator, timeout_ms)
 
 
 def is_fenced(consumer: KafkaConsumer) -> bool:
@@ -114,6 +128,13 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
 
 async def _outcome(ended: Any) -> Any:
     return await ended
+
+
+async def _heartbeat(coordinator: Any, timeout_ms: int) -> None:
+    """On the client's I/O thread, where the membership changes: as it is looked at, so it is asked with."""
+    await coordinator.ensure_coordinator_ready_async(timeout_ms)
+    if coordinator.stable() and not coordinator.rejoining:
+        await coordinator._send_heartbeat_request()
 
 
 def finish_joins() -> None:

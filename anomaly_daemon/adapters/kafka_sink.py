@@ -4,6 +4,10 @@ Transactions are of protocol version 1 (no KIP-890): a request that was delayed 
 the same epoch. So after anything but a clean, quick commit in which no connection was lost the producer is given up, and
 `init_transactions` of a new one raises the epoch, which also aborts what the old one left open; until then read_committed
 readers and `KafkaSource.committed` would wait for it. The new one is made in the background, at once.
+
+Of two instances under one name the group says which is the later: it is asked before every new epoch but the first, which
+would else end the transaction of a namesake that has begun meanwhile. Who is fenced at the first commit of a membership
+was fenced by one that took its epoch before it learned of that membership, and goes on with a new one.
 """
 
 from __future__ import annotations
@@ -13,10 +17,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, suppress
+from functools import partial
 
 import structlog
 from kafka import TopicPartition
-from kafka.errors import FencedInstanceIdError, KafkaError
+from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import OffsetAndMetadata
 
@@ -45,17 +50,13 @@ _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 10.0
 _DELIVERY_SLACK_S = 60.0
 _CLOSE_TIMEOUT_S = 2.0
 _LOOK_UP_S = 2.0
-# A commit that failed after more than a moment may have been one of a process that stood still. Meanwhile a namesake may have begun, which
-# a new producer would fence; a heartbeat's answer, overdue and so on its way, tells the consumer first.
-_REST_S = 2.0
 
 
 class _Preparation:
     """Makes one transactional producer in a thread of its own, trying again until it succeeds, is refused, or is cancelled."""
 
-    def __init__(self, make: Callable[[], Producer], rest_s: float = 0.0) -> None:
-        """rest_s: before the first attempt."""
-        self._make, self._rest_s, self.is_resting = make, rest_s, rest_s > 0
+    def __init__(self, make: Callable[[], Producer]) -> None:
+        self._make = make
         self._lock = threading.Lock()
         self._is_cancelled = threading.Event()
         self._producer: Future[Producer] = Future()
@@ -88,14 +89,12 @@ class _Preparation:
 
     def _made(self) -> Producer | None:
         backoff_s = _BACKOFF_FIRST_S
-        self._is_cancelled.wait(self._rest_s)
-        self.is_resting = False
         while not self._is_cancelled.is_set():
             try:
                 return self._make()
             except KafkaError as error:
-                # Fenced here means that another instance is starting at the same time: the later one wins at its commit.
-                if reaction_to(error) in (Reaction.REFUSE_SETTINGS, Reaction.REFUSE_TOPIC):
+                # A fenced epoch means here that another instance is starting at the same time: the later one wins at its commit.
+                if reaction_to(error) in (Reaction.REFUSE_SETTINGS, Reaction.REFUSE_TOPIC) or is_kind(error, FencedInstanceIdError):
                     raise
                 self.last_error = error
             self._is_cancelled.wait(backoff_s)
@@ -155,14 +154,16 @@ class KafkaSink:
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """transactional_id: stable for this instance, so that a restart ends at once what its predecessor left open."""
-        self._servers, self._kafka, self._monotonic_s = servers, kafka, monotonic_s
+        self._servers, self._kafka, self._answer_timeout_s, self._monotonic_s = servers, kafka, answer_timeout_s, monotonic_s
         self._commit_timeout_s, self._transaction_timeout_s = kafka.commit_timeout, kafka.transaction_timeout
         # The commit's own deadline comes before that of a message or of a request.
         self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
         self._fenced_by: str | None = None
+        # The membership of the last commit, or whose epoch was renewed because it had been fenced.
+        self._member_id = ""
         self._gone: frozenset[str] = frozenset()
         self._is_left_open, self._told = False, ""
-        self._preparation = _Preparation(self._make)
+        self._preparation = _Preparation(partial(self._make, None))
 
     def commit(self, output: BatchOutput) -> None:
         """One transaction, or nothing for an output without messages and offsets.
@@ -184,28 +185,28 @@ class KafkaSink:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:
             waiting, self._told = transaction.waiting_to(), _told(producer)
-            self._give_up(producer, output, _REST_S)
+            self._give_up(producer, output, lease)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}, waiting to {waiting}{self._told}") from error
         except KafkaError as error:
             cause, open_s, self._told = transaction.cause(error), self._monotonic_s() - began_s, _told(producer)
             failure = self._failure(cause, open_s, lease)
-            rest_s = _REST_S if open_s > _SLOW_COMMIT_S or is_kind(cause, FencedInstanceIdError) else 0.0
             if isinstance(failure, Fenced):
                 discard(producer)
                 self._fenced_by = str(failure)
             elif isinstance(failure, CommitFailed):
-                self._give_up(producer, output, rest_s)
+                self._give_up(producer, output, lease)
             else:
-                self._replace(producer, rest_s)
+                self._replace(producer, lease)
             raise failure from error
         except BaseException:
-            self._replace(producer)
+            self._replace(producer, lease)
             raise
         self._gone, self._is_left_open, self._told = frozenset(), False, ""
+        self._member_id = lease.membership.member_id if lease is not None else ""
         took_s, lost = self._monotonic_s() - began_s, producer.connections_lost - lost
         if took_s > _SLOW_COMMIT_S or lost:
             log.info("producer_recycled", servers=self._servers, commit_s=round(took_s, 3), connections_lost=lost)
-            self._replace(producer)
+            self._replace(producer, lease)
 
     def close(self) -> None:
         """Let go of the producer; of one that ends what a failed commit left open once it has, or after a moment. May be called twice."""
@@ -224,22 +225,20 @@ class KafkaSink:
         return lease
 
     def _prepared(self) -> Producer:
-        if self._preparation.is_resting:  # not waited for: it takes a poll to learn of a namesake
-            raise CommitFailed(f"{address(self._servers)}: commit: it waits to learn whether this process is still a member")
         try:
             return self._preparation.wait(self._commit_timeout_s)
         except TimeoutError:
             why = f": {self._preparation.last_error}" if self._preparation.last_error is not None else ""
             raise CommitFailed(f"{address(self._servers)}: commit: no producer after {self._commit_timeout_s:.1f} s{why}{self._told}") from None
         except KafkaError as error:
-            self._preparation = _Preparation(self._make)
             raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
 
     def _failure(self, error: KafkaError, open_s: float, lease: Lease | None) -> Exception:
         """What to raise after a failed transaction: Fenced where someone else holds our identity now.
 
         Our own next producer never fences one that is still used. But the broker also fences a transaction that was
-        open for too long, and a membership from before we joined anew: these were ours, and recovery is enough.
+        open for too long, and a membership from before we joined anew: these were ours, and recovery is enough. So it is,
+        once, where an epoch is fenced though the membership is a new one: the group has us as the later.
         """
         if lease is not None and is_kind(error, FencedInstanceIdError) and lease.is_succeeded_by_itself():
             return CommitFailed(f"{address(self._servers)}: commit: this member has joined its group anew since the batch was read")
@@ -247,16 +246,19 @@ class KafkaSink:
             return CommitFailed(
                 f"{address(self._servers)}: commit: the transaction was open for {open_s:.1f} s, longer than kafka.transaction_timeout: {error}"
             )
+        if lease is not None and lease.membership.member_id != self._member_id and _is_epoch_fenced(error):
+            self._member_id = lease.membership.member_id
+            return CommitFailed(f"{address(self._servers)}: commit: an earlier instance of this name took a new epoch as this one began: {error}")
         failure = translate(error, self._servers, "commit", is_commit=True)
         return CommitFailed(f"{failure}{self._told}") if isinstance(failure, CommitFailed) else failure
 
-    def _give_up(self, producer: Producer, output: BatchOutput, rest_s: float) -> None:
-        """Raises TopicError, see `_refuse_gone`; the next producer's rest begins after it, for it is a poll that learns of a namesake."""
+    def _give_up(self, producer: Producer, output: BatchOutput, lease: Lease | None) -> None:
+        """Raises TopicError, see `_refuse_gone`."""
         discard(producer)
         try:
             self._refuse_gone(output)
         finally:
-            self._prepare(rest_s)
+            self._prepare(lease)
 
     def _refuse_gone(self, output: BatchOutput) -> None:
         """The client waits for a topic that is deleted as for a broker that is away. Raises TopicError once two commits in turn found it gone."""
@@ -269,15 +271,18 @@ class KafkaSink:
         if found:
             raise TopicError(f"{address(self._servers)}: commit: no topic {', '.join(found)}; make it anew, or start with topics.create_topics: true")
 
-    def _replace(self, producer: Producer, rest_s: float = 0.0) -> None:
+    def _replace(self, producer: Producer, lease: Lease | None) -> None:
         discard(producer)
-        self._prepare(rest_s)
+        self._prepare(lease)
 
-    def _prepare(self, rest_s: float) -> None:
-        self._is_left_open = rest_s == 0  # to be waited for at the end; not where a namesake may have begun
-        self._preparation = _Preparation(self._make, rest_s)
+    def _prepare(self, lease: Lease | None) -> None:
+        self._is_left_open = True
+        self._preparation = _Preparation(partial(self._make, lease))
 
-    def _make(self) -> Producer:
+    def _make(self, lease: Lease | None) -> Producer:
+        """lease: of the producer before. Raises FencedInstanceIdError where another process has our name by now."""
+        if lease is not None:
+            self._refuse_taken(lease)
         producer = open_client(Producer, self._arguments)
         try:
             producer.init_transactions()
@@ -287,6 +292,16 @@ class KafkaSink:
                 raise producer.refusal from error
             raise
         return producer
+
+    def _refuse_taken(self, lease: Lease) -> None:
+        try:
+            within(self._answer_timeout_s, "kafka-ask-group", partial(lease.refuse_taken, round(self._answer_timeout_s * 1000)))
+        except DeadlineExceededError as error:
+            raise KafkaTimeoutError(f"asking group {lease.membership.group_id} whether this is still its member: {error}") from error
+
+
+def _is_epoch_fenced(error: KafkaError) -> bool:
+    return reaction_to(error) is Reaction.FENCED and not is_kind(error, FencedInstanceIdError)
 
 
 def _told(producer: Producer) -> str:

@@ -131,29 +131,6 @@ def test_a_transaction_that_the_broker_ended_for_its_age_is_recovered_from(log: 
     other.close()
 
 
-def test_a_process_that_stood_still_in_a_commit_does_not_fence_the_namesake_that_began_meanwhile(
-    log: KafkaLog, fresh: Fresh, alerts: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    identity, output, clock = fresh("detectors-one"), BatchOutput((Message(alerts, b"pump", b"1"),)), SteppingClock()
-    woken = KafkaSink(log.bootstrap, log.kafka, identity, monotonic_s=clock)
-    woken.commit(output)
-    namesake = KafkaSink(log.bootstrap, log.kafka, identity)
-    namesake.commit(output)
-
-    clock.step_s = 100.0
-    with monkeypatch.context() as patched:
-        patched.setattr(kafka_sink, "within", past_its_deadline)
-        with pytest.raises(CommitFailed, match="outcome is unknown"):
-            woken.commit(output)
-    with pytest.raises(CommitFailed, match="still a member"):
-        woken.commit(output)
-    woken.close()
-
-    namesake.commit(output)
-    namesake.close()
-    assert len(log.read(alerts)) == 3
-
-
 def test_a_member_that_joined_its_group_anew_since_it_read_is_not_taken_for_another(log: KafkaLog, fresh: Fresh, readings: str, alerts: str) -> None:
     one = member(log, readings, alerts, fresh("detectors"))
 
@@ -171,12 +148,8 @@ def test_a_member_that_joined_its_group_anew_since_it_read_is_not_taken_for_anot
     until_committed(one, {Partition(readings, number): per_partition for number in range(PARTITIONS)})
 
     told = {str(failure).rpartition(": ")[2] for failure in one.failures}
-    assert told == {"this member has joined its group anew since the batch was read", "it waits to learn whether this process is still a member"}
+    assert told == {"this member has joined its group anew since the batch was read"}
     assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), per_partition))
-
-
-def past_its_deadline(deadline_s: float, name: str, work: Callable[[], None]) -> None:
-    raise kafka_sink.DeadlineExceededError("no answer")
 
 
 def test_offsets_without_proof_of_membership_are_not_committed(log: KafkaLog, fresh: Fresh, readings: str, alerts: str) -> None:

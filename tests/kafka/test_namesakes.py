@@ -1,0 +1,160 @@
+"""Two instances under one name at once: the group says which of them is the later, and that one goes on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import TypeVar
+
+import pytest
+
+from anomaly_daemon.adapters import kafka_sink
+from anomaly_daemon.adapters.kafka_producer import Producer
+from anomaly_daemon.adapters.kafka_sink import KafkaSink
+from anomaly_daemon.domain.errors import CommitFailed, Fenced
+from anomaly_daemon.domain.records import Message, Partition
+from tests.chaos.proxy import Api, Cut, Moment, Proxy
+from tests.contract.kafka_log import KafkaLog
+from tests.contract.logs import until
+from tests.kafka.broker import new_broker
+from tests.kafka.loops import ALERT_EVERY, Member
+
+T = TypeVar("T")
+ROUND = 5 * ALERT_EVERY
+
+
+class Gate:
+    """Keeps whoever would begin a new epoch waiting."""
+
+    def __init__(self, sink: KafkaSink) -> None:
+        self.is_open, self._make = threading.Event(), sink._make
+        sink._make = self._pass  # type: ignore[method-assign]
+
+    def _pass(self, *arguments: object) -> Producer:
+        assert self.is_open.wait(60.0)
+        return self._make(*arguments)  # type: ignore[arg-type]
+
+
+class Instances:
+    """One name, one partition, a proxy that cuts connections."""
+
+    def __init__(self, log: KafkaLog, proxy: Proxy) -> None:
+        self.log, self._proxy, self._begun = log, proxy, 0
+        log.create("readings", 1)
+        log.create("alerts", 1)
+
+    def sink(self) -> KafkaSink:
+        return KafkaSink(self.log.bootstrap, self.log.kafka, "detectors-one")
+
+    def member(self, sink: KafkaSink) -> Member:
+        return Member(self.log.source(["readings"], "detectors", batch_records_max=ROUND), sink, "alerts")
+
+    def append(self) -> int:
+        """Some records; where they end."""
+        self.log.append(Message("readings", None, b"1", partition_number=0) for _ in range(ROUND))
+        self._begun += ROUND
+        return self._begun
+
+    def commit(self, member: Member) -> None:
+        """Some records, to the end."""
+        end = self.append()
+        until(lambda: member.next_offsets.get(Partition("readings", 0)) == end, member)
+
+    def commit_and_lose_a_connection(self, member: Member) -> None:
+        lost = Cut(Api.END_TXN, Moment.BEFORE)
+        self._proxy.arm(lost)
+        self.commit(member)
+        assert lost.is_done.is_set()
+
+    def said(self) -> list[bytes | None]:
+        return [record.value for record in self.log.read("alerts")]
+
+    def expected(self) -> list[bytes]:
+        return [b"0:%d" % offset for offset in range(0, self._begun, ALERT_EVERY)]
+
+
+@pytest.fixture
+def instances() -> Iterator[Instances]:
+    with closing(Proxy()) as proxy:
+        broker = new_broker(advertised_port=proxy.port)
+        proxy.begin(broker.behind_proxy)
+        with closing(KafkaLog(f"127.0.0.1:{proxy.port}")) as log:
+            yield Instances(log, proxy)
+        broker.stop()
+
+
+def test_an_earlier_instance_asks_its_group_before_a_new_epoch_and_ends_the_later_one_no_more(instances: Instances) -> None:
+    with closing(instances.sink()) as sink:
+        earlier = instances.member(sink)
+        instances.commit(earlier)
+        gate = Gate(sink)
+        instances.commit_and_lose_a_connection(earlier)
+        with closing(instances.sink()) as sink_of_later:
+            later = instances.member(sink_of_later)
+            instances.commit(later)
+
+            gate.is_open.set()
+            with pytest.raises(Fenced, match=r"input\.member"):
+                sink._prepared()
+            with pytest.raises(Fenced, match=r"input\.member"):
+                until(lambda: False, earlier)
+            instances.commit(later)
+
+    assert later.failures == []
+    assert instances.said() == instances.expected()
+
+
+def test_the_later_instance_goes_on_where_the_earlier_one_took_a_new_epoch_before_it_had_joined(instances: Instances) -> None:
+    with closing(instances.sink()) as sink:
+        earlier = instances.member(sink)
+        instances.commit(earlier)
+        gate = Gate(sink)
+        instances.commit_and_lose_a_connection(earlier)
+        with closing(instances.sink()) as sink_of_later:
+            sink_of_later._prepared()
+            gate.is_open.set()
+            sink._prepared()
+
+            later = instances.member(sink_of_later)
+            instances.commit(later)
+            with pytest.raises(Fenced, match=r"input\.member"):
+                until(lambda: False, earlier)
+            instances.commit(later)
+
+    assert [type(failure) for failure in later.failures] == [CommitFailed]
+    assert instances.said() == instances.expected()
+
+
+def test_an_instance_that_stood_still_in_a_commit_does_not_end_the_later_one(instances: Instances, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(instances.sink()) as sink, ExitStack() as opened:
+        woken, successors = instances.member(sink), list[Member]()
+        instances.commit(woken)
+
+        def stand_still() -> None:
+            successors.append(instances.member(opened.enter_context(closing(instances.sink()))))
+            instances.commit(successors[0])
+            monkeypatch.setattr(kafka_sink, "within", past_its_deadline(kafka_sink.within))
+
+        woken.before_commit = stand_still
+        instances.append()
+        with pytest.raises(Fenced, match=r"input\.member"):
+            until(lambda: False, woken)
+        monkeypatch.undo()
+        instances.commit(successors[0])
+
+    assert successors[0].failures == []
+    assert [type(failure) for failure in woken.failures] == [CommitFailed]
+    assert "outcome is unknown" in str(woken.failures[0])
+    assert instances.said() == instances.expected()
+
+
+def past_its_deadline(within: Callable[..., T]) -> Callable[..., T]:
+    """Of a commit; whatever else has a deadline keeps to it."""
+
+    def late(deadline_s: float, name: str, work: Callable[[], T]) -> T:
+        if name == "kafka-commit":
+            raise kafka_sink.DeadlineExceededError("no answer")
+        return within(deadline_s, name, work)
+
+    return late
