@@ -100,12 +100,21 @@ class FsspecCheckpointStore:
         except OSError as error:
             log.error("checkpoints_unreadable", url=masked(self._url), error=str(error), remedy="the log is used; see that checkpoints.url answers")
             return None
+        is_told = False
         for entry in filter(_is_whole, reversed(entries)):
             name, offset = str(entry["name"]), _offset_of(entry)
             if offset > not_after:
                 continue
             if not name.endswith(f"-{fingerprint[:16]}.safetensors"):
-                log.info("checkpoint_passed_over", file=self._told(name), reason="made under another model or other settings that shape state")
+                if not is_told:
+                    log.warning(
+                        "checkpoint_passed_over",
+                        file=self._told(name),
+                        reason="made under another model or other settings that shape state",
+                        remedy="what was announced under those may never be closed, what is open under these goes on in the middle; "
+                        "put them back, or begin with another input.group and detector_id",
+                    )
+                is_told = True
                 continue
             try:
                 checkpoint = bytes_of.decode(self._read(entry, self._bytes_max))

@@ -77,6 +77,7 @@ _REACTIONS: dict[type[Exception], Reaction] = {
     errors.UnsupportedForMessageFormatError: Reaction.REFUSE_TOPIC,
 }
 _LISTED = "; `check --acls` prints the commands"
+_NAME_TAKEN = "another process has taken this one's name; give every instance its own input.member"
 _REMEDIES: dict[type[Exception], str] = {
     errors.MessageSizeTooLargeError: (
         "raise max.message.bytes of the topic, or, where it is the one of dead letters, set output.dead_letter_bytes_max below that"
@@ -90,9 +91,9 @@ _REMEDIES: dict[type[Exception], str] = {
     errors.UnsupportedSaslMechanismError: "set kafka.sasl_mechanism to one that the broker offers",
     errors.InvalidSessionTimeoutError: "set kafka.session_timeout between the broker's group.min. and group.max.session.timeout.ms",
     errors.InvalidTransactionTimeoutError: "set kafka.transaction_timeout no longer than the broker's transaction.max.timeout.ms",
-    errors.ProducerFencedError: "give every instance its own input.member",
-    errors.InvalidProducerEpochError: "give every instance its own input.member",
-    errors.FencedInstanceIdError: "give every instance its own input.member",
+    errors.ProducerFencedError: _NAME_TAKEN,
+    errors.InvalidProducerEpochError: _NAME_TAKEN,
+    errors.FencedInstanceIdError: _NAME_TAKEN,
     errors.KafkaTimeoutError: "is the broker up, is `log` its address, and does kafka.security_protocol fit its listener?",
 }
 

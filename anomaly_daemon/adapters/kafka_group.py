@@ -8,7 +8,6 @@ stays with nobody, and what it had of a topic that was not there yet is nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +16,36 @@ from kafka.consumer import group
 from kafka.coordinator.base import UNKNOWN_MEMBER_ID
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.protocol.admin import DescribeGroupsRequest
-from kafka.protocol.consumer import ConsumerProtocolAssignment
+from kafka.protocol.consumer import ConsumerProtocolAssignment, HeartbeatRequest
 from kafka.structs import ConsumerGroupMetadata
 
 _SETTLED = "Stable"
 # How the client calls a broker by its connection for groups.
 _OF_GROUPS = "coordinator-"
-# What a heartbeat of a member that has to join anew is answered: nobody else has its name.
-_TO_JOIN_ANEW = (errors.RebalanceInProgressError, errors.IllegalGenerationError, errors.UnknownMemberIdError)
+# What a heartbeat is answered while its member has its name to itself: joined, or about to join anew under the member id that it has.
+_CONFIRMED = (errors.NoError, errors.RebalanceInProgressError, errors.IllegalGenerationError)
+_COORDINATOR_MOVED = (errors.CoordinatorNotAvailableError, errors.NotCoordinatorError)
+
+
+class UnjoinedError(errors.KafkaError):  # type: ignore[misc]
+    """No member of its group at the moment; once it has joined anew it is the later of whoever bears its name."""
+
+
+class Member:
+    """What this process is in its group, whichever consumer it has by now."""
+
+    def __init__(self) -> None:
+        self.consumer: KafkaConsumer | None = None
+
+    def confirm(self) -> None:
+        """Ask the group. Raises FencedInstanceIdError where another process has taken this static member's name, else KafkaError."""
+        consumer = self.consumer
+        if consumer is None:
+            raise UnjoinedError("it has no consumer")
+        try:
+            consumer._coordinator._net.run(consumer._coordinator.confirm)
+        except RuntimeError as error:
+            raise UnjoinedError("its consumer was given up meanwhile") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,31 +53,26 @@ class Lease:
     """Proof of the membership under which records were read."""
 
     membership: ConsumerGroupMetadata
-    consumer: KafkaConsumer
+    member: Member
 
     @classmethod
-    def of(cls, consumer: KafkaConsumer) -> Lease:
-        """As of now."""
-        return cls(consumer.group_metadata(), consumer)
+    def of(cls, member: Member) -> Lease:
+        """As of now, of one that has a consumer."""
+        assert member.consumer is not None
+        return cls(member.consumer.group_metadata(), member)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the group tells who bears this name."""
+        return self.membership.group_instance_id is not None
 
     def is_renewed(self) -> bool:
         """Whether there is a later generation."""
-        return bool(self.consumer.group_metadata().generation_id != self.membership.generation_id)
+        return self.member.consumer is None or bool(self.member.consumer.group_metadata().generation_id != self.membership.generation_id)
 
     def is_succeeded_by_itself(self) -> bool:
         """Whether this very member has joined anew, as when the group's leader changes: the broker calls its own earlier id fenced."""
-        return bool(self.consumer.group_metadata().member_id != self.membership.member_id)
-
-    def refuse_taken(self, timeout_ms: int) -> None:
-        """Ask the group. Raises FencedInstanceIdError where another process has taken this static member's name, KafkaError where nobody answers.
-
-        Nobody is asked where this process joins anew or has given the consumer up for one that will: whoever joins later has the name.
-        """
-        coordinator = self.consumer._coordinator
-        if self.consumer._closed or coordinator.is_dynamic_member():
-            return
-        with suppress(*_TO_JOIN_ANEW):
-            coordinator._net.run(_heartbeat, coordinator, timeout_ms)
+        return self.member.consumer is None or bool(self.member.consumer.group_metadata().member_id != self.membership.member_id)
 
 
 def is_fenced(consumer: KafkaConsumer) -> bool:
@@ -111,6 +127,30 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
         self._is_beside = self.rejoining
         return await super()._send_offset_fetch_request(partitions)
 
+    async def confirm(self) -> None:
+        """Raises FencedInstanceIdError where another process has the name, UnjoinedError where this one has to join anew first, else KafkaError.
+
+        On the client's I/O thread, where the membership changes; by the connection for records while a join waits on that for the group.
+        """
+        member_id = self._generation.member_id
+        self._is_beside = self.rejoining
+        node = self.coordinator()
+        self._is_beside = False
+        if node is None or not self._generation.has_member_id():
+            raise UnjoinedError("it is about to join")
+        request = HeartbeatRequest(
+            group_id=self.group_id, generation_id=self._generation.generation_id, member_id=member_id, group_instance_id=self.group_instance_id
+        )
+        answer = await self._manager.send(request, node_id=node)
+        told = errors.for_code(answer.error_code)
+        if told in _CONFIRMED:
+            return
+        if told in _COORDINATOR_MOVED:
+            self.coordinator_dead(told())
+        if told is errors.UnknownMemberIdError or self._generation.member_id != member_id:
+            raise UnjoinedError("it has to join anew")
+        raise told((self.group_id, self.group_instance_id))
+
     def reset_generation(self, member_id: str = UNKNOWN_MEMBER_ID) -> None:
         """Whoever is expelled while it joins is told too that what it had is lost: it may be given it again when others have gone on with it."""
         super().reset_generation(member_id)
@@ -128,13 +168,6 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
 
 async def _outcome(ended: Any) -> Any:
     return await ended
-
-
-async def _heartbeat(coordinator: Any, timeout_ms: int) -> None:
-    """On the client's I/O thread, where the membership changes: as it is looked at, so it is asked with."""
-    await coordinator.ensure_coordinator_ready_async(timeout_ms)
-    if coordinator.stable() and not coordinator.rejoining:
-        await coordinator._send_heartbeat_request()
 
 
 def finish_joins() -> None:

@@ -5,9 +5,9 @@ the same epoch. So after anything but a clean, quick commit in which no connecti
 `init_transactions` of a new one raises the epoch, which also aborts what the old one left open; until then read_committed
 readers and `KafkaSource.committed` would wait for it. The new one is made in the background, at once.
 
-Of two instances under one name the group says which is the later: it is asked before every new epoch but the first, which
-would else end the transaction of a namesake that has begun meanwhile. Who is fenced at the first commit of a membership
-was fenced by one that took its epoch before it learned of that membership, and goes on with a new one.
+Of two instances under one name the group says which is the later. It is asked before a new epoch, which would else end the
+transaction of a namesake that has begun meanwhile: none is taken but by who is a member. A static member that is fenced at the
+first commit of its membership was so by one that took its epoch before it knew of that membership, and goes on with a new one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from functools import partial
 
 import structlog
 from kafka import TopicPartition
@@ -36,7 +35,7 @@ from anomaly_daemon.adapters.kafka_client import (
     translate,
     within,
 )
-from anomaly_daemon.adapters.kafka_group import Lease
+from anomaly_daemon.adapters.kafka_group import Lease, Member, UnjoinedError
 from anomaly_daemon.adapters.kafka_producer import Producer, discard, flush, producer_arguments, send
 from anomaly_daemon.adapters.kafka_topics import KafkaTopics
 from anomaly_daemon.domain.errors import CommitFailed, Fenced, Recoverable, TopicError
@@ -50,6 +49,7 @@ _BACKOFF_FIRST_S, _BACKOFF_MAX_S = 0.25, 10.0
 _DELIVERY_SLACK_S = 60.0
 _CLOSE_TIMEOUT_S = 2.0
 _LOOK_UP_S = 2.0
+_LOOK_S = 0.25
 
 
 class _Preparation:
@@ -97,6 +97,8 @@ class _Preparation:
                 if reaction_to(error) in (Reaction.REFUSE_SETTINGS, Reaction.REFUSE_TOPIC) or is_kind(error, FencedInstanceIdError):
                     raise
                 self.last_error = error
+                if isinstance(error, UnjoinedError):
+                    backoff_s = _BACKOFF_FIRST_S
             self._is_cancelled.wait(backoff_s)
             backoff_s = min(_BACKOFF_MAX_S, 2 * backoff_s)
         return None
@@ -138,7 +140,8 @@ class _Transaction:
     def _failures(self) -> list[KafkaError]:
         """Why messages were refused, in their order. The broker's answer alone says nothing more than its code: then the topic is named."""
         refused = [(message.topic, sent.exception) for message, sent in zip(self._output.messages, self._sent, strict=False) if sent.failed()]
-        return [error if any(error.args) else type(error)(f"topic {topic}") for topic, error in refused]
+        is_told = [any(error.args) or reaction_to(error) is Reaction.FENCED for _, error in refused]
+        return [error if told else type(error)(f"topic {topic}") for (topic, error), told in zip(refused, is_told, strict=True)]
 
 
 class KafkaSink:
@@ -159,11 +162,12 @@ class KafkaSink:
         # The commit's own deadline comes before that of a message or of a request.
         self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
         self._fenced_by: str | None = None
-        # The membership of the last commit, or whose epoch was renewed because it had been fenced.
+        # Who commits, once that is known; its id of the last commit, or whose epoch was renewed because it had been fenced.
+        self._member: Member | None = None
         self._member_id = ""
         self._gone: frozenset[str] = frozenset()
         self._is_left_open, self._told = False, ""
-        self._preparation = _Preparation(partial(self._make, None))
+        self._preparation = _Preparation(self._make)
 
     def commit(self, output: BatchOutput) -> None:
         """One transaction, or nothing for an output without messages and offsets.
@@ -177,6 +181,8 @@ class KafkaSink:
         if self._fenced_by is not None:
             raise Fenced(self._fenced_by)
         lease = self._checked(output.lease) if offsets else None
+        if lease is not None:
+            self._member = lease.member
         deadline_s = self._monotonic_s() + self._commit_timeout_s
         producer = self._prepared()
         began_s, lost = self._monotonic_s(), producer.connections_lost
@@ -185,7 +191,7 @@ class KafkaSink:
             within(deadline_s - began_s, "kafka-commit", transaction.run)
         except DeadlineExceededError as error:
             waiting, self._told = transaction.waiting_to(), _told(producer)
-            self._give_up(producer, output, lease)
+            self._give_up(producer, output)
             raise CommitFailed(f"{address(self._servers)}: commit: its outcome is unknown: {error}, waiting to {waiting}{self._told}") from error
         except KafkaError as error:
             cause, open_s, self._told = transaction.cause(error), self._monotonic_s() - began_s, _told(producer)
@@ -194,19 +200,20 @@ class KafkaSink:
                 discard(producer)
                 self._fenced_by = str(failure)
             elif isinstance(failure, CommitFailed):
-                self._give_up(producer, output, lease)
+                self._give_up(producer, output)
             else:
-                self._replace(producer, lease)
+                self._replace(producer)
             raise failure from error
         except BaseException:
-            self._replace(producer, lease)
+            self._replace(producer)
             raise
         self._gone, self._is_left_open, self._told = frozenset(), False, ""
-        self._member_id = lease.membership.member_id if lease is not None else ""
+        if lease is not None:
+            self._member_id = lease.membership.member_id
         took_s, lost = self._monotonic_s() - began_s, producer.connections_lost - lost
         if took_s > _SLOW_COMMIT_S or lost:
             log.info("producer_recycled", servers=self._servers, commit_s=round(took_s, 3), connections_lost=lost)
-            self._replace(producer, lease)
+            self._replace(producer)
 
     def close(self) -> None:
         """Let go of the producer; of one that ends what a failed commit left open once it has, or after a moment. May be called twice."""
@@ -225,13 +232,20 @@ class KafkaSink:
         return lease
 
     def _prepared(self) -> Producer:
-        try:
-            return self._preparation.wait(self._commit_timeout_s)
-        except TimeoutError:
-            why = f": {self._preparation.last_error}" if self._preparation.last_error is not None else ""
-            raise CommitFailed(f"{address(self._servers)}: commit: no producer after {self._commit_timeout_s:.1f} s{why}{self._told}") from None
-        except KafkaError as error:
-            raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
+        """Not waited for while this process has to join its group anew: that takes a poll."""
+        deadline_s = self._monotonic_s() + self._commit_timeout_s
+        while True:
+            try:
+                return self._preparation.wait(_LOOK_S)
+            except TimeoutError:
+                error = self._preparation.last_error
+                if self._monotonic_s() < deadline_s and not isinstance(error, UnjoinedError):
+                    continue
+                why = f": {error}" if error is not None else ""
+                after = "" if isinstance(error, UnjoinedError) else f" after {self._commit_timeout_s:.1f} s"
+                raise CommitFailed(f"{address(self._servers)}: commit: no producer{after}{why}{self._told}") from None
+            except KafkaError as error:
+                raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
 
     def _failure(self, error: KafkaError, open_s: float, lease: Lease | None) -> Exception:
         """What to raise after a failed transaction: Fenced where someone else holds our identity now.
@@ -246,19 +260,19 @@ class KafkaSink:
             return CommitFailed(
                 f"{address(self._servers)}: commit: the transaction was open for {open_s:.1f} s, longer than kafka.transaction_timeout: {error}"
             )
-        if lease is not None and lease.membership.member_id != self._member_id and _is_epoch_fenced(error):
+        if lease is not None and lease.is_static and lease.membership.member_id != self._member_id and _is_epoch_fenced(error):
             self._member_id = lease.membership.member_id
-            return CommitFailed(f"{address(self._servers)}: commit: an earlier instance of this name took a new epoch as this one began: {error}")
+            return CommitFailed(f"{address(self._servers)}: commit: another instance of this name took a new epoch as this one joined: {error}")
         failure = translate(error, self._servers, "commit", is_commit=True)
         return CommitFailed(f"{failure}{self._told}") if isinstance(failure, CommitFailed) else failure
 
-    def _give_up(self, producer: Producer, output: BatchOutput, lease: Lease | None) -> None:
+    def _give_up(self, producer: Producer, output: BatchOutput) -> None:
         """Raises TopicError, see `_refuse_gone`."""
         discard(producer)
         try:
             self._refuse_gone(output)
         finally:
-            self._prepare(lease)
+            self._prepare()
 
     def _refuse_gone(self, output: BatchOutput) -> None:
         """The client waits for a topic that is deleted as for a broker that is away. Raises TopicError once two commits in turn found it gone."""
@@ -271,20 +285,20 @@ class KafkaSink:
         if found:
             raise TopicError(f"{address(self._servers)}: commit: no topic {', '.join(found)}; make it anew, or start with topics.create_topics: true")
 
-    def _replace(self, producer: Producer, lease: Lease | None) -> None:
+    def _replace(self, producer: Producer) -> None:
         discard(producer)
-        self._prepare(lease)
+        self._prepare()
 
-    def _prepare(self, lease: Lease | None) -> None:
+    def _prepare(self) -> None:
         self._is_left_open = True
-        self._preparation = _Preparation(partial(self._make, lease))
+        self._preparation = _Preparation(self._make)
 
-    def _make(self, lease: Lease | None) -> Producer:
-        """lease: of the producer before. Raises FencedInstanceIdError where another process has our name by now."""
-        if lease is not None:
-            self._refuse_taken(lease)
+    def _make(self) -> Producer:
+        """Raises FencedInstanceIdError where another process has our name by now."""
+        self._confirm()
         producer = open_client(Producer, self._arguments)
         try:
+            self._confirm()  # a connection may take its time
             producer.init_transactions()
         except BaseException as error:
             discard(producer)
@@ -293,11 +307,13 @@ class KafkaSink:
             raise
         return producer
 
-    def _refuse_taken(self, lease: Lease) -> None:
+    def _confirm(self) -> None:
+        if self._member is None:
+            return
         try:
-            within(self._answer_timeout_s, "kafka-ask-group", partial(lease.refuse_taken, round(self._answer_timeout_s * 1000)))
+            within(self._answer_timeout_s, "kafka-confirm", self._member.confirm)
         except DeadlineExceededError as error:
-            raise KafkaTimeoutError(f"asking group {lease.membership.group_id} whether this is still its member: {error}") from error
+            raise KafkaTimeoutError(f"asking the group whether this is still its member: {error}") from error
 
 
 def _is_epoch_fenced(error: KafkaError) -> bool:

@@ -20,7 +20,7 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, IllegalStateError, KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from anomaly_daemon.adapters.kafka_client import ANSWER_TIMEOUT_S, Reaction, address, consumer_arguments, open_client, reaction_to, translate
-from anomaly_daemon.adapters.kafka_group import GroupWatch, Lease, finish_joins, is_fenced
+from anomaly_daemon.adapters.kafka_group import GroupWatch, Lease, Member, finish_joins, is_fenced
 from anomaly_daemon.adapters.kafka_offsets import SOON_MS, ends_told, led
 from anomaly_daemon.adapters.kafka_stall import StallWatch
 from anomaly_daemon.adapters.kafka_unpacking import POLL_BYTES_MAX, bound_unpacking
@@ -98,7 +98,7 @@ class KafkaSource:
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
         self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max, answer_timeout_s)
         self._observer_arguments = self._arguments | {"group_id": None, "group_instance_id": None, "isolation_level": "read_uncommitted"}
-        self._consumer: KafkaConsumer | None = None
+        self._member = Member()
         self._observer: KafkaConsumer | None = None
         self._changes: deque[PartitionChange] = deque()
         # Partitions by the client's name: known to the loop; of these, those that it has sought.
@@ -109,7 +109,7 @@ class KafkaSource:
         self._watch = StallWatch(stall_timeout_s)
         self._next_look_s = 0.0
         self._group_watch = GroupWatch()
-        self._read_since_look = 0
+        self._read_since_look, self._is_waiting_told = 0, False
         with suppress(LogUnavailable):
             self._connected()
 
@@ -117,7 +117,7 @@ class KafkaSource:
         """Records, or partition changes, never both: what was read during a rebalance is read again after it, under the new lease."""
         consumer = self._connected()
         # Before the poll: proof of the membership under which these records were read.
-        lease = Lease.of(consumer) if self._group is not None else None
+        lease = Lease.of(self._member) if self._group is not None else None
         fetched = self._polled(consumer, timeout_s)
         if self._changes or (lease is not None and lease.is_renewed()):
             changes = self._take_changes()
@@ -153,26 +153,26 @@ class KafkaSource:
 
     def positions(self) -> dict[Partition, Offset]:
         """Of the partitions that were sought; control records and aborted transactions are passed over."""
-        consumer = self._consumer
+        consumer = self._member.consumer
         return {} if consumer is None else {self._owned[name]: offset for name, offset in self._positions(consumer).items()}
 
     def seek(self, partition: Partition, offset: Offset) -> None:
         """Ignored for a partition that was taken away meanwhile: the change that says so comes with the next poll."""
         name = _native(partition)
-        if self._consumer is not None and name in self._owned:
-            self._move(self._consumer, name, offset)
+        if self._member.consumer is not None and name in self._owned:
+            self._move(self._member.consumer, name, offset)
             self._sought.add(name)
 
     def close(self) -> None:
         """A static member does not leave: it keeps its partitions until the session times out, so that a restart is no rebalance. Another leaves."""
-        consumers = [one for one in (self._consumer, self._observer) if one is not None]
-        self._consumer = self._observer = None
+        consumers = [one for one in (self._member.consumer, self._observer) if one is not None]
+        self._member.consumer = self._observer = None
         for consumer in consumers:
             self._end(consumer)
 
     def _connected(self) -> KafkaConsumer:
         """The consumer, made and joined where there is none. Raises LogUnavailable, TopicError or SettingsError."""
-        if self._consumer is None:
+        if self._member.consumer is None:
             consumer = self._opened(self._arguments)
             try:
                 self._subscribe(consumer)
@@ -182,10 +182,10 @@ class KafkaSource:
             except TopicError:
                 self._end(consumer)
                 raise
-            self._consumer, self._group_watch = consumer, GroupWatch()
+            self._member.consumer, self._group_watch = consumer, GroupWatch()
             self._next_look_s = self._monotonic_s() + self._answer_timeout_s / 2
             log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
-        return self._consumer
+        return self._member.consumer
 
     def _subscribe(self, consumer: KafkaConsumer) -> None:
         ownership = _Ownership(consumer, self._changes)
@@ -210,7 +210,7 @@ class KafkaSource:
                 fetched.setdefault(name, []).extend(rows)
         if is_fenced(consumer):
             self._give_up()
-            raise translate(FencedInstanceIdError(), self._servers, "reading: another process has taken this one's name")
+            raise translate(FencedInstanceIdError(), self._servers, "reading")
         return fetched
 
     def _promptly_committed(self, consumer: KafkaConsumer, partitions: Sequence[Partition]) -> dict[Partition, Offset]:
@@ -366,6 +366,10 @@ class KafkaSource:
             raise LogUnavailable(f"{address(self._servers)}: {stalled} brings nothing though it is behind its end: connecting anew")
 
     def _look_for_unowned(self, consumer: KafkaConsumer) -> None:
+        if not self._owned and not self._is_waiting_told:
+            reason = "other members have them all, or the group waits for one that is gone, kafka.session_timeout at most"
+            log.info("partitions_awaited", group=self._group, reason=reason)
+        self._is_waiting_told = not self._owned
         with suppress(KafkaError):  # whether the broker answers is asked for next
             if unowned := self._group_watch.look(consumer, self._topics, SOON_MS):
                 named = [str(Partition(*name)) for name in unowned]

@@ -118,5 +118,5 @@ class Recovery:
         if committed > start and self._fingerprint is None:
             log.info("state_warmed_up", partition=str(partition), start=start, reported_from=committed)
         elif committed > start:
-            log.warning("state_rebuilt_from_log", partition=str(partition), start=start, committed=committed, reason="no valid checkpoint")
+            log.warning("state_rebuilt_from_log", partition=str(partition), start=start, committed=committed, reason="no checkpoint that fits")
         return start

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from kafka.errors import KafkaError
@@ -104,6 +105,31 @@ def test_the_later_instance_of_one_identity_fences_the_earlier_one_for_good(log:
     assert len(log.read(alerts)) == 3
 
 
+def test_of_two_that_are_not_static_the_one_that_began_later_goes_on_though_the_earlier_had_not_committed_yet(
+    log: KafkaLog, fresh: Fresh, readings: str, alerts: str
+) -> None:
+    """The group does not say which of them is the later: the epoch does."""
+    group = fresh("detectors")
+    with closing(KafkaLog(log.bootstrap, static_membership=False)) as dynamic:
+        earlier = member(dynamic, readings, alerts, group)
+        earlier.before_commit = not_yet
+        dynamic.sink(earlier.source, group)._prepared()
+        later = member(dynamic, readings, alerts, group)
+        until(lambda: len(earlier.owned) == len(later.owned) == 1 and bool(later.next_offsets), earlier, later)
+        earlier.before_commit = lambda: None
+
+        with pytest.raises(Fenced, match=r"input\.member"):
+            until(lambda: False, earlier, later)
+        earlier.source.close()
+        until_committed(later, {Partition(readings, number): RECORDS // PARTITIONS for number in range(PARTITIONS)})
+
+    assert sorted(record.value or b"" for record in log.read(alerts)) == expected(dict.fromkeys(range(PARTITIONS), RECORDS // PARTITIONS))
+
+
+def not_yet() -> None:
+    raise CommitFailed("not yet")
+
+
 class SteppingClock:
     """Goes on by `step_s` whenever it is read."""
 
@@ -138,7 +164,7 @@ def test_a_member_that_joined_its_group_anew_since_it_read_is_not_taken_for_anot
         if not one.committed:
             return
         one.before_commit = lambda: None
-        consumer = one.source._consumer
+        consumer = one.source._member.consumer
         consumer._coordinator.reset_generation()
         while consumer.group_metadata().generation_id < 0:
             consumer.poll(timeout_ms=100)

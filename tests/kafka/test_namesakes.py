@@ -8,19 +8,23 @@ from contextlib import ExitStack, closing
 from typing import TypeVar
 
 import pytest
+from kafka.errors import KafkaError
 
 from anomaly_daemon.adapters import kafka_sink
+from anomaly_daemon.adapters.kafka_group import UnjoinedError
 from anomaly_daemon.adapters.kafka_producer import Producer
 from anomaly_daemon.adapters.kafka_sink import KafkaSink
+from anomaly_daemon.adapters.kafka_source import KafkaSource
 from anomaly_daemon.domain.errors import CommitFailed, Fenced
 from anomaly_daemon.domain.records import Message, Partition
 from tests.chaos.proxy import Api, Cut, Moment, Proxy
 from tests.contract.kafka_log import KafkaLog
 from tests.contract.logs import until
-from tests.kafka.broker import new_broker
+from tests.kafka.broker import Broker, new_broker
 from tests.kafka.loops import ALERT_EVERY, Member
 
 T = TypeVar("T")
+pytestmark = pytest.mark.kafka
 ROUND = 5 * ALERT_EVERY
 
 
@@ -39,8 +43,8 @@ class Gate:
 class Instances:
     """One name, one partition, a proxy that cuts connections."""
 
-    def __init__(self, log: KafkaLog, proxy: Proxy) -> None:
-        self.log, self._proxy, self._begun = log, proxy, 0
+    def __init__(self, broker: Broker, log: KafkaLog, proxy: Proxy) -> None:
+        self.broker, self.log, self._proxy, self._begun = broker, log, proxy, 0
         log.create("readings", 1)
         log.create("alerts", 1)
 
@@ -80,7 +84,7 @@ def instances() -> Iterator[Instances]:
         broker = new_broker(advertised_port=proxy.port)
         proxy.begin(broker.behind_proxy)
         with closing(KafkaLog(f"127.0.0.1:{proxy.port}")) as log:
-            yield Instances(log, proxy)
+            yield Instances(broker, log, proxy)
         broker.stop()
 
 
@@ -147,6 +151,71 @@ def test_an_instance_that_stood_still_in_a_commit_does_not_end_the_later_one(ins
     assert [type(failure) for failure in woken.failures] == [CommitFailed]
     assert "outcome is unknown" in str(woken.failures[0])
     assert instances.said() == instances.expected()
+
+
+def test_an_earlier_instance_that_is_told_by_its_poll_takes_no_epoch_as_it_ends(instances: Instances) -> None:
+    with ExitStack() as opened:
+        with closing(instances.sink()) as sink:
+            earlier = instances.member(sink)
+            instances.commit(earlier)
+            gate = Gate(sink)
+            instances.commit_and_lose_a_connection(earlier)
+            later = instances.member(opened.enter_context(closing(instances.sink())))
+            instances.commit(later)
+            with pytest.raises(Fenced, match=r"input\.member"):
+                until(lambda: False, earlier)
+            gate.is_open.set()
+        instances.commit(later)
+
+    assert later.failures == []
+    assert instances.said() == instances.expected()
+
+
+def test_the_group_is_asked_by_the_consumer_at_hand_and_not_by_one_that_was_given_up(instances: Instances) -> None:
+    with closing(instances.sink()) as sink, closing(instances.sink()) as sink_of_later:
+        earlier = instances.member(sink)
+        instances.commit(earlier)
+        gate = Gate(sink)
+        instances.commit_and_lose_a_connection(earlier)
+        assert isinstance(earlier.source, KafkaSource)
+        earlier.source._give_up()
+        until(lambda: len(earlier.changes) == 3, earlier)  # had it, lost it, has it again
+        later = instances.member(sink_of_later)
+        instances.commit(later)
+
+        gate.is_open.set()
+        with pytest.raises(Fenced, match=r"input\.member"):
+            sink._prepared()
+        instances.commit(later)
+
+    assert instances.said() == instances.expected()
+
+
+def test_whether_this_is_still_a_member_is_not_known_once_its_consumer_is_given_up(instances: Instances) -> None:
+    with closing(instances.sink()) as sink:
+        one = instances.member(sink)
+        instances.commit(one)
+        assert isinstance(one.source, KafkaSource)
+        member, answers = one.source._member, list[Exception]()
+        member.confirm()
+
+        def ask() -> None:
+            try:
+                member.confirm()
+            except Exception as error:
+                answers.append(error)
+
+        instances.broker.freeze()
+        asking = threading.Thread(target=ask)
+        asking.start()
+        one.source.close()
+        asking.join(10.0)
+        instances.broker.thaw()
+
+        assert not asking.is_alive()
+        assert [isinstance(answer, KafkaError) for answer in answers] == [True]
+        with pytest.raises(UnjoinedError):
+            member.confirm()
 
 
 def past_its_deadline(within: Callable[..., T]) -> Callable[..., T]:

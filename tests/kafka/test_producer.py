@@ -24,6 +24,7 @@ from tests.contract.kafka_log import KafkaLog
 from tests.kafka.broker import Broker, new_broker
 
 Fresh = Callable[[str], str]
+pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
+import structlog
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.coordinator.consumer import ConsumerCoordinator
 
@@ -114,6 +116,19 @@ def test_a_member_whose_name_another_process_has_taken_is_told_though_nothing_co
     assert len(later.owned) == PARTITIONS
 
 
+def test_a_member_that_gets_no_partition_says_once_that_it_waits(log: KafkaLog, fresh: Fresh) -> None:
+    group, topic, impatient = fresh("detectors"), fresh("readings"), KafkaLog(log.bootstrap, answer_timeout_s=1.0)
+    log.create(topic, 1)
+    with closing(impatient), structlog.testing.capture_logs() as said:
+        one = joined(impatient.source([topic], group, member="one"), 1)
+        two = Reader(impatient.source([topic], group, member="two"))
+        deadline_s = time.monotonic() + 3.0
+        until(lambda: time.monotonic() > deadline_s, one, two)
+
+    assert not two.owned
+    assert [line["event"] for line in said if line["event"] == "partitions_awaited"] == ["partitions_awaited"]
+
+
 def test_partitions_added_to_a_topic_are_assigned_even_where_every_poll_is_short(
     broker: Broker | ForeignBroker, log: KafkaLog, fresh: Fresh, readings: str
 ) -> None:
@@ -126,7 +141,7 @@ def test_partitions_added_to_a_topic_are_assigned_even_where_every_poll_is_short
     deadline_s = time.monotonic() + 30.0
     while len(reader.owned) < PARTITIONS + 2:
         assert time.monotonic() < deadline_s, "the member never finished joining"
-        reader.source._consumer._cluster.request_update()
+        reader.source._member.consumer._cluster.request_update()
         reader.step(timeout_s=0.001)
 
     append(log, readings, 10)

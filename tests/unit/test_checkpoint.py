@@ -144,7 +144,11 @@ def test_each_group_and_topic_has_a_folder_of_its_own_within_that_of_the_store(t
 def test_one_of_another_fingerprint_is_not_used(tmp_path: Path) -> None:
     store(tmp_path).save(EXAMPLE)
 
-    assert store(tmp_path).load(P, "b" * 64, not_after=99) is None
+    with structlog.testing.capture_logs() as said:
+        assert store(tmp_path).load(P, "b" * 64, not_after=99) is None
+
+    assert [(line["event"], line["log_level"]) for line in said] == [("checkpoint_passed_over", "warning")]
+    assert "never be closed" in said[0]["remedy"]
 
 
 def test_a_renamed_one_is_not_used(tmp_path: Path) -> None:
