@@ -163,7 +163,7 @@ class FieldReader:
 
     def _entity_of_key(self, key: bytes | None) -> str:
         if not key:
-            raise _RefusedError(Reason.ENTITY_MISSING, "the record has no key; send the entity as the key or name a field in record.entity")
+            raise _RefusedError(Reason.ENTITY_MISSING, "the record has no key, or an empty one; send the entity as key, or name record.entity")
         try:
             return key.decode()
         except UnicodeDecodeError as error:

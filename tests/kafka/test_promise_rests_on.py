@@ -39,7 +39,7 @@ def test_a_reader_that_is_not_at_read_committed_sees_what_was_aborted(log: Kafka
     assert [record.value for record in read(log.bootstrap, alerts, "read_uncommitted")] == [b"said once", b"said once"]
 
 
-def test_alerts_wait_for_all_replicas_and_a_retry_doubles_none(log: KafkaLog, fresh: Fresh) -> None:
+def test_the_producer_asks_for_all_replicas_and_is_idempotent(log: KafkaLog, fresh: Fresh) -> None:
     """As the client stands once it is connected; what all replicas are, `min.insync.replicas` says: of one broker the same as one."""
     with closing(open_client(KafkaProducer, producer_arguments(log.bootstrap, log.kafka, 120.0, fresh("detector-one"), 10.0))) as producer:
         assert producer.config["acks"] == -1
