@@ -14,6 +14,8 @@ from tests.chaos.reader import Groups, end_offsets
 from tests.end_to_end.harness import Site, checkpointed, kill, start
 
 DIES_WITHIN_S = 60.0
+# The exit code of a daemon whose name another has taken.
+FENCED = 1
 COMMITS_WITHIN_S = 120.0
 LOOK_S = 0.05
 

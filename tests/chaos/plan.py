@@ -78,6 +78,24 @@ def cuts(dice: random.Random, count: int) -> list[CutPoint]:
     return found[:count]
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A second process of the same name begins; so long after its start the connection of the next request of a kind is cut, whose ever it is."""
+
+    api: Api
+    moment: Moment
+    cut_after_s: float
+
+
+# By then it has joined.
+_RIVAL_WITHIN_S = 4.0
+
+
+def rivals(dice: random.Random, count: int) -> list[Rival]:
+    """Every request at every moment in turn, in an order of its own each round, while the later one starts, joins, or is at work."""
+    return [Rival(point.api, point.moment, dice.uniform(0.0, _RIVAL_WITHIN_S)) for point in cuts(dice, count)]
+
+
 _PAUSE_S = 2.0
 
 

@@ -14,6 +14,7 @@ PLANS = (
     plan.lives,
     plan.random_kills,
     plan.cuts,
+    plan.rivals,
     plan.freezes,
     plan.changes,
     plan.dynamic_changes,

@@ -11,12 +11,11 @@ from signal import SIGCONT
 from tests.chaos.acts import Act
 from tests.chaos.cluster import Cluster
 from tests.chaos.feed import Feed
-from tests.chaos.fleet import DIES_WITHIN_S, Fleet, HarnessError
+from tests.chaos.fleet import DIES_WITHIN_S, FENCED, Fleet, HarnessError
 from tests.chaos.plan import freezes as plan
 from tests.chaos.scenarios.scenario import Scenario
 
 _MEMBER, _OTHER = "one", "two"
-_FENCED = 1
 
 
 def succeeded_by_others(_: Cluster, fleet: Fleet, __: Feed, freezes: Sequence[Act]) -> None:
@@ -41,7 +40,7 @@ def succeeded_by_namesake(_: Cluster, fleet: Fleet, __: Feed, freezes: Sequence[
         fleet.note_all_move_on(frozen_s)
         _wake(fleet, process, frozen_s)
         process.join(DIES_WITHIN_S)
-        if process.exitcode != _FENCED:
+        if process.exitcode != FENCED:
             raise HarnessError(f"a daemon whose name was taken went on (exit code {process.exitcode}):\n{fleet.site.log_tail()}")
         fleet.crash(_MEMBER)
 
