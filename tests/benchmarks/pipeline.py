@@ -33,6 +33,7 @@ START_S = 1_767_225_600  # 2026-01-01
 ALL = settings_of.Evidence().channels
 NETWORK = ("prediction", "reconstruction")
 MEMORIES = ("novelty", "adaptive")
+SMALL = tuple(f"evidence.{name}.remembered=32" for name in MEMORIES)
 TRAINED = (*ALL, "conditional", "surprise")
 NAMES = tuple(f"channel_{number}" for number in range(FEATURES))
 NO_RULES = ("quality.clock_ahead=null",)
@@ -165,15 +166,18 @@ def growth_mib(found: list[Record], passes: int) -> float:
 
 def _shares(found: list[Record], known: list[Record], rounds: int) -> float:
     """What is left of the throughput of reconstruction alone, beside what, printed: medians over rounds taken in turn. Returns that of all nine."""
-    beside = ((), ("conditional",), ("surprise",), *((name,) for name in MEMORIES), ("conditional", "surprise", *MEMORIES))
-    shares = []
+    every = ("conditional", "surprise", *MEMORIES)
+    beside = ((), ("conditional",), ("surprise",), *((name,) for name in MEMORIES), every)
+    shares, small = [], []
     for _ in range(rounds):
         alone = rate(found, known, ("reconstruction",))
         shares.append([rate(found, known, (*ALL, *more)) / alone for more in beside])
+        small.append(rate(found, known, (*ALL, *every), SMALL) / alone)
     entities = len({record.key for record in found})
     print(f"  {entities:,} entities, {len(known) // entities:,} records of each known, of reconstruction alone:")
     for more, share in zip(beside, np.median(shares, axis=0), strict=True):
         print(f"    {' and '.join(('the five', *more))} {share:.2f}")
+    print(f"    all of them with memories of 32 values in place of 256: {np.median(small):.2f}")
     return float(np.median(shares, axis=0)[-1])
 
 
