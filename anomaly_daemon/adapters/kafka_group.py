@@ -149,7 +149,7 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
             self.coordinator_dead(told())
         if told is errors.UnknownMemberIdError or self._generation.member_id != member_id:
             raise UnjoinedError("it has to join anew")
-        raise told((self.group_id, self.group_instance_id))
+        raise told(f"group {self.group_id}, member {self.group_instance_id}")
 
     def reset_generation(self, member_id: str = UNKNOWN_MEMBER_ID) -> None:
         """Whoever is expelled while it joins is told too that what it had is lost: it may be given it again when others have gone on with it."""
