@@ -10,12 +10,12 @@ from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 
 from tests.chaos.acts import Act
+from tests.chaos.proxy import Cut
 from tests.chaos.reader import Groups, end_offsets
 from tests.end_to_end.harness import Site, checkpointed, kill, start
 
 DIES_WITHIN_S = 60.0
-# The exit code of a daemon whose name another has taken.
-FENCED = 1
+_FENCED = 1
 COMMITS_WITHIN_S = 120.0
 LOOK_S = 0.05
 
@@ -178,6 +178,17 @@ class Fleet:
         if process.exitcode != 2 or told not in self.site.log():
             kill(process)
             raise HarnessError(f"{member} did not end with {told!r} (exit code {process.exitcode}):\n{self.site.log_tail()}")
+
+    def wait_for_fencing(self, process: Process) -> None:
+        """Until the daemon has ended because another has taken its name."""
+        process.join(DIES_WITHIN_S)
+        if process.exitcode != _FENCED:
+            raise HarnessError(f"a daemon whose name was taken went on (exit code {process.exitcode}):\n{self.site.log_tail()}")
+
+    def wait_for_cut(self, cut: Cut) -> None:
+        """Until the connection was cut where it should be."""
+        if not cut.is_done.wait(COMMITS_WITHIN_S):
+            raise HarnessError(f"{cut.api.name}, {cut.moment.value}: no such request in {COMMITS_WITHIN_S:.0f} s:\n{self.site.log_tail()}")
 
     def close(self) -> None:
         """Whatever still runs is killed."""

@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.chaos.proxy import Proxy
 from tests.contract.kafka_log import KafkaLog, broker_or_skip
-from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, new_brokers, require_tools, start_broker
+from tests.kafka.broker import Broker, ForeignBroker, ToolsMissingError, new_broker, new_brokers, require_tools, start_broker
 from tests.kafka.loops import PARTITIONS
 from tests.kafka.secured import SecuredBroker, start_secured, telling
 
@@ -58,6 +60,17 @@ def own_broker() -> Iterator[Broker]:
     broker = shared if isinstance(shared, Broker) else broker_or_skip(start_broker)
     yield broker
     broker.revive()
+
+
+@pytest.fixture
+def proxied() -> Iterator[tuple[Broker, Proxy, KafkaLog]]:
+    """A broker of its own behind a proxy, and it as a log that goes that way."""
+    with closing(Proxy()) as proxy:
+        broker = new_broker(advertised_port=proxy.port)
+        proxy.begin(broker.behind_proxy)
+        with closing(KafkaLog(f"127.0.0.1:{proxy.port}")) as log:
+            yield broker, proxy, log
+        broker.stop()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from anomaly_daemon.domain.records import Message, Partition
 from tests.chaos.proxy import Api, Cut, Moment, Proxy
 from tests.contract.kafka_log import KafkaLog
 from tests.contract.logs import until
-from tests.kafka.broker import Broker, new_broker
+from tests.kafka.broker import Broker
 from tests.kafka.loops import ALERT_EVERY, Member
 
 T = TypeVar("T")
@@ -35,9 +35,9 @@ class Gate:
         self.is_open, self._make = threading.Event(), sink._make
         sink._make = self._pass  # type: ignore[method-assign]
 
-    def _pass(self, *arguments: object) -> Producer:
+    def _pass(self) -> Producer:
         assert self.is_open.wait(60.0)
-        return self._make(*arguments)  # type: ignore[arg-type]
+        return self._make()
 
 
 class Instances:
@@ -65,11 +65,15 @@ class Instances:
         end = self.append()
         until(lambda: member.next_offsets.get(Partition("readings", 0)) == end, member)
 
-    def commit_and_lose_a_connection(self, member: Member) -> None:
-        lost = Cut(Api.END_TXN, Moment.BEFORE)
+    def at_a_gate(self, sink: KafkaSink) -> tuple[Member, Gate]:
+        """A member that has lost a connection within its commit and would begin a new epoch."""
+        member = self.member(sink)
+        self.commit(member)
+        gate, lost = Gate(sink), Cut(Api.END_TXN, Moment.BEFORE)
         self._proxy.arm(lost)
         self.commit(member)
         assert lost.is_done.is_set()
+        return member, gate
 
     def said(self) -> list[bytes | None]:
         return [record.value for record in self.log.read("alerts")]
@@ -79,21 +83,14 @@ class Instances:
 
 
 @pytest.fixture
-def instances() -> Iterator[Instances]:
-    with closing(Proxy()) as proxy:
-        broker = new_broker(advertised_port=proxy.port)
-        proxy.begin(broker.behind_proxy)
-        with closing(KafkaLog(f"127.0.0.1:{proxy.port}")) as log:
-            yield Instances(broker, log, proxy)
-        broker.stop()
+def instances(proxied: tuple[Broker, Proxy, KafkaLog]) -> Instances:
+    broker, proxy, log = proxied
+    return Instances(broker, log, proxy)
 
 
 def test_an_earlier_instance_asks_its_group_before_a_new_epoch_and_ends_the_later_one_no_more(instances: Instances) -> None:
     with closing(instances.sink()) as sink:
-        earlier = instances.member(sink)
-        instances.commit(earlier)
-        gate = Gate(sink)
-        instances.commit_and_lose_a_connection(earlier)
+        earlier, gate = instances.at_a_gate(sink)
         with closing(instances.sink()) as sink_of_later:
             later = instances.member(sink_of_later)
             instances.commit(later)
@@ -111,10 +108,7 @@ def test_an_earlier_instance_asks_its_group_before_a_new_epoch_and_ends_the_late
 
 def test_the_later_instance_goes_on_where_the_earlier_one_took_a_new_epoch_before_it_had_joined(instances: Instances) -> None:
     with closing(instances.sink()) as sink:
-        earlier = instances.member(sink)
-        instances.commit(earlier)
-        gate = Gate(sink)
-        instances.commit_and_lose_a_connection(earlier)
+        earlier, gate = instances.at_a_gate(sink)
         with closing(instances.sink()) as sink_of_later:
             sink_of_later._prepared()
             gate.is_open.set()
@@ -156,10 +150,7 @@ def test_an_instance_that_stood_still_in_a_commit_does_not_end_the_later_one(ins
 def test_an_earlier_instance_that_is_told_by_its_poll_takes_no_epoch_as_it_ends(instances: Instances) -> None:
     with ExitStack() as opened:
         with closing(instances.sink()) as sink:
-            earlier = instances.member(sink)
-            instances.commit(earlier)
-            gate = Gate(sink)
-            instances.commit_and_lose_a_connection(earlier)
+            earlier, gate = instances.at_a_gate(sink)
             later = instances.member(opened.enter_context(closing(instances.sink())))
             instances.commit(later)
             with pytest.raises(Fenced, match=r"input\.member"):
@@ -173,10 +164,7 @@ def test_an_earlier_instance_that_is_told_by_its_poll_takes_no_epoch_as_it_ends(
 
 def test_the_group_is_asked_by_the_consumer_at_hand_and_not_by_one_that_was_given_up(instances: Instances) -> None:
     with closing(instances.sink()) as sink, closing(instances.sink()) as sink_of_later:
-        earlier = instances.member(sink)
-        instances.commit(earlier)
-        gate = Gate(sink)
-        instances.commit_and_lose_a_connection(earlier)
+        earlier, gate = instances.at_a_gate(sink)
         assert isinstance(earlier.source, KafkaSource)
         earlier.source._give_up()
         until(lambda: len(earlier.changes) == 3, earlier)  # had it, lost it, has it again

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from anomaly_daemon.domain.errors import CommitFailed, TopicError
 from anomaly_daemon.domain.records import BatchOutput, Message
 from tests.chaos.proxy import Api, Cut, Moment, Proxy
 from tests.contract.kafka_log import KafkaLog
-from tests.kafka.broker import Broker, new_broker
+from tests.kafka.broker import Broker
 
 Fresh = Callable[[str], str]
 pytestmark = pytest.mark.kafka
@@ -35,14 +35,10 @@ def alerts(log: KafkaLog, fresh: Fresh) -> str:
 
 
 @pytest.fixture
-def cut() -> Iterator[tuple[KafkaLog, Callable[[Cut], None]]]:
+def cut(proxied: tuple[Broker, Proxy, KafkaLog]) -> tuple[KafkaLog, Callable[[Cut], None]]:
     """A log behind a proxy, and what arms it."""
-    with closing(Proxy()) as proxy:
-        broker = new_broker(advertised_port=proxy.port)
-        proxy.begin(broker.behind_proxy)
-        with closing(KafkaLog(f"127.0.0.1:{proxy.port}")) as log:
-            yield log, proxy.arm
-        broker.stop()
+    _, proxy, log = proxied
+    return log, proxy.arm
 
 
 def output(topic: str, value: bytes) -> BatchOutput:

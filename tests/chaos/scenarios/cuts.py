@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.feed import Feed
-from tests.chaos.fleet import COMMITS_WITHIN_S, Fleet, HarnessError
+from tests.chaos.fleet import Fleet
 from tests.chaos.plan import CutPoint
 from tests.chaos.plan import cuts as plan
 from tests.chaos.proxy import Api, Cut
@@ -26,8 +26,7 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, points: Sequence[CutPoint]) 
         cluster.proxy.arm(cut)
         if point.api is Api.INIT_PRODUCER_ID:
             fleet.start(_MEMBER)
-        if not cut.is_done.wait(COMMITS_WITHIN_S):
-            raise HarnessError(f"{point}: no such request in {COMMITS_WITHIN_S:.0f} s:\n{fleet.site.log_tail()}")
+        fleet.wait_for_cut(cut)
         fleet.note_recovery(time.monotonic())
     fleet.crash(_MEMBER)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tests.chaos.cluster import Cluster
 from tests.chaos.feed import Feed
-from tests.chaos.fleet import COMMITS_WITHIN_S, DIES_WITHIN_S, FENCED, Fleet, HarnessError
+from tests.chaos.fleet import Fleet
 from tests.chaos.plan import Rival
 from tests.chaos.plan import rivals as plan
 from tests.chaos.proxy import Api, Cut
@@ -27,12 +27,9 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, rivals: Sequence[Rival]) -> 
         if rival.api is not Api.INIT_PRODUCER_ID:
             time.sleep(rival.cut_after_s)
             cluster.proxy.arm(cut)
-        earlier.join(DIES_WITHIN_S)
-        if earlier.exitcode != FENCED:
-            raise HarnessError(f"{rival}: a daemon whose name was taken went on (exit code {earlier.exitcode}):\n{fleet.site.log_tail()}")
+        fleet.wait_for_fencing(earlier)
         fleet.note_all_move_on(time.monotonic())
-        if not cut.is_done.wait(COMMITS_WITHIN_S):
-            raise HarnessError(f"{rival}: no such request in {COMMITS_WITHIN_S:.0f} s:\n{fleet.site.log_tail()}")
+        fleet.wait_for_cut(cut)
         earlier = later
     fleet.note_recovery(time.monotonic())
     fleet.crash(_MEMBER)

@@ -11,7 +11,7 @@ from signal import SIGCONT
 from tests.chaos.acts import Act
 from tests.chaos.cluster import Cluster
 from tests.chaos.feed import Feed
-from tests.chaos.fleet import DIES_WITHIN_S, FENCED, Fleet, HarnessError
+from tests.chaos.fleet import Fleet
 from tests.chaos.plan import freezes as plan
 from tests.chaos.scenarios.scenario import Scenario
 
@@ -39,9 +39,7 @@ def succeeded_by_namesake(_: Cluster, fleet: Fleet, __: Feed, freezes: Sequence[
         fleet.start(_MEMBER)
         fleet.note_all_move_on(frozen_s)
         _wake(fleet, process, frozen_s)
-        process.join(DIES_WITHIN_S)
-        if process.exitcode != FENCED:
-            raise HarnessError(f"a daemon whose name was taken went on (exit code {process.exitcode}):\n{fleet.site.log_tail()}")
+        fleet.wait_for_fencing(process)
         fleet.crash(_MEMBER)
 
 
