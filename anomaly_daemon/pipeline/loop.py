@@ -23,6 +23,7 @@ from anomaly_daemon.pipeline.pieces import next_offsets, of_bytes
 from anomaly_daemon.pipeline.portion import undone_by_recovery
 from anomaly_daemon.pipeline.process import Processor
 from anomaly_daemon.pipeline.recovery import Recovery
+from anomaly_daemon.pipeline.rejection_log import RejectionLog
 from anomaly_daemon.pipeline.rule_book import RuleBook
 from anomaly_daemon.pipeline.rules import Rules
 from anomaly_daemon.pipeline.saving import Checkpointer, Saving
@@ -103,6 +104,7 @@ class Loop:
             rewind_records_max=settings.rewind_records_max,
             is_from_end=settings.start == "latest",
         )
+        self._rejection_log = RejectionLog(clock)
         self._committed: dict[Partition, Offset] = {}
         self._position: dict[Partition, Offset] = {}
         self._ends: dict[Partition, Offset] = {}
@@ -173,6 +175,7 @@ class Loop:
                     self._take(piece)
         if not batch.changes:
             self._pass_over(batch.lease)
+        self._rejection_log.tell()
         self._saving.step(self._caught_up())
         if self._rule_book is not None and not self._rule_book.is_settled and self._clock.monotonic_s() >= self._next_settling_s:
             self._rule_book.settle()
@@ -219,6 +222,8 @@ class Loop:
         count_batch(self._metrics, batch, output, self._committed)
         count_state(self._metrics, self._processor)
         self._tell_shortages()
+        if output.scored is not None:
+            self._rejection_log.note(output.scored.rejections, self._committed)
         self._committed |= output.next_offsets
         if self._progress is not None:
             done, total = ((sum(where[partition] - begun for partition, begun in self._begun.items())) for where in (self._position, self._ends))
@@ -353,4 +358,5 @@ class Loop:
         self._checkpoints.flush(max(0.0, deadline_s - self._clock.monotonic_s()))
         if self._rule_book is not None:
             self._rule_book.settle()
+        self._rejection_log.tell(is_last=True)
         log.info("stopped", **self._metrics.facts())

@@ -35,6 +35,11 @@ def facts(site: Site) -> dict[str, float]:
     return dict(lines[-1])
 
 
+def rejected(site: Site) -> int:
+    """How many the log told of."""
+    return sum(int(json.loads(line)["records"]) for line in site.log().splitlines() if '"event": "records_rejected"' in line)
+
+
 def by_entity(site: Site) -> list[tuple[object, ...]]:
     """What was announced, without what names the offsets."""
     found = [(alert["entity"], alert["starts_at"], alert["sequence"], alert["features"], alert["anomaly_score"]) for alert in site.alerts()]
@@ -57,6 +62,7 @@ def test_every_kind_of_bad_record_is_dead_lettered_whole_and_the_others_are_judg
     assert [headers["dead_letter.offset"] for _, _, headers in letters] == [str(150 + number).encode() for number in range(len(letters))]
     told = facts(with_bad)
     assert told["records_consumed"] == told["records_scored"] + told["dead_letter_records"] + told["records_dropped"] == 300 + len(letters)
+    assert (rejected(with_bad), rejected(clean)) == (len(letters), 0)
     assert by_entity(with_bad) == by_entity(clean)
     assert len(clean.alerts()) > 0
 

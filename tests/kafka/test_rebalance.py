@@ -137,7 +137,8 @@ def test_partitions_added_to_a_topic_are_assigned_even_where_every_poll_is_short
     admin.create_partitions({readings: PARTITIONS + 2})
     admin.close()
 
-    # The client looks for new partitions every five minutes; this asks it to look now.
+    # The client looks for new partitions every five minutes; below it is asked to look now.
+    assert reader.source._member.consumer.config["metadata_max_age_ms"] == 300_000
     deadline_s = time.monotonic() + 30.0
     while len(reader.owned) < PARTITIONS + 2:
         assert time.monotonic() < deadline_s, "the member never finished joining"

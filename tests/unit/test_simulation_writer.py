@@ -12,24 +12,7 @@ from anomaly_daemon.domain.errors import InputError
 from anomaly_daemon.simulation.labels import Ledger
 from anomaly_daemon.simulation.stream import SECOND_US, Chunk, Label
 from anomaly_daemon.simulation.writer import SLEEP_MAX_S, FileOutput, produce
-
-
-class ClockByHand:
-    """Time passes only while somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.longest_sleep_s = 0.0
-
-    def monotonic_s(self) -> float:
-        return self.seconds
-
-    def now_us(self) -> int:
-        return round(self.seconds * 1e6)
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-        self.longest_sleep_s = max(self.longest_sleep_s, seconds)
+from tests.clock_by_hand import ClockByHand
 
 
 class ListOutput:
