@@ -108,15 +108,17 @@ def is_file(url: str | None) -> bool:
     return url is not None and (url.startswith(_FILE) or "://" not in url)
 
 
-def open_sink(settings: Settings) -> Sink:
-    """Where alerts, dead letters and offsets go, in one transaction."""
+def open_sink(settings: Settings, source: Source) -> Sink:
+    """Where alerts, dead letters and the offsets of this source go, in one transaction."""
     if not is_kafka(settings):
         from anomaly_daemon.adapters.sqlite_sink import SqliteSink
 
         return SqliteSink(_sqlite_path(settings.log), settings.input.group, _clock(), settings.topics.retention, settings.topics.retention_bytes)
     from anomaly_daemon.adapters.kafka_sink import KafkaSink
+    from anomaly_daemon.adapters.kafka_source import KafkaSource
 
-    return KafkaSink(brokers(settings.log), settings.kafka, transactional_id(settings))
+    assert isinstance(source, KafkaSource)
+    return KafkaSink(brokers(settings.log), settings.kafka, transactional_id(settings), source.member)
 
 
 def transactional_id(settings: Settings) -> str:

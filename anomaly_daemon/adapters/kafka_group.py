@@ -36,16 +36,39 @@ class Member:
 
     def __init__(self) -> None:
         self.consumer: KafkaConsumer | None = None
+        self._id, self._has_joined = UNKNOWN_MEMBER_ID, False
+
+    def take(self, consumer: KafkaConsumer) -> None:
+        """One that has not joined yet. A static member joins as who it was: where another process has its name by now, the group refuses it."""
+        consumer._coordinator.go_on_as(self._id)
+        self.consumer = consumer
+
+    def let_go(self) -> KafkaConsumer | None:
+        """The consumer at hand, from now on that of the caller."""
+        consumer, self.consumer = self.consumer, None
+        if consumer is not None:
+            self._id = consumer._coordinator._generation.member_id
+            self._has_joined = self._has_joined or consumer._coordinator.has_joined
+        return consumer
+
+    @property
+    def is_to_join(self) -> bool:
+        """Whether that takes a poll."""
+        return self.consumer is None or bool(self.consumer._coordinator.rejoining or not self.consumer._coordinator._generation.has_member_id())
 
     def confirm(self) -> None:
-        """Ask the group. Raises FencedInstanceIdError where another process has taken this static member's name, else KafkaError."""
+        """Ask the group. Raises FencedInstanceIdError where another process has taken this static member's name, else KafkaError.
+
+        Whoever has not joined yet has nothing to ask: who has its name learns of it as it joins.
+        """
         consumer = self.consumer
-        if consumer is None:
+        if consumer is not None and (self._has_joined or consumer._coordinator.has_joined):
+            try:
+                consumer._coordinator._net.run(consumer._coordinator.confirm)
+            except RuntimeError as error:
+                raise UnjoinedError("its consumer was given up meanwhile") from error
+        elif self._has_joined:
             raise UnjoinedError("it has no consumer")
-        try:
-            consumer._coordinator._net.run(consumer._coordinator.confirm)
-        except RuntimeError as error:
-            raise UnjoinedError("its consumer was given up meanwhile") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +111,23 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
 
     _join_task: Any
     _asked, _is_beside = 0, False
+    _has_joined = False
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether the group knows it, or did: it may have to join anew."""
+        return bool(self._has_joined or self._generation.has_member_id())
+
+    def go_on_as(self, member_id: str) -> None:
+        """Before the first join: a static member's id, which the group knows unless its session timed out."""
+        if not self.is_dynamic_member():
+            self.reset_generation(member_id)
+
+    async def maybe_leave_group_async(self, reason: str | None = None, timeout_ms: float | None = None) -> None:
+        """The client forgets the id of a static member too that has not polled for long, which does not leave: it could take its name back."""
+        member_id = self._generation.member_id
+        await super().maybe_leave_group_async(reason, timeout_ms)
+        self.go_on_as(member_id)
 
     def need_rejoin(self) -> bool:
         """A leader that joins anew because the partitions changed would forget about it after one poll: no heartbeats, no way back."""
@@ -110,6 +150,7 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
     async def _on_join_complete_async(self, generation: int, member_id: str, protocol: str, assignment: bytes) -> None:
         """Where a static member is given what its predecessor had, of topics too that it does not read, the client takes none, and asks in vain."""
         await super()._on_join_complete_async(generation, member_id, protocol, assignment)
+        self._has_joined = True
         given = {partition.topic for partition in ConsumerProtocolAssignment.decode(assignment).partitions()}
         if not given <= (self._subscription.subscription or set()):
             self.ask_for_rebalance()

@@ -38,7 +38,7 @@ from anomaly_daemon.adapters.kafka_client import (
 from anomaly_daemon.adapters.kafka_group import Lease, Member, UnjoinedError
 from anomaly_daemon.adapters.kafka_producer import Producer, discard, flush, producer_arguments, send
 from anomaly_daemon.adapters.kafka_topics import KafkaTopics
-from anomaly_daemon.domain.errors import CommitFailed, Fenced, Recoverable, TopicError
+from anomaly_daemon.domain.errors import CommitFailed, Fenced, Recoverable, SettingsError, TopicError
 from anomaly_daemon.domain.records import BatchOutput
 from anomaly_daemon.settings import Kafka
 
@@ -90,6 +90,8 @@ class _Preparation:
     def _made(self) -> Producer | None:
         backoff_s = _BACKOFF_FIRST_S
         while not self._is_cancelled.is_set():
+            if isinstance(self.last_error, UnjoinedError):
+                self.last_error = None
             try:
                 return self._make()
             except KafkaError as error:
@@ -152,18 +154,22 @@ class KafkaSink:
         servers: str,
         kafka: Kafka,
         transactional_id: str,
+        member: Member | None = None,
         *,
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """transactional_id: stable for this instance, so that a restart ends at once what its predecessor left open."""
+        """transactional_id: stable for this instance, so that a restart ends at once what its predecessor left open.
+
+        member: who is asked before an epoch is taken; None: whoever's lease comes with the first commit, and nobody before.
+        """
         self._servers, self._kafka, self._answer_timeout_s, self._monotonic_s = servers, kafka, answer_timeout_s, monotonic_s
         self._commit_timeout_s, self._transaction_timeout_s = kafka.commit_timeout, kafka.transaction_timeout
         # The commit's own deadline comes before that of a message or of a request.
         self._arguments = producer_arguments(servers, kafka, 2 * kafka.commit_timeout + _DELIVERY_SLACK_S, transactional_id, answer_timeout_s)
         self._fenced_by: str | None = None
-        # Who commits, once that is known; its id of the last commit, or whose epoch was renewed because it had been fenced.
-        self._member: Member | None = None
+        self._member = member
+        # Its id of the last commit, or whose epoch was renewed because it had been fenced.
         self._member_id = ""
         self._gone: frozenset[str] = frozenset()
         self._is_left_open, self._told = False, ""
@@ -239,10 +245,11 @@ class KafkaSink:
                 return self._preparation.wait(_LOOK_S)
             except TimeoutError:
                 error = self._preparation.last_error
-                if self._monotonic_s() < deadline_s and not isinstance(error, UnjoinedError):
+                is_to_join = isinstance(error, UnjoinedError) and self._member is not None and self._member.is_to_join
+                if self._monotonic_s() < deadline_s and not is_to_join:
                     continue
                 why = f": {error}" if error is not None else ""
-                after = "" if isinstance(error, UnjoinedError) else f" after {self._commit_timeout_s:.1f} s"
+                after = "" if is_to_join else f" after {self._commit_timeout_s:.1f} s"
                 raise CommitFailed(f"{address(self._servers)}: commit: no producer{after}{why}{self._told}") from None
             except KafkaError as error:
                 raise translate(error, self._servers, "preparing a transactional producer", is_commit=True) from error
@@ -279,7 +286,7 @@ class KafkaSink:
         try:
             with closing(KafkaTopics(self._servers, self._kafka, answer_timeout_s=_LOOK_UP_S)) as topics:
                 gone = topics.gone(sorted({message.topic for message in output.messages}))
-        except Recoverable:
+        except (Recoverable, SettingsError):
             return
         found, self._gone = sorted(gone & self._gone), gone
         if found:

@@ -98,7 +98,8 @@ class KafkaSource:
         self._answer_timeout_s, self._answer_timeout_ms = answer_timeout_s, round(answer_timeout_s * 1000)
         self._arguments = consumer_arguments(servers, kafka, group, member, batch_records_max, answer_timeout_s)
         self._observer_arguments = self._arguments | {"group_id": None, "group_instance_id": None, "isolation_level": "read_uncommitted"}
-        self._member = Member()
+        self.member = Member()
+        """Who this is in its group, for the sink."""
         self._observer: KafkaConsumer | None = None
         self._changes: deque[PartitionChange] = deque()
         # Partitions by the client's name: known to the loop; of these, those that it has sought.
@@ -117,7 +118,7 @@ class KafkaSource:
         """Records, or partition changes, never both: what was read during a rebalance is read again after it, under the new lease."""
         consumer = self._connected()
         # Before the poll: proof of the membership under which these records were read.
-        lease = Lease.of(self._member) if self._group is not None else None
+        lease = Lease.of(self.member) if self._group is not None else None
         fetched = self._polled(consumer, timeout_s)
         if self._changes or (lease is not None and lease.is_renewed()):
             changes = self._take_changes()
@@ -153,26 +154,26 @@ class KafkaSource:
 
     def positions(self) -> dict[Partition, Offset]:
         """Of the partitions that were sought; control records and aborted transactions are passed over."""
-        consumer = self._member.consumer
+        consumer = self.member.consumer
         return {} if consumer is None else {self._owned[name]: offset for name, offset in self._positions(consumer).items()}
 
     def seek(self, partition: Partition, offset: Offset) -> None:
         """Ignored for a partition that was taken away meanwhile: the change that says so comes with the next poll."""
         name = _native(partition)
-        if self._member.consumer is not None and name in self._owned:
-            self._move(self._member.consumer, name, offset)
+        if self.member.consumer is not None and name in self._owned:
+            self._move(self.member.consumer, name, offset)
             self._sought.add(name)
 
     def close(self) -> None:
         """A static member does not leave: it keeps its partitions until the session times out, so that a restart is no rebalance. Another leaves."""
-        consumers = [one for one in (self._member.consumer, self._observer) if one is not None]
-        self._member.consumer = self._observer = None
+        consumers = [one for one in (self.member.let_go(), self._observer) if one is not None]
+        self._observer = None
         for consumer in consumers:
             self._end(consumer)
 
     def _connected(self) -> KafkaConsumer:
         """The consumer, made and joined where there is none. Raises LogUnavailable, TopicError or SettingsError."""
-        if self._member.consumer is None:
+        if self.member.consumer is None:
             consumer = self._opened(self._arguments)
             try:
                 self._subscribe(consumer)
@@ -182,10 +183,11 @@ class KafkaSource:
             except TopicError:
                 self._end(consumer)
                 raise
-            self._member.consumer, self._group_watch = consumer, GroupWatch()
+            self.member.take(consumer)
+            self._group_watch = GroupWatch()
             self._next_look_s = self._monotonic_s() + self._answer_timeout_s / 2
             log.info("consumer_connected", servers=self._servers, topics=self._topics, group=self._group)
-        return self._member.consumer
+        return self.member.consumer
 
     def _subscribe(self, consumer: KafkaConsumer) -> None:
         ownership = _Ownership(consumer, self._changes)

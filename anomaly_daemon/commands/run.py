@@ -160,7 +160,7 @@ def _open(settings: Settings, clock: Clock, signals: Signals, opened: ExitStack)
             log_id = topics.log_id()
             source = wiring.open_source(settings, group=settings.input.group)
             opened.callback(source.close)
-            sink = wiring.open_sink(settings)
+            sink = wiring.open_sink(settings, source)
             opened.callback(sink.close)
             return source, sink, partitions, log_id
         except LogUnavailable as error:

@@ -78,7 +78,7 @@ def run_to_end(settings: Settings, artifact: Artifact, checkpoints_at: Path, sin
     marks: Marks = []
     processor, fingerprint, _ = wiring.build_processor(settings, artifact, clock=SystemClock())
     source = wiring.open_source(settings, group=settings.input.group)
-    sink = wiring.open_sink(settings) if sink is None else sink
+    sink = wiring.open_sink(settings, source) if sink is None else sink
     checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(str(checkpoints_at), settings.input.group, 2))
     loop = Loop(
         source,

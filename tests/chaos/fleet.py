@@ -77,12 +77,13 @@ class Fleet:
         """Those that run, or stand still."""
         return sorted(self._alive)
 
-    def start(self, member: str, acts: Sequence[Act] = (), *options: str, is_static: bool = True) -> Process:
-        """A daemon of this name; a former one of the same name is forgotten, not ended."""
+    def start(self, member: str, acts: Sequence[Act] = (), *options: str, is_static: bool = True, bootstrap: str = "") -> Process:
+        """A daemon of this name; a former one of the same name is forgotten, not ended. bootstrap: another way to the brokers than its site's."""
         folder = self.site.folder
         words = ["--timeline", str(self.timeline.path), *options, *(word for act in acts for word in ("--at", str(act)))]
         words += ["--mutant", self._mutant] if self._mutant else []
         command = self.site.command("run", "--set", f"input.member={member}", "--set", f"kafka.static_membership={str(is_static).lower()}")
+        command += ["--set", f"log=kafka://{bootstrap}"] if bootstrap else []
         process = start("tests.chaos.daemon", [*words, "--", *command], folder / "daemon.log")
         self._alive[member] = process
         self._started.append(process)

@@ -41,7 +41,7 @@ def metadata_at_commit() -> None:
         # As clients do that join again by themselves.
         while consumer.group_metadata().generation_id < 0:
             consumer.poll(timeout_ms=100)
-        commit(sink, replace(output, lease=Lease.of(sources[0]._member)))
+        commit(sink, replace(output, lease=Lease.of(sources[0].member)))
 
     KafkaSource.__init__ = make_and_keep  # type: ignore[method-assign, assignment]
     KafkaSink.commit = commit_anyhow  # type: ignore[method-assign, assignment]

@@ -96,6 +96,23 @@ def rivals(dice: random.Random, count: int) -> list[Rival]:
     return [Rival(point.api, point.moment, dice.uniform(0.0, _RIVAL_WITHIN_S)) for point in cuts(dice, count)]
 
 
+@dataclass(frozen=True, slots=True)
+class Severing:
+    """How long after its start a daemon is cut off, and how long after that another of its name begins."""
+
+    after_s: float
+    succeeded_after_s: float
+
+
+# After its start it joins, recovers and works; of a session of 3 s some are over by then, some are not.
+_SEVERED_WITHIN_S, _SUCCEEDED_WITHIN_S = 4.0, 5.0
+
+
+def severings(dice: random.Random, count: int) -> list[Severing]:
+    """At any time."""
+    return [Severing(dice.uniform(0.0, _SEVERED_WITHIN_S), dice.uniform(0.0, _SUCCEEDED_WITHIN_S)) for _ in range(count)]
+
+
 _PAUSE_S = 2.0
 
 

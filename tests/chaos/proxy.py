@@ -65,6 +65,8 @@ class Proxy:
         self.latency_s = 0.0
         self.bytes_per_s: float | None = None
         self._cut: Cut | None = None
+        self._is_refusing = False
+        self._pairs: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -80,6 +82,20 @@ class Proxy:
     def arm(self, cut: Cut) -> None:
         """From now on; the one before it, if it is not done, is off."""
         self._cut = cut
+
+    def refuse(self) -> None:
+        """Cut everything; whoever connects is turned away."""
+
+        async def cut() -> None:
+            self._is_refusing = True
+            for pair in self._pairs:
+                pair.cancel()
+
+        self._run(cut())
+
+    def restore(self) -> None:
+        """Let everybody connect again."""
+        self._is_refusing = False
 
     def close(self) -> None:
         """Cut everything and stop."""
@@ -100,12 +116,18 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_START_TIMEOUT_S)
 
     async def _connect(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter, broker: tuple[str, int]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pairs.add(task)
+        task.add_done_callback(self._pairs.discard)
         try:
+            if self._is_refusing:
+                raise ConnectionRefusedError
             broker_reader, to_broker = await asyncio.open_connection(*broker)
         except OSError:
             to_client.close()
             return
-        with suppress(asyncio.CancelledError):  # by `close`; asyncio would tell of it
+        with suppress(asyncio.CancelledError):  # by `refuse` and `close`; asyncio would tell of it
             await _Pair(self, client, to_client, broker_reader, to_broker).run()
 
     def taken(self, api_key: int) -> Cut | None:

@@ -15,6 +15,7 @@ PLANS = (
     plan.random_kills,
     plan.cuts,
     plan.rivals,
+    plan.severings,
     plan.freezes,
     plan.changes,
     plan.dynamic_changes,

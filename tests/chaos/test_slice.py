@@ -1,4 +1,4 @@
-"""A part of `make chaos`: kills, cuts, rebalances, zombies, rivals, outages, slowness, clock jumps, silences and growth, in turn, on one input."""
+"""A part of `make chaos`: kills, cuts, rebalances, zombies, namesakes, outages, slowness, clock jumps, silences and growth, in turn."""
 
 from __future__ import annotations
 

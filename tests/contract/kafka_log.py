@@ -55,7 +55,9 @@ class KafkaLog:
     def sink(self, source: Source, group: str) -> KafkaSink:
         """One per source, as one instance has: a second one of the same name would fence the first."""
         if source not in self._sinks:
-            self._sinks[source] = KafkaSink(self.bootstrap, self.kafka, f"{group}-{self._members[source]}", answer_timeout_s=self._answer_timeout_s)
+            assert isinstance(source, KafkaSource)
+            identity = f"{group}-{self._members[source]}"
+            self._sinks[source] = KafkaSink(self.bootstrap, self.kafka, identity, source.member, answer_timeout_s=self._answer_timeout_s)
             self._opened.append(self._sinks[source])
         return self._sinks[source]
 

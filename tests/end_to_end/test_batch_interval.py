@@ -43,7 +43,7 @@ def test_only_who_follows_the_log_waits_between_batches(tmp_path: Path) -> None:
     settings, clock = site.settings, WaitingClock(site)
     processor, fingerprint, _ = wiring.build_processor(settings, artifact())
     checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
-    with closing(wiring.open_source(settings, group=settings.input.group)) as source, closing(wiring.open_sink(settings)) as sink:
+    with closing(wiring.open_source(settings, group=settings.input.group)) as source, closing(wiring.open_sink(settings, source)) as sink:
         service = LoopSettings(fingerprint, 0.01, 1.0, 10, None, is_checkpointed=True, batch_interval_s=INTERVAL_S)
         clock.loop = Loop(source, sink, processor, checkpoints, clock, Metrics(), service)
         clock.loop.run()

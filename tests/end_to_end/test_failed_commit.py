@@ -69,8 +69,8 @@ def serve(site: Site, faults: list[str], clock: ImpatientClock | None = None) ->
     with ExitStack() as opened:
         processor, fingerprint, _ = wiring.build_processor(settings, artifact())
         opened.callback(processor.close)
-        sink = opened.enter_context(closing(FailingSink(wiring.open_sink(settings), iter(faults))))
         source = opened.enter_context(closing(wiring.open_source(settings, group=settings.input.group)))
+        sink = opened.enter_context(closing(FailingSink(wiring.open_sink(settings, source), iter(faults))))
         export = opened.enter_context(closing(ParquetExport(site.folder / "scores.parquet", processor.channels)))
         checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2))
         opened.callback(checkpoints.close)
@@ -133,7 +133,7 @@ def test_what_was_committed_beyond_the_end_of_the_log_stops_the_daemon_and_nothi
         serve(site, [])
         said = site.alerts()
         source = wiring.open_source(site.settings, group=site.settings.input.group)
-        sink = wiring.open_sink(site.settings)
+        sink = wiring.open_sink(site.settings, source)
         with closing(source), closing(sink):
             lease = source.poll(5.0).lease
             sink.commit(BatchOutput(next_offsets={Partition("readings", 0): 5000}, lease=lease))

@@ -67,7 +67,7 @@ def live(site: Site, acts: Mapping[int, object], reloaded: Settings | None = Non
         context = wiring.build_context(reloaded, artifact(), "live")
         return Reload(loop_settings, live_part(reloaded), wiring.build_rules(reloaded), context, reloaded.incidents.window_points, lambda _: None)
 
-    with closing(wiring.open_source(settings, group=settings.input.group)) as source, closing(wiring.open_sink(settings)) as real:
+    with closing(wiring.open_source(settings, group=settings.input.group)) as source, closing(wiring.open_sink(settings, source)) as real:
         sink = ActingSink(real, acts)
         sink.loop = loop = Loop(source, sink, processor, checkpoints, SystemClock(), Metrics(), loop_settings, None, reload, None, book)
         try:

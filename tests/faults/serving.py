@@ -57,7 +57,7 @@ def serve(site: Site, checkpoint_every_s: float = 1e9, after_commit: Callable[[]
         opened.callback(processor.close)
         source = wiring.open_source(settings, group=settings.input.group)
         opened.callback(source.close)
-        sink = wiring.open_sink(settings)
+        sink = wiring.open_sink(settings, source)
         opened.callback(sink.close)
         checkpoints = BackgroundCheckpoints(FsspecCheckpointStore(settings.checkpoints.url, settings.input.group, 2), metrics)
         opened.callback(checkpoints.close)

@@ -164,7 +164,7 @@ def test_a_member_that_joined_its_group_anew_since_it_read_is_not_taken_for_anot
         if not one.committed:
             return
         one.before_commit = lambda: None
-        consumer = one.source._member.consumer
+        consumer = one.source.member.consumer
         consumer._coordinator.reset_generation()
         while consumer.group_metadata().generation_id < 0:
             consumer.poll(timeout_ms=100)

@@ -51,7 +51,7 @@ def generation_at_rest(*members: Reader) -> int:
 def let_join(leader: Reader, beside: Reader) -> KafkaConsumer:
     """The leader joins anew, and waits for the other one as long as that is not polled."""
     rest(leader, beside)
-    consumer: KafkaConsumer = leader.source._member.consumer
+    consumer: KafkaConsumer = leader.source.member.consumer
     assert consumer._coordinator._is_leader, "no rebalance begins where another member joins anew"
     consumer._coordinator.request_rejoin()
     joins_until_s = time.monotonic() + 0.5
@@ -146,7 +146,7 @@ def test_members_that_wait_for_one_that_died_are_not_taken_for_stalled(log: Kafk
     one.changes.clear()
     dead.source.close()  # a static member's: the group waits for it
     three = member("three")
-    until(lambda: one.source._member.consumer._coordinator.rejoining, one, three)
+    until(lambda: one.source.member.consumer._coordinator.rejoining, one, three)
     append(log, readings, 50)
     with closing(one.source), closing(three.source):
         until(lambda: len(one.owned) + len(three.owned) == PARTITIONS and bool(three.owned), one, three)

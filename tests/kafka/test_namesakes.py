@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from typing import TypeVar
 
@@ -26,6 +28,7 @@ from tests.kafka.loops import ALERT_EVERY, Member
 T = TypeVar("T")
 pytestmark = pytest.mark.kafka
 ROUND = 5 * ALERT_EVERY
+ANSWER_TIMEOUT_S, SESSION, SESSION_S = 3.0, "6s", 6.0
 
 
 class Gate:
@@ -41,22 +44,29 @@ class Gate:
 
 
 class Instances:
-    """One name, one partition, a proxy that cuts connections."""
+    """One name, one partition. log: behind a proxy that cuts connections; direct: past it."""
 
-    def __init__(self, broker: Broker, log: KafkaLog, proxy: Proxy) -> None:
-        self.broker, self.log, self._proxy, self._begun = broker, log, proxy, 0
-        log.create("readings", 1)
-        log.create("alerts", 1)
+    def __init__(self, broker: Broker, log: KafkaLog, direct: KafkaLog, proxy: Proxy) -> None:
+        self.broker, self.log, self.direct, self.proxy, self._begun = broker, log, direct, proxy, 0
+        direct.create("readings", 1)
+        direct.create("alerts", 1)
 
     def sink(self) -> KafkaSink:
+        """That knows no membership before its first commit."""
         return KafkaSink(self.log.bootstrap, self.log.kafka, "detectors-one")
 
     def member(self, sink: KafkaSink) -> Member:
         return Member(self.log.source(["readings"], "detectors", batch_records_max=ROUND), sink, "alerts")
 
+    def whole(self, log: KafkaLog | None = None) -> Member:
+        """Source and sink of one process, as the daemon has them. log: another than that behind the proxy."""
+        log = log or self.log
+        source = log.source(["readings"], "detectors", batch_records_max=ROUND)
+        return Member(source, log.sink(source, "detectors"), "alerts")
+
     def append(self) -> int:
         """Some records; where they end."""
-        self.log.append(Message("readings", None, b"1", partition_number=0) for _ in range(ROUND))
+        self.direct.append(Message("readings", None, b"1", partition_number=0) for _ in range(ROUND))
         self._begun += ROUND
         return self._begun
 
@@ -70,22 +80,25 @@ class Instances:
         member = self.member(sink)
         self.commit(member)
         gate, lost = Gate(sink), Cut(Api.END_TXN, Moment.BEFORE)
-        self._proxy.arm(lost)
+        self.proxy.arm(lost)
         self.commit(member)
         assert lost.is_done.is_set()
         return member, gate
 
     def said(self) -> list[bytes | None]:
-        return [record.value for record in self.log.read("alerts")]
+        return [record.value for record in self.direct.read("alerts")]
 
     def expected(self) -> list[bytes]:
         return [b"0:%d" % offset for offset in range(0, self._begun, ALERT_EVERY)]
 
 
 @pytest.fixture
-def instances(proxied: tuple[Broker, Proxy, KafkaLog]) -> Instances:
+def instances(proxied: tuple[Broker, Proxy, KafkaLog]) -> Iterator[Instances]:
     broker, proxy, log = proxied
-    return Instances(broker, log, proxy)
+    with ExitStack() as opened:
+        settings = {"session_timeout": SESSION, "commit_timeout": "5s"}
+        ways = [opened.enter_context(closing(KafkaLog(way, ANSWER_TIMEOUT_S, **settings))) for way in (log.bootstrap, broker.bootstrap)]
+        yield Instances(broker, *ways, proxy)
 
 
 def test_an_earlier_instance_asks_its_group_before_a_new_epoch_and_ends_the_later_one_no_more(instances: Instances) -> None:
@@ -179,12 +192,110 @@ def test_the_group_is_asked_by_the_consumer_at_hand_and_not_by_one_that_was_give
     assert instances.said() == instances.expected()
 
 
+@pytest.mark.parametrize("away_s", [0.0, SESSION_S + 1.0])
+def test_an_earlier_instance_that_was_cut_off_does_not_take_its_name_back(instances: Instances, away_s: float) -> None:
+    """away_s: before the later one begins; by then the group has forgotten the earlier one, or has not."""
+    earlier = instances.whole()
+    instances.commit(earlier)
+    instances.proxy.refuse()
+    until(lambda: len(earlier.failures) > 0, earlier)
+    time.sleep(away_s)
+    later = instances.whole(instances.direct)
+    instances.commit(later)
+
+    instances.proxy.restore()
+    with pytest.raises(Fenced, match=r"input\.member"):
+        until(lambda: False, earlier)
+    instances.commit(later)
+
+    assert later.failures == []
+    assert instances.said() == instances.expected()
+
+
+def test_an_instance_that_was_cut_off_and_not_succeeded_goes_on(instances: Instances) -> None:
+    alone = instances.whole()
+    instances.commit(alone)
+    for away_s in (0.0, SESSION_S + 1.0):
+        failures = len(alone.failures)
+        instances.proxy.refuse()
+        until(lambda failures=failures: len(alone.failures) > failures, alone)  # type: ignore[misc]
+        time.sleep(away_s)
+        instances.proxy.restore()
+        instances.commit(alone)
+
+    assert instances.said() == instances.expected()
+
+
+def test_an_earlier_instance_that_did_not_poll_for_long_does_not_take_its_name_back(instances: Instances) -> None:
+    earlier = instances.whole()
+    instances.commit(earlier)
+    assert isinstance(earlier.source, KafkaSource)
+    consumer = earlier.source.member.consumer
+    assert consumer is not None
+    consumer._coordinator.maybe_leave_group()  # what the client does once kafka.max_poll_interval is over
+    later = instances.whole()
+    instances.commit(later)
+
+    with pytest.raises(Fenced, match=r"input\.member"):
+        until(lambda: False, earlier)
+    instances.commit(later)
+
+    assert later.failures == []
+    assert instances.said() == instances.expected()
+
+
+def test_an_earlier_instance_asks_before_its_first_epoch_too(instances: Instances, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_open, make = threading.Event(), KafkaSink._make
+
+    def pass_gate(sink: KafkaSink) -> Producer:
+        assert is_open.wait(60.0)
+        return make(sink)
+
+    monkeypatch.setattr(KafkaSink, "_make", pass_gate)
+    earlier = instances.whole()
+    monkeypatch.undo()
+    until(lambda: bool(earlier.owned), earlier)
+    later = instances.whole()
+    instances.commit(later)
+
+    is_open.set()
+    assert isinstance(earlier.sink, KafkaSink)
+    with pytest.raises(Fenced, match=r"input\.member"):
+        earlier.sink._prepared()
+    instances.commit(later)
+
+    assert later.failures == []
+    assert instances.said() == instances.expected()
+
+
+def test_a_commit_waits_for_a_producer_that_is_on_its_way_though_its_member_had_to_join_before(
+    instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, confirm, asked = instances.whole(), KafkaSink._confirm, itertools.count()
+    instances.commit(one)
+
+    def slow(sink: KafkaSink) -> None:
+        if not next(asked):
+            raise UnjoinedError("it is about to join")
+        time.sleep(1.0)
+        confirm(sink)
+
+    monkeypatch.setattr(KafkaSink, "_confirm", slow)
+    assert isinstance(one.sink, KafkaSink)
+    one.sink._preparation.cancel()
+    one.sink._prepare()
+    instances.commit(one)
+
+    assert next(asked) == 3
+    assert one.failures == []
+
+
 def test_whether_this_is_still_a_member_is_not_known_once_its_consumer_is_given_up(instances: Instances) -> None:
     with closing(instances.sink()) as sink:
         one = instances.member(sink)
         instances.commit(one)
         assert isinstance(one.source, KafkaSource)
-        member, answers = one.source._member, list[Exception]()
+        member, answers = one.source.member, list[Exception]()
         member.confirm()
 
         def ask() -> None:

@@ -138,11 +138,11 @@ def test_partitions_added_to_a_topic_are_assigned_even_where_every_poll_is_short
     admin.close()
 
     # The client looks for new partitions every five minutes; below it is asked to look now.
-    assert reader.source._member.consumer.config["metadata_max_age_ms"] == 300_000
+    assert reader.source.member.consumer.config["metadata_max_age_ms"] == 300_000
     deadline_s = time.monotonic() + 30.0
     while len(reader.owned) < PARTITIONS + 2:
         assert time.monotonic() < deadline_s, "the member never finished joining"
-        reader.source._member.consumer._cluster.request_update()
+        reader.source.member.consumer._cluster.request_update()
         reader.step(timeout_s=0.001)
 
     append(log, readings, 10)
