@@ -36,7 +36,7 @@ class Member:
 
     def __init__(self) -> None:
         self.consumer: KafkaConsumer | None = None
-        self._id, self._has_joined = UNKNOWN_MEMBER_ID, False
+        self._id, self._is_new = UNKNOWN_MEMBER_ID, True
 
     def take(self, consumer: KafkaConsumer) -> None:
         """One that has not joined yet. A static member joins as who it was: where another process has its name by now, the group refuses it."""
@@ -45,30 +45,33 @@ class Member:
 
     def let_go(self) -> KafkaConsumer | None:
         """The consumer at hand, from now on that of the caller."""
-        consumer, self.consumer = self.consumer, None
+        consumer = self.consumer
         if consumer is not None:
             self._id = consumer._coordinator._generation.member_id
-            self._has_joined = self._has_joined or consumer._coordinator.has_joined
+            self._is_new = self._is_new and consumer._coordinator.is_new
+            self.consumer = None
         return consumer
 
     @property
     def is_to_join(self) -> bool:
         """Whether that takes a poll."""
-        return self.consumer is None or bool(self.consumer._coordinator.rejoining or not self.consumer._coordinator._generation.has_member_id())
+        coordinator = None if self.consumer is None else self.consumer._coordinator
+        return coordinator is None or bool(coordinator.rejoining or coordinator._generation.is_lost())
 
     def confirm(self) -> None:
         """Ask the group. Raises FencedInstanceIdError where another process has taken this static member's name, else KafkaError.
 
-        Whoever has not joined yet has nothing to ask: who has its name learns of it as it joins.
+        Whoever has not begun to join has nothing to ask: who has its name learns of it as it joins.
         """
         consumer = self.consumer
-        if consumer is not None and (self._has_joined or consumer._coordinator.has_joined):
-            try:
-                consumer._coordinator._net.run(consumer._coordinator.confirm)
-            except RuntimeError as error:
-                raise UnjoinedError("its consumer was given up meanwhile") from error
-        elif self._has_joined:
+        if self._is_new and (consumer is None or consumer._coordinator.is_new):
+            return
+        if consumer is None:
             raise UnjoinedError("it has no consumer")
+        try:
+            consumer._coordinator._net.run(consumer._coordinator.confirm)
+        except RuntimeError as error:
+            raise UnjoinedError("its consumer was given up meanwhile") from error
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,12 +114,8 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
 
     _join_task: Any
     _asked, _is_beside = 0, False
-    _has_joined = False
-
-    @property
-    def has_joined(self) -> bool:
-        """Whether the group knows it, or did: it may have to join anew."""
-        return bool(self._has_joined or self._generation.has_member_id())
+    is_new = True
+    """Until it first asks to be let in."""
 
     def go_on_as(self, member_id: str) -> None:
         """Before the first join: a static member's id, which the group knows unless its session timed out."""
@@ -134,7 +133,8 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
         return bool(super().need_rejoin() or self.rejoining)
 
     def group_protocols(self) -> Any:
-        """A member claims what it has; the client's would claim what it had before it was expelled too, and before it was made anew."""
+        """As it asks to be let in. A member claims what it has; the client's would claim what it had before it was expelled, or made anew, too."""
+        self.is_new = False
         for assignor in self._assignors.values():
             assignor.member_assignment = sorted(self._subscription.assigned_partitions())
         told = super().group_protocols()
@@ -150,7 +150,6 @@ class _Coordinator(ConsumerCoordinator):  # type: ignore[misc]
     async def _on_join_complete_async(self, generation: int, member_id: str, protocol: str, assignment: bytes) -> None:
         """Where a static member is given what its predecessor had, of topics too that it does not read, the client takes none, and asks in vain."""
         await super()._on_join_complete_async(generation, member_id, protocol, assignment)
-        self._has_joined = True
         given = {partition.topic for partition in ConsumerProtocolAssignment.decode(assignment).partitions()}
         if not given <= (self._subscription.subscription or set()):
             self.ask_for_rebalance()

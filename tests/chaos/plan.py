@@ -98,14 +98,14 @@ def rivals(dice: random.Random, count: int) -> list[Rival]:
 
 @dataclass(frozen=True, slots=True)
 class Severing:
-    """How long after its start a daemon is cut off, and how long after that another of its name begins."""
+    """How long a daemon is at work before it is cut off, and how long after that another of its name begins."""
 
     after_s: float
     succeeded_after_s: float
 
 
-# After its start it joins, recovers and works; of a session of 3 s some are over by then, some are not.
-_SEVERED_WITHIN_S, _SUCCEEDED_WITHIN_S = 4.0, 5.0
+# Some sessions, of 3 s, are over by then, some are not.
+_SEVERED_WITHIN_S, _SUCCEEDED_WITHIN_S = 1.0, 5.0
 
 
 def severings(dice: random.Random, count: int) -> list[Severing]:

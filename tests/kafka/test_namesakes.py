@@ -212,7 +212,7 @@ def test_an_earlier_instance_that_was_cut_off_does_not_take_its_name_back(instan
     assert instances.said() == instances.expected()
 
 
-def test_an_instance_that_was_cut_off_and_not_succeeded_goes_on(instances: Instances) -> None:
+def test_an_instance_that_was_cut_off_or_did_not_poll_for_long_and_was_not_succeeded_goes_on(instances: Instances) -> None:
     alone = instances.whole()
     instances.commit(alone)
     for away_s in (0.0, SESSION_S + 1.0):
@@ -222,6 +222,10 @@ def test_an_instance_that_was_cut_off_and_not_succeeded_goes_on(instances: Insta
         time.sleep(away_s)
         instances.proxy.restore()
         instances.commit(alone)
+    for away_s in (0.0, SESSION_S + 1.0):
+        not_polled(alone)
+        time.sleep(away_s)
+        instances.commit(alone)
 
     assert instances.said() == instances.expected()
 
@@ -229,10 +233,7 @@ def test_an_instance_that_was_cut_off_and_not_succeeded_goes_on(instances: Insta
 def test_an_earlier_instance_that_did_not_poll_for_long_does_not_take_its_name_back(instances: Instances) -> None:
     earlier = instances.whole()
     instances.commit(earlier)
-    assert isinstance(earlier.source, KafkaSource)
-    consumer = earlier.source.member.consumer
-    assert consumer is not None
-    consumer._coordinator.maybe_leave_group()  # what the client does once kafka.max_poll_interval is over
+    not_polled(earlier)
     later = instances.whole()
     instances.commit(later)
 
@@ -242,6 +243,21 @@ def test_an_earlier_instance_that_did_not_poll_for_long_does_not_take_its_name_b
 
     assert later.failures == []
     assert instances.said() == instances.expected()
+
+
+def test_who_has_asked_to_be_let_in_asks_the_group_from_then_on(instances: Instances) -> None:
+    one = instances.whole()
+    assert isinstance(one.source, KafkaSource)
+    member = one.source.member
+    assert member.consumer is not None
+    coordinator = member.consumer._coordinator
+    member.confirm()
+    assert coordinator.is_new
+    until(lambda: not coordinator.is_new, one)
+    one.source.close()
+
+    with pytest.raises(UnjoinedError):
+        member.confirm()
 
 
 def test_an_earlier_instance_asks_before_its_first_epoch_too(instances: Instances, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,6 +331,14 @@ def test_whether_this_is_still_a_member_is_not_known_once_its_consumer_is_given_
         assert [isinstance(answer, KafkaError) for answer in answers] == [True]
         with pytest.raises(UnjoinedError):
             member.confirm()
+
+
+def not_polled(member: Member) -> None:
+    """What the client does once kafka.max_poll_interval is over."""
+    assert isinstance(member.source, KafkaSource)
+    consumer = member.source.member.consumer
+    assert consumer is not None
+    consumer._coordinator.maybe_leave_group()
 
 
 def past_its_deadline(within: Callable[..., T]) -> Callable[..., T]:

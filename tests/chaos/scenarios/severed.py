@@ -17,7 +17,9 @@ _MEMBER = "one"
 
 def inject(cluster: Cluster, fleet: Fleet, _: Feed, severings: Sequence[Severing]) -> None:
     for severing in severings:
+        started_s = time.monotonic()
         earlier = fleet.start(_MEMBER)
+        fleet.note_all_move_on(started_s)
         time.sleep(severing.after_s)
         cluster.proxy.refuse()
         time.sleep(severing.succeeded_after_s)
@@ -29,5 +31,4 @@ def inject(cluster: Cluster, fleet: Fleet, _: Feed, severings: Sequence[Severing
         fleet.crash(_MEMBER)
 
 
-# A later one that begins before the broker ends the transaction that the earlier one left open ends it itself.
 SEVERED = Scenario("severed", faults=20, faults_in_slice=1, plan=plan, inject=inject, wants_own_broker=True)
