@@ -6,8 +6,9 @@ the same epoch. So after anything but a clean, quick commit in which no connecti
 readers and `KafkaSource.committed` would wait for it. The new one is made in the background, at once.
 
 Of two instances under one name the group says which is the later. It is asked before a new epoch, which would else end the
-transaction of a namesake that has begun meanwhile: none is taken but by who is a member, or has yet to ask to be one. A static member that is fenced at the
-first commit of its membership was so by one that took its epoch before it knew of that membership, and goes on with a new one.
+transaction of a namesake that has begun meanwhile: none is taken but by who is a member, or has yet to ask to be one. A static
+member that is fenced at the first commit of its membership was so by one that took its epoch before it knew of that membership,
+and goes on with a new one.
 """
 
 from __future__ import annotations
