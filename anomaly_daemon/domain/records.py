@@ -270,13 +270,14 @@ class ScoredBatch:
 class BatchOutput:
     """All effects of a batch: messages (alerts and dead letters) and offsets, applied in one atomic call.
 
-    next_offsets: per partition the next offset to read, never the last one read.
+    next_offsets: per partition the next offset to read, never the last one read. alerts, rejections: what the messages tell.
     """
 
     messages: tuple[Message, ...] = ()
     next_offsets: Mapping[Partition, Offset] = field(default_factory=dict)
     lease: object | None = None
     alerts: tuple[Alert, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
     scored: ScoredBatch | None = None
 
 

@@ -27,12 +27,11 @@ def count_batch(metrics: Metrics, batch: Batch, output: BatchOutput, committed: 
     metrics.records_consumed.inc(count_new(batch.records))
     if output.scored is not None:
         metrics.records_scored.inc(count_new(output.scored.observations.records))
-        for rejection in output.scored.rejections:
-            if is_new(rejection.record):
-                metrics.dead_letter_records.labels(rejection.reason.value).inc()
         dropped = count_new(output.scored.dropped)
         if dropped:
             metrics.records_dropped.labels("entity").inc(dropped)
+    for rejection in output.rejections:
+        metrics.dead_letter_records.labels(rejection.reason.value).inc()
     for alert in output.alerts:
         metrics.alerts.labels(alert.transition.value).inc()
 

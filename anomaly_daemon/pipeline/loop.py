@@ -222,8 +222,7 @@ class Loop:
         count_batch(self._metrics, batch, output, self._committed)
         count_state(self._metrics, self._processor)
         self._tell_shortages()
-        if output.scored is not None:
-            self._rejection_log.note(output.scored.rejections, self._committed)
+        self._rejection_log.note(output.rejections)
         self._committed |= output.next_offsets
         if self._progress is not None:
             done, total = ((sum(where[partition] - begun for partition, begun in self._begun.items())) for where in (self._position, self._ends))

@@ -184,6 +184,7 @@ class Processor:
             next_offsets={partition: offset for partition, offset in ends.items() if offset > emit_from.get(partition, 0)},
             lease=batch.lease,
             alerts=announced,
+            rejections=refused,
             scored=ScoredBatch(observations, joined(scores, self.channels), incident_ids, tuple(rejections), dropped),
         )
 

@@ -6,12 +6,12 @@ Where one lies is said, what is in it is not: that stands in the dead letters, w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import structlog
 
 from anomaly_daemon.domain.ports import Clock
-from anomaly_daemon.domain.records import Offset, Partition, Rejection
+from anomaly_daemon.domain.records import Rejection
 
 log = structlog.get_logger(__name__)
 
@@ -27,13 +27,11 @@ class RejectionLog:
         self._first = ""
         self._next_s = 0.0
 
-    def note(self, rejections: Iterable[Rejection], committed: Mapping[Partition, Offset]) -> None:
-        """Those of a batch that is committed. committed: as it stood before, below which they were noted in an earlier life."""
+    def note(self, rejections: Iterable[Rejection]) -> None:
+        """Those of a batch that is committed."""
         for rejection in rejections:
-            record = rejection.record
-            if record.offset >= committed.get(record.partition, 0):
-                self._first = self._first or f"{record.partition} offset {record.offset}"
-                self._counts[rejection.reason.value] += 1
+            self._first = self._first or f"{rejection.record.partition} offset {rejection.record.offset}"
+            self._counts[rejection.reason.value] += 1
 
     def tell(self, is_last: bool = False) -> None:
         """What was noted since it was told last, where that is a minute ago or nothing follows."""

@@ -66,7 +66,6 @@ class Proxy:
         self.bytes_per_s: float | None = None
         self._cut: Cut | None = None
         self._is_refusing = False
-        self._pairs: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
@@ -86,12 +85,8 @@ class Proxy:
     def refuse(self) -> None:
         """Cut everything; whoever connects is turned away."""
 
-        async def cut() -> None:
-            self._is_refusing = True
-            for pair in self._pairs:
-                pair.cancel()
-
-        self._run(cut())
+        self._is_refusing = True
+        self._run(_cut_all())
 
     def restore(self) -> None:
         """Let everybody connect again."""
@@ -102,10 +97,7 @@ class Proxy:
 
         async def stop() -> None:
             self._server.close()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            await _cut_all()
 
         self._run(stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -116,10 +108,6 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(_START_TIMEOUT_S)
 
     async def _connect(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter, broker: tuple[str, int]) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._pairs.add(task)
-        task.add_done_callback(self._pairs.discard)
         try:
             if self._is_refusing:
                 raise ConnectionRefusedError
@@ -208,6 +196,14 @@ class _Pair:
             if self._proxy.bytes_per_s is not None:
                 await asyncio.sleep(len(chunk) / self._proxy.bytes_per_s)
         await writer.drain()
+
+
+async def _cut_all() -> None:
+    """Every connection; the proxy's loop does nothing else."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _flushed(writer: asyncio.StreamWriter) -> None:

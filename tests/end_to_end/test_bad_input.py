@@ -29,15 +29,19 @@ BAD = {
 }
 
 
+def logged(site: Site, event: str) -> list[dict[str, float]]:
+    """The log lines of this event."""
+    return [json.loads(line) for line in site.log().splitlines() if f'"event": "{event}"' in line]
+
+
 def facts(site: Site) -> dict[str, float]:
     """The closing log line of the last life."""
-    lines = [json.loads(line) for line in site.log().splitlines() if '"event": "stopped"' in line]
-    return dict(lines[-1])
+    return logged(site, "stopped")[-1]
 
 
 def rejected(site: Site) -> int:
     """How many the log told of."""
-    return sum(int(json.loads(line)["records"]) for line in site.log().splitlines() if '"event": "records_rejected"' in line)
+    return sum(int(line["records"]) for line in logged(site, "records_rejected"))
 
 
 def by_entity(site: Site) -> list[tuple[object, ...]]:

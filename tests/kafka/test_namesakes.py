@@ -85,6 +85,14 @@ class Instances:
         assert lost.is_done.is_set()
         return member, gate
 
+    def assert_only_the_later_goes_on(self, earlier: Member, later: Member) -> None:
+        with pytest.raises(Fenced, match=r"input\.member"):
+            until(lambda: False, earlier)
+        self.commit(later)
+
+        assert later.failures == []
+        assert self.said() == self.expected()
+
     def said(self) -> list[bytes | None]:
         return [record.value for record in self.direct.read("alerts")]
 
@@ -204,12 +212,7 @@ def test_an_earlier_instance_that_was_cut_off_does_not_take_its_name_back(instan
     instances.commit(later)
 
     instances.proxy.restore()
-    with pytest.raises(Fenced, match=r"input\.member"):
-        until(lambda: False, earlier)
-    instances.commit(later)
-
-    assert later.failures == []
-    assert instances.said() == instances.expected()
+    instances.assert_only_the_later_goes_on(earlier, later)
 
 
 def test_an_instance_that_was_cut_off_or_did_not_poll_for_long_and_was_not_succeeded_goes_on(instances: Instances) -> None:
@@ -237,12 +240,7 @@ def test_an_earlier_instance_that_did_not_poll_for_long_does_not_take_its_name_b
     later = instances.whole()
     instances.commit(later)
 
-    with pytest.raises(Fenced, match=r"input\.member"):
-        until(lambda: False, earlier)
-    instances.commit(later)
-
-    assert later.failures == []
-    assert instances.said() == instances.expected()
+    instances.assert_only_the_later_goes_on(earlier, later)
 
 
 def test_who_has_asked_to_be_let_in_asks_the_group_from_then_on(instances: Instances) -> None:
